@@ -1,0 +1,1 @@
+//! Parquet to votes, validation, leakage-safe splits

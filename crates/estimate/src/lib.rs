@@ -1,0 +1,1 @@
+//! statistics on frozen features: bootstrap; rater and style-feature code

@@ -1,0 +1,1 @@
+//! merge, write, read back and verify: PEFT adapter, merged Hugging Face folder

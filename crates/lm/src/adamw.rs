@@ -1,0 +1,217 @@
+//! AdamW (Loshchilov and Hutter 2019) whose state can be saved, with a step count, a gradient norm and a clip of its own
+//! for every user: a user who is absent from a batch is not touched.
+
+use std::num::NonZero;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::error::Error;
+use crate::{Result, Tensors};
+
+/// Who owns a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Everyone: one step count, clipped together with the other shared parameters.
+    Shared,
+    /// The first axis is the user.
+    PerUser,
+}
+
+/// A tensor to train.
+#[derive(Debug)]
+pub struct Parameter {
+    /// Unique in an optimiser.
+    pub name: String,
+    /// A leaf that requires a gradient; `[U, ..]` if per user.
+    pub tensor: Tensor,
+    /// Shared or per user.
+    pub owner: Owner,
+}
+
+/// As written in a stage's TOML.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// How it changes over the steps.
+    pub schedule: Schedule,
+    /// Steps of linear warm-up, as a share of all.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Gradients are scaled down to this norm: a user's own, and that of all shared parameters.
+    pub max_grad_norm: f64,
+}
+
+/// Learning rate over the steps, behind the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// The peak throughout.
+    Constant,
+    /// Linearly to zero.
+    Linear,
+}
+
+impl AdamWConfig {
+    /// The learning rate of step `step` (from 0) of `steps`.
+    pub fn rate(&self, step: usize, steps: usize) -> f64 {
+        let warmup = (self.warmup_ratio * steps as f64).ceil();
+        let step = step as f64;
+        if step < warmup {
+            return self.learning_rate * (step + 1.0) / warmup;
+        }
+        match self.schedule {
+            Schedule::Constant => self.learning_rate,
+            Schedule::Linear => self.learning_rate * (steps as f64 - step) / (steps as f64 - warmup).max(1.0),
+        }
+    }
+}
+
+/// Norms before clipping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientNorms {
+    /// Over all shared parameters; 0 if there are none.
+    pub shared: f64,
+    /// Over each user's own; 0 for users absent from the batch.
+    pub users: Vec<f64>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    parameter: Parameter,
+    first: Tensor,  // running mean of the gradient
+    second: Tensor, // running mean of its square
+}
+
+/// The optimiser of a set of parameters.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    slots: Vec<Slot>,
+    shared_steps: i64,
+    user_steps: Vec<i64>,
+}
+
+impl AdamW {
+    /// An optimiser with empty moments.
+    pub fn new(config: AdamWConfig, parameters: Vec<Parameter>, users: NonZero<usize>) -> Self {
+        let slots = parameters
+            .into_iter()
+            .map(|parameter| Slot {
+                first: parameter.tensor.detach().zeros_like(),
+                second: parameter.tensor.detach().zeros_like(),
+                parameter,
+            })
+            .collect();
+        Self { config, slots, shared_steps: 0, user_steps: vec![0; users.get()] }
+    }
+
+    /// Backpropagates `loss` and takes one step at learning rate `rate`. `present` says who has rows in the batch.
+    ///
+    /// # Errors
+    /// A loss or a norm that is not finite, named by `place`; nothing is changed then.
+    pub fn step(&mut self, loss: &Tensor, rate: f64, present: &[bool], place: &str) -> Result<GradientNorms> {
+        let not_finite = |what: String| Error::NotFinite { place: place.to_owned(), what };
+        if !loss.double_value(&[]).is_finite() {
+            return Err(not_finite("the loss".into()));
+        }
+        let leaves: Vec<&Tensor> = self.slots.iter().map(|s| &s.parameter.tensor).collect();
+        let gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
+        no_grad(|| self.apply(&gradients, rate, present, not_finite))
+    }
+
+    fn apply(
+        &mut self,
+        gradients: &[Tensor],
+        rate: f64,
+        present: &[bool],
+        not_finite: impl Fn(String) -> Error,
+    ) -> Result<GradientNorms> {
+        let (mut shared, mut users) = (0.0, vec![0.0; self.user_steps.len()]);
+        for (slot, gradient) in self.slots.iter().zip(gradients) {
+            match slot.parameter.owner {
+                Owner::Shared => shared += gradient.square().sum(Kind::Double).double_value(&[]),
+                Owner::PerUser => {
+                    let square: Vec<f64> =
+                        Vec::try_from(gradient.square().flatten(1, -1).sum_dim_intlist(1, false, Kind::Double))?;
+                    users.iter_mut().zip(square).for_each(|(sum, s)| *sum += s);
+                }
+            }
+        }
+        let norms = GradientNorms { shared: shared.sqrt(), users: users.into_iter().map(f64::sqrt).collect() };
+        if !norms.shared.is_finite() {
+            return Err(not_finite("the gradient of the shared parameters".into()));
+        }
+        if let Some(user) = norms.users.iter().position(|n| !n.is_finite()) {
+            return Err(not_finite(format!("the gradient of user number {user}")));
+        }
+
+        self.shared_steps += 1;
+        self.user_steps.iter_mut().zip(present).for_each(|(steps, here)| *steps += i64::from(*here));
+        let clip = |norm: f64| (self.config.max_grad_norm / (norm + 1e-6)).min(1.0); // as torch.nn.utils.clip_grad_norm_
+        let [beta1, beta2] = self.config.betas;
+        for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
+            let (tensor, m, v) = (&mut slot.parameter.tensor, &mut slot.first, &mut slot.second);
+            // Each owner's slice: (view of parameter, moments, gradient), its norm and its step count.
+            let update = |index: Option<i64>, norm: f64, steps: i64| {
+                let pick = |t: &Tensor| index.map_or_else(|| t.shallow_clone(), |i| t.get(i));
+                let (mut p, mut m, mut v) = (pick(tensor), pick(m), pick(v));
+                let g = pick(gradient) * clip(norm);
+                _ = p.g_mul_scalar_(1.0 - rate * self.config.weight_decay);
+                _ = m.g_mul_scalar_(beta1).g_add_(&(&g * (1.0 - beta1)));
+                _ = v.g_mul_scalar_(beta2).g_add_(&(g.square() * (1.0 - beta2)));
+                let (bias1, bias2) = (1.0 - beta1.powi(steps as i32), 1.0 - beta2.powi(steps as i32));
+                let root = (&v / bias2).sqrt() + self.config.epsilon;
+                p -= (&m / bias1) / root * rate;
+            };
+            match slot.parameter.owner {
+                Owner::Shared => update(None, norms.shared, self.shared_steps),
+                Owner::PerUser => {
+                    for (user, _) in present.iter().enumerate().filter(|(_, here)| **here) {
+                        update(Some(user as i64), norms.users[user], self.user_steps[user]);
+                    }
+                }
+            }
+        }
+        Ok(norms)
+    }
+
+    /// Parameters, moments and step counts by name: all that a resumed run needs.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut out = vec![
+            ("steps.shared".to_owned(), Tensor::from_slice(&[self.shared_steps])),
+            ("steps.users".to_owned(), Tensor::from_slice(&self.user_steps)),
+        ];
+        for Slot { parameter, first, second } in &self.slots {
+            out.push((format!("value.{}", parameter.name), parameter.tensor.shallow_clone()));
+            out.push((format!("first.{}", parameter.name), first.shallow_clone()));
+            out.push((format!("second.{}", parameter.name), second.shallow_clone()));
+        }
+        out
+    }
+
+    /// Puts back what [`Self::state`] gave, into parameters of the same names and shapes.
+    pub fn load_state(&mut self, state: &mut Tensors) -> Result<()> {
+        let counts = |t: Tensor| -> Result<Vec<i64>> { Ok(Vec::try_from(t)?) };
+        self.shared_steps = counts(state.take("steps.shared", &[1])?)?[0];
+        self.user_steps = counts(state.take("steps.users", &[self.user_steps.len() as i64])?)?;
+        no_grad(|| {
+            for slot in &mut self.slots {
+                let shape = slot.parameter.tensor.size();
+                for (role, tensor) in
+                    [("value", &mut slot.parameter.tensor), ("first", &mut slot.first), ("second", &mut slot.second)]
+                {
+                    tensor.copy_(&state.take(&format!("{role}.{}", slot.parameter.name), &shape)?);
+                }
+            }
+            state.refuse_rest()
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! Where to compute, and in which type.
+#![expect(unsafe_code, reason = "loading libtorch_cuda and setting the allocator are calls into C")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use tch::{Device, Kind};
+
+use crate::Result;
+use crate::error::invalid;
+
+/// Device, dtype of the frozen base, threads. Adapters, heads and optimiser state are float32 everywhere.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// CPU or one CUDA device.
+    pub device: Device,
+    /// Type of the base's weights and activations.
+    pub kind: Kind,
+    /// libtorch's threads.
+    pub threads: usize,
+}
+
+impl Compute {
+    /// `device`: `cpu`, `cuda` or `cuda:N`; `dtype`: `auto` (bfloat16 where this machine is fast at it), `float32`,
+    /// `bfloat16`; `threads`: all cores unless given. Loads CUDA if the device asks for it.
+    pub fn new(device: &str, dtype: &str, threads: Option<usize>) -> Result<Self> {
+        let device = match device.split_once(':').unwrap_or((device, "0")) {
+            ("cpu", "0") => Device::Cpu,
+            ("cuda", index) => {
+                let index = index.parse().map_err(|_| {
+                    invalid("--device", "`cuda:N` with a number N", format!("`{device}`"), "nvidia-smi lists them")
+                })?;
+                load_cuda();
+                if !tch::Cuda::is_available() || tch::Cuda::device_count() <= index as i64 {
+                    let found = format!("{} CUDA devices", tch::Cuda::device_count());
+                    return Err(invalid(
+                        "--device",
+                        format!("a machine with `{device}`"),
+                        found,
+                        "use --device cpu, or run ./setup on a machine with an NVIDIA driver",
+                    ));
+                }
+                Device::Cuda(index)
+            }
+            _ => {
+                let hint = "leave the flag out for the CPU";
+                return Err(invalid("--device", "`cpu`, `cuda` or `cuda:N`", format!("`{device}`"), hint));
+            }
+        };
+        let kind = match dtype {
+            "float32" => Kind::Float,
+            "bfloat16" => Kind::BFloat16,
+            "auto" if device != Device::Cpu || fast_bfloat16() => Kind::BFloat16,
+            "auto" => Kind::Float,
+            other => {
+                let hint = "leave the flag out to let the machine decide";
+                return Err(invalid("--dtype", "`auto`, `float32` or `bfloat16`", format!("`{other}`"), hint));
+            }
+        };
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        tch::set_num_threads(threads as i32);
+        Ok(Self { device, kind, threads })
+    }
+
+    /// What else than config and inputs decides the bits of a result, for a fingerprint.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let entries = [
+            ("device", format!("{:?}", self.device)),
+            ("dtype", self.dtype().into()),
+            ("threads", self.threads.to_string()),
+            ("libtorch", "2.11.0".into()),
+            ("machine", machine()),
+        ];
+        entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+    }
+
+    /// `float32` or `bfloat16`.
+    pub fn dtype(&self) -> &'static str {
+        if self.kind == Kind::BFloat16 { "bfloat16" } else { "float32" }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn fast_bfloat16() -> bool {
+    std::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fast_bfloat16() -> bool {
+    false
+}
+
+/// The instruction sets that libtorch chooses its kernels by.
+fn machine() -> String {
+    let mut name = std::env::consts::ARCH.to_owned();
+    #[cfg(target_arch = "x86_64")]
+    for (feature, there) in [
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", std::is_x86_feature_detected!("avx512bf16")),
+        ("amx", std::is_x86_feature_detected!("avx512fp16")), // AMX came together with FP16
+    ] {
+        if there {
+            name.push('+');
+            name.push_str(feature);
+        }
+    }
+    name
+}
+
+/// The folder that `libtorch_cpu.so` was loaded from.
+fn libtorch_folder() -> Option<PathBuf> {
+    let maps = fs_err::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|l| l.ends_with("/libtorch_cpu.so"))?;
+    Some(PathBuf::from(&line[line.find('/')?..]).parent()?.to_owned())
+}
+
+/// Loads `libtorch_cuda.so` from `../cuda` (where `./setup` puts it) or from libtorch's own folder (a Python wheel).
+/// The program is linked without it, so that one binary runs on machines with and without CUDA.
+fn load_cuda() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let Some(folder) = libtorch_folder() else { return };
+        for path in [folder.join("../cuda/libtorch_cuda.so"), folder.join("libtorch_cuda.so")] {
+            if !path.exists() {
+                continue;
+            }
+            // SAFETY: loading runs the library's initialisers. They register CUDA kernels with the libtorch_cpu of the
+            // same wheel, and run before any CUDA query, as libtorch expects. The handle is leaked: never unloaded.
+            let flags = libloading::os::unix::RTLD_NOW | libloading::os::unix::RTLD_GLOBAL;
+            match unsafe { libloading::os::unix::Library::open(Some(&path), flags) } {
+                Ok(library) => std::mem::forget(library),
+                Err(error) => eprintln!("warning: {} is there but does not load: {error}", path.display()),
+            }
+            return;
+        }
+    });
+}
+
+/// Tells glibc to keep freed memory instead of giving it back to the kernel and faulting it in again at the next step:
+/// large temporaries come and go in training. To be called once, before the first tensor.
+pub fn tune_allocator() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt only sets options of the allocator; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_devices_and_dtypes_are_named() {
+        let error = Compute::new("tpu", "auto", Some(1)).unwrap_err();
+        assert!(error.to_string().contains("`tpu`"), "{error}");
+        let error = Compute::new("cpu", "int3", Some(1)).unwrap_err();
+        assert!(error.to_string().contains("`int3`"), "{error}");
+    }
+
+    #[test]
+    fn libtorch_is_found_where_it_was_loaded_from() {
+        tch::set_num_threads(1);
+        assert!(libtorch_folder().unwrap().join("libtorch_cpu.so").exists());
+    }
+}

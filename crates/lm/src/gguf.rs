@@ -1,0 +1,226 @@
+//! From a GGUF file of the Llama family to a Hugging Face folder in float32.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{Content, Value};
+use serde_json::json;
+use tch::Tensor;
+
+use crate::Result;
+use crate::error::{Error, invalid};
+use crate::weights::write_tensors;
+
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportReport {
+    /// Tensors written.
+    pub tensors: usize,
+    /// Numbers in them.
+    pub parameters: usize,
+    /// Of how many tensors each GGUF type was.
+    pub types: Vec<(String, usize)>,
+}
+
+struct File<'a> {
+    path: &'a Path,
+    metadata: &'a HashMap<String, Value>,
+}
+
+impl File<'_> {
+    fn wrong(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
+        invalid(self.path.display(), expected, found, "only Llama models with a byte-level BPE vocabulary are imported")
+    }
+
+    fn get(&self, key: &str) -> Result<&Value> {
+        self.metadata.get(key).ok_or_else(|| self.wrong(format!("the metadata key `{key}`"), "none of that name"))
+    }
+
+    fn number(&self, key: &str) -> Result<usize> {
+        let value = self.get(key)?;
+        let number = match value {
+            Value::U32(n) => Some(*n as usize),
+            Value::U64(n) => usize::try_from(*n).ok(),
+            Value::I32(n) => usize::try_from(*n).ok(),
+            _ => None,
+        };
+        number.ok_or_else(|| self.wrong(format!("a number under `{key}`"), format!("{value:?}")))
+    }
+
+    fn real(&self, key: &str) -> Result<f64> {
+        let value = self.get(key)?.to_f32().map_err(|e| self.wrong(format!("a float under `{key}`"), e.to_string()))?;
+        // GGUF stores float32; the shortest decimal that gives it back is what the author wrote (1e-05, not 9.9999997e-06).
+        Ok(value.to_string().parse().expect("a float's own text"))
+    }
+
+    fn text(&self, key: &str) -> Result<&str> {
+        Ok(self.get(key)?.to_string().map_err(|e| self.wrong(format!("a text under `{key}`"), e.to_string()))?)
+    }
+
+    fn list<T>(&self, key: &str, item: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
+        let values = self.get(key)?.to_vec().map_err(|e| self.wrong(format!("a list under `{key}`"), e.to_string()))?;
+        values
+            .iter()
+            .map(|v| item(v).ok_or_else(|| self.wrong(format!("another type in the list `{key}`"), format!("{v:?}"))))
+            .collect()
+    }
+
+    fn vocabulary(&self, context_length: usize) -> Result<text::Vocabulary> {
+        if self.text("tokenizer.ggml.model")? != "gpt2" {
+            return Err(self.wrong("`tokenizer.ggml.model` to be `gpt2`", self.text("tokenizer.ggml.model")?));
+        }
+        let id = |name: &str| self.number(&format!("tokenizer.ggml.{name}_token_id")).ok();
+        let string = |v: &Value| v.to_string().ok().cloned();
+        Ok(text::Vocabulary {
+            tokens: self.list("tokenizer.ggml.tokens", string)?,
+            merges: self.list("tokenizer.ggml.merges", string)?,
+            types: self.list("tokenizer.ggml.token_type", |v| match v {
+                Value::I32(n) => Some(i64::from(*n)),
+                Value::U32(n) => Some(i64::from(*n)),
+                _ => None,
+            })?,
+            pre: self.text("tokenizer.ggml.pre")?.to_owned(),
+            bos_id: id("bos"),
+            eos_id: self.number("tokenizer.ggml.eos_token_id")?,
+            unk_id: id("unknown"),
+            pad_id: id("padding"),
+            chat_template: self.text("tokenizer.chat_template")?.to_owned(),
+            context_length,
+        })
+    }
+}
+
+/// Writes `config.json`, `generation_config.json`, `model.safetensors` (float32) and the tokenizer's files.
+///
+/// GGUF stores the rows of q and k interleaved for its own rotary kernel; they are put back into the order of the
+/// published checkpoints (halves).
+pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
+    let mut reader = std::io::BufReader::new(fs_err::File::open(path)?);
+    let damaged = |e: candle_core::Error| {
+        invalid(path.display(), "a whole GGUF file", e.to_string(), "the file is damaged or cut: fetch it again")
+    };
+    let content = Content::read(&mut reader).map_err(damaged)?;
+    let file = File { path, metadata: &content.metadata };
+    if file.text("general.architecture")? != "llama" {
+        return Err(file.wrong("`general.architecture` to be `llama`", file.text("general.architecture")?));
+    }
+    let (depth, heads) = (file.number("llama.block_count")?, file.number("llama.attention.head_count")?);
+    let kv_heads = file.number("llama.attention.head_count_kv")?;
+    let context_length = file.number("llama.context_length")?;
+    let vocabulary = file.vocabulary(context_length)?;
+    let tied = !content.tensor_infos.contains_key("output.weight");
+
+    let mut names = vec![
+        ("token_embd.weight".to_owned(), "model.embed_tokens.weight".to_owned()),
+        ("output_norm.weight".to_owned(), "model.norm.weight".to_owned()),
+    ];
+    if !tied {
+        names.push(("output.weight".into(), "lm_head.weight".into()));
+    }
+    for i in 0..depth {
+        for (theirs, ours) in [
+            ("attn_norm", "input_layernorm"),
+            ("attn_q", "self_attn.q_proj"),
+            ("attn_k", "self_attn.k_proj"),
+            ("attn_v", "self_attn.v_proj"),
+            ("attn_output", "self_attn.o_proj"),
+            ("ffn_norm", "post_attention_layernorm"),
+            ("ffn_gate", "mlp.gate_proj"),
+            ("ffn_up", "mlp.up_proj"),
+            ("ffn_down", "mlp.down_proj"),
+        ] {
+            names.push((format!("blk.{i}.{theirs}.weight"), format!("model.layers.{i}.{ours}.weight")));
+        }
+    }
+    // `rope_freqs` would change the positions, a bias the layers: nothing of a file is left out in silence.
+    let mut unknown: Vec<&String> =
+        content.tensor_infos.keys().filter(|k| !names.iter().any(|(theirs, _)| theirs == *k)).collect();
+    unknown.sort();
+    if !unknown.is_empty() {
+        return Err(file.wrong("only the tensors of a plain Llama", format!("also {unknown:?}")));
+    }
+
+    let cpu = candle_core::Device::Cpu;
+    let mut tensors = Vec::with_capacity(names.len());
+    let mut types: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    for (theirs, ours) in &names {
+        let quantised = content.tensor(&mut reader, theirs, &cpu).map_err(damaged)?;
+        *types.entry(format!("{:?}", quantised.dtype())).or_default() += 1;
+        let values = quantised.dequantize(&cpu).map_err(damaged)?;
+        let shape: Vec<i64> = values.dims().iter().map(|d| *d as i64).collect();
+        let values = values.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(damaged)?;
+        let tensor = Tensor::from_slice(&values).view(shape.as_slice());
+        let tensor = match theirs.rsplit('.').nth(1) {
+            Some("attn_q") => halves(&tensor, heads as i64),
+            Some("attn_k") => halves(&tensor, kv_heads as i64),
+            _ => tensor,
+        };
+        tensors.push((ours.clone(), tensor));
+    }
+    let vocab_size = tensors[0].1.size()[0];
+    if vocabulary.tokens.len() as i64 > vocab_size {
+        return Err(file.wrong(
+            format!("at most {vocab_size} tokens, the rows of the embedding"),
+            vocabulary.tokens.len().to_string(),
+        ));
+    }
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "attention_bias": false, "attention_dropout": 0.0, "mlp_bias": false,
+        "bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id, "pad_token_id": vocabulary.pad_id,
+        "hidden_size": file.number("llama.embedding_length")?,
+        "intermediate_size": file.number("llama.feed_forward_length")?,
+        "num_hidden_layers": depth, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+        "max_position_embeddings": context_length,
+        "rms_norm_eps": file.real("llama.attention.layer_norm_rms_epsilon")?,
+        "rope_theta": file.real("llama.rope.freq_base")?, "rope_scaling": null,
+        "initializer_range": 0.02, "tie_word_embeddings": tied, "torch_dtype": "float32", "use_cache": true,
+        "vocab_size": vocab_size,
+    });
+    let generation = json!({"bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id,
+                            "pad_token_id": vocabulary.pad_id});
+    fs_err::create_dir_all(folder)?;
+    run::write_json(&folder.join("config.json"), &config)?;
+    run::write_json(&folder.join("generation_config.json"), &generation)?;
+    vocabulary.write(folder)?;
+    write_tensors(&folder.join("model.safetensors"), &tensors, Some(("format", "pt".into())))?;
+    Ok(ImportReport {
+        tensors: tensors.len(),
+        parameters: tensors.iter().map(|(_, t)| t.numel()).sum(),
+        types: types.into_iter().collect(),
+    })
+}
+
+/// `[heads * D, in]` with each head's rows as pairs (0, D/2), (1, D/2 + 1), ... to the order 0, 1, ...
+fn halves(tensor: &Tensor, heads: i64) -> Tensor {
+    let (rows, columns) = tensor.size2().expect("a matrix");
+    tensor.view([heads, rows / heads / 2, 2, columns]).transpose(1, 2).reshape([rows, columns])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interleaved_rows_become_halves() {
+        // One head of four rows. llama.cpp's converter permutes 0 1 2 3 to 0 2 1 3; we undo it.
+        let theirs = Tensor::from_slice(&[0.0f32, 2.0, 1.0, 3.0]).view([4, 1]);
+        let ours = Tensor::from_slice(&[0.0f32, 1.0, 2.0, 3.0]).view([4, 1]);
+        assert_eq!(halves(&theirs, 1), ours);
+        // Two heads: each on its own.
+        let theirs = Tensor::cat(&[&theirs, &(&theirs + 4.0)], 0);
+        assert_eq!(halves(&theirs, 2), Tensor::arange(8, (tch::Kind::Float, tch::Device::Cpu)).view([8, 1]));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.gguf");
+        for bytes in [&b""[..], b"GGUF", b"GGUF\x03\0\0\0\x01", b"not a gguf file at all"] {
+            fs_err::write(&path, bytes).unwrap();
+            let error = import_gguf(&path, &dir.path().join("out")).unwrap_err();
+            assert!(error.to_string().contains("x.gguf"), "{error}");
+        }
+        assert!(!dir.path().join("out").exists());
+    }
+}

@@ -1,0 +1,1 @@
+//! per-user DPO: losses as pure functions, separate readable loops

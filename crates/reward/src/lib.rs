@@ -1,0 +1,1 @@
+//! personalised reward models: fit, score, evaluate

@@ -1,0 +1,117 @@
+//! What decides a stage's bytes, and its hash.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::Result;
+
+/// Everything that decides the bytes of a stage's folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The stage's kind.
+    pub stage: String,
+    /// Raised whenever the code changes what a stage writes.
+    pub format: u32,
+    /// The resolved configuration.
+    pub config: Value,
+    /// The run's seed.
+    pub seed: u64,
+    /// Content hashes of the inputs, by name.
+    pub inputs: BTreeMap<String, String>,
+    /// What else decides the bits of a float: machine type, device, dtype, threads, libtorch.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// An identity without inputs and environment.
+    pub fn new(stage: &str, format: u32, config: Value, seed: u64) -> Self {
+        Self { stage: stage.into(), format, config, seed, inputs: BTreeMap::new(), environment: BTreeMap::new() }
+    }
+
+    /// The hash of all of it, in hex.
+    pub fn fingerprint(&self) -> String {
+        // Going through Value sorts nothing, but every map in here is either a BTreeMap or a struct: the order is fixed.
+        hash_bytes(serde_json::to_string(self).expect("plain data").as_bytes())
+    }
+
+    /// Which parts differ from `other`, in words: `config.steps`, `input reward`, ...
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        fn walk(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
+            match (a, b) {
+                (Value::Object(a), Value::Object(b)) => {
+                    let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+                    for key in keys {
+                        let null = Value::Null;
+                        walk(&format!("{path}.{key}"), a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null), out);
+                    }
+                }
+                _ if a != b => out.push(path.trim_start_matches('.').to_owned()),
+                _ => {}
+            }
+        }
+        let mut out = Vec::new();
+        let value = |i: &Self| serde_json::to_value(i).expect("plain data");
+        walk("", &value(other), &value(self), &mut out);
+        out
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-256 in hex.
+pub fn hash_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of a file in hex.
+pub fn hash_file(path: &Path) -> Result<String> {
+    let mut file = fs_err::File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut block)?;
+        if n == 0 {
+            return Ok(hex(&hash.finalize()));
+        }
+        hash.update(&block[..n]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_part_changes_the_fingerprint_and_is_named() {
+        let a = Identity::new("dpo", 1, json!({"beta": 0.1, "optimizer": {"lr": 1}}), 7);
+        let change = |f: &dyn Fn(&mut Identity)| {
+            let mut b = a.clone();
+            f(&mut b);
+            assert_ne!(a.fingerprint(), b.fingerprint());
+            b.differences(&a)
+        };
+        assert_eq!(change(&|b| b.config["optimizer"]["lr"] = json!(2)), ["config.optimizer.lr"]);
+        assert_eq!(change(&|b| b.seed = 8), ["seed"]);
+        assert_eq!(change(&|b| b.format = 2), ["format"]);
+        assert_eq!(change(&|b| _ = b.inputs.insert("data".into(), "x".into())), ["inputs.data"]);
+        assert_eq!(change(&|b| _ = b.environment.insert("dtype".into(), "bf16".into())), ["environment.dtype"]);
+        assert!(a.differences(&a.clone()).is_empty());
+    }
+
+    #[test]
+    fn file_hash_is_sha256() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs_err::write(file.path(), "abc").unwrap(); // printf abc | sha256sum
+        let want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(hash_file(file.path()).unwrap(), want);
+        assert_eq!(hash_bytes(b"abc"), want);
+    }
+}

@@ -1,0 +1,1 @@
+//! sampling for simulated raters, graded evaluation of policies (win rates, matrices, drift)

@@ -1,0 +1,51 @@
+//! What can go wrong between text and token ids.
+
+use std::path::PathBuf;
+
+/// This crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure, with the place where it happened; [`Error::hint`] is the remedy, printed on a line of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read; the message names it.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A file is not what its name promises.
+    #[error("{path}: expected {expected}, found {found}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The chat template refused the conversation or is not valid.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// The tokenizer library failed on a text.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// Two beginning-of-sequence tokens in a row: template and tokenizer both added one.
+    #[error("a prompt starts with the token `{0}` twice")]
+    DoubleBos(String),
+    /// An answer that has no token of its own.
+    #[error("an answer is empty after tokenisation (prompt: `{0}`)")]
+    EmptyAnswer(String),
+}
+
+impl Error {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io(_) | Self::Tokenizer(_) => None,
+            Self::File { .. } => Some("import or download the model again".into()),
+            Self::Template(_) => {
+                Some("check the roles of the messages against the model's chat_template.jinja".into())
+            }
+            Self::DoubleBos(_) => Some("remove the BOS from the chat template or from the prompt".into()),
+            Self::EmptyAnswer(_) => Some("drop the row".into()),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Text in, token ids out, and back.
+//!
+//! [`Tokenizer`] is a published `tokenizer.json` together with its chat template. It renders a conversation, finds the
+//! boundary between prompt and answer **from one tokenisation, by character offsets**, and decodes samples. Rendering
+//! never adds special tokens on top of those that the template wrote, so a BOS is never doubled.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), text::Error> {
+//! let tokenizer = text::Tokenizer::from_folder("checkpoints/quickstart/import".as_ref())?;
+//! let row = tokenizer.row(&[text::Message::user("Name a fruit.")], "A pear.", text::Ending::Finished)?;
+//! assert!(row.answer_start < row.ids.len());
+//! # Ok(()) }
+//! ```
+
+mod chat;
+mod error;
+mod tokenizer;
+mod vocabulary;
+
+pub use chat::{ChatTemplate, Message};
+pub use error::{Error, Result};
+pub use tokenizer::{Ending, Row, Tokenizer};
+pub use vocabulary::Vocabulary;

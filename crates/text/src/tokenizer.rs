@@ -1,0 +1,155 @@
+//! A published tokenizer with its chat template, and the rows it makes.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{ChatTemplate, Error, Message, Result};
+
+/// Did the speaker stop by itself? Only then does the row end with the end-of-turn token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The answer is complete.
+    Finished,
+    /// The answer was cut at a token limit.
+    Cut,
+}
+
+/// One tokenised prompt with its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Token ids of prompt and answer, `[T]`.
+    pub ids: Vec<i64>,
+    /// Index of the answer's first token. A token that straddles the boundary belongs to the answer.
+    pub answer_start: usize,
+    /// Does the answer's first token begin inside the prompt?
+    pub straddles: bool,
+}
+
+/// `tokenizer.json`, the chat template and the stop tokens of one model folder.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    template: ChatTemplate,
+    bos_id: Option<u32>,
+    eos_token: String,
+    stop_ids: Vec<i64>,
+}
+
+fn bad(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
+    Error::File { path: path.to_owned(), expected: expected.into(), found: found.into() }
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    serde_json::from_slice(&fs_err::read(path)?).map_err(|e| bad(path, "JSON", e.to_string()))
+}
+
+/// A special token is published either as text or as an object with `content`.
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` (or the template in the config) and the
+    /// stop ids of `generation_config.json`.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        fs_err::metadata(&path)?;
+        let inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|e| bad(&path, "a tokenizer of the `tokenizers` library", e.to_string()))?;
+        let config_path = folder.join("tokenizer_config.json");
+        let config = read_json(&config_path)?;
+        let eos_token = token_text(&config["eos_token"])
+            .ok_or_else(|| bad(&config_path, "an `eos_token`", config["eos_token"].to_string()))?;
+        let eos_id = inner
+            .token_to_id(&eos_token)
+            .ok_or_else(|| bad(&config_path, format!("`eos_token` to be in {}", path.display()), eos_token.clone()))?;
+        let bos_token = token_text(&config["bos_token"]).unwrap_or_default();
+        let template_path = folder.join("chat_template.jinja");
+        let source = if template_path.exists() {
+            fs_err::read_to_string(&template_path)?
+        } else {
+            config["chat_template"]
+                .as_str()
+                .ok_or_else(|| bad(&config_path, "a chat template here or in chat_template.jinja", "none"))?
+                .to_owned()
+        };
+        let mut stop_ids = vec![i64::from(eos_id)];
+        let generation_path = folder.join("generation_config.json");
+        if generation_path.exists() {
+            match &read_json(&generation_path)?["eos_token_id"] {
+                Value::Array(ids) => stop_ids.extend(ids.iter().filter_map(Value::as_i64)),
+                other => stop_ids.extend(other.as_i64()),
+            }
+            stop_ids.sort_unstable();
+            stop_ids.dedup();
+        }
+        Ok(Self {
+            bos_id: inner.token_to_id(&bos_token),
+            template: ChatTemplate::new(&source, &bos_token, &eos_token)?,
+            inner,
+            eos_token,
+            stop_ids,
+        })
+    }
+
+    /// Ids of a plain text as transformers' `tokenizer(text)` gives them, special tokens of the post-processor included.
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
+        let encoding = self.inner.encode(text, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+    }
+
+    /// Ids of a conversation up to where the assistant is to speak.
+    pub fn prompt(&self, messages: &[Message]) -> Result<Vec<i64>> {
+        let text = self.template.render(messages)?;
+        let encoding = self.inner.encode(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        self.refuse_double_bos(encoding.get_ids())?;
+        Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+    }
+
+    /// Prompt and answer as one row. The text is tokenised once, as a whole; the boundary is found by offsets.
+    pub fn row(&self, messages: &[Message], answer: &str, ending: Ending) -> Result<Row> {
+        let prompt = self.template.render(messages)?;
+        let boundary = prompt.len();
+        let eos = if ending == Ending::Finished { self.eos_token.as_str() } else { "" };
+        let text = format!("{prompt}{answer}{eos}");
+        let encoding = self.inner.encode(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        self.refuse_double_bos(encoding.get_ids())?;
+        let offsets = encoding.get_offsets(); // bytes of the text, end exclusive
+        let answer_start = offsets.iter().take_while(|(_, end)| *end <= boundary).count();
+        if answer.is_empty() || answer_start == offsets.len() {
+            return Err(Error::EmptyAnswer(prompt));
+        }
+        Ok(Row {
+            ids: encoding.get_ids().iter().map(|id| i64::from(*id)).collect(),
+            answer_start,
+            straddles: offsets[answer_start].0 < boundary,
+        })
+    }
+
+    /// The text of `ids`, special tokens left out.
+    pub fn decode(&self, ids: &[i64]) -> Result<String> {
+        let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+        self.inner.decode(&ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+    }
+
+    /// Tokens after which generation stops.
+    pub fn stop_ids(&self) -> &[i64] {
+        &self.stop_ids
+    }
+
+    /// The largest id that this tokenizer can yield.
+    pub fn largest_id(&self) -> i64 {
+        self.inner.get_vocab(true).values().max().map_or(0, |id| i64::from(*id))
+    }
+
+    fn refuse_double_bos(&self, ids: &[u32]) -> Result<()> {
+        match (self.bos_id, ids) {
+            // ChatML names `<|im_start|>` as BOS; only a BOS right behind a BOS is a mistake.
+            (Some(bos), [first, second, ..]) if *first == bos && *second == bos => {
+                Err(Error::DoubleBos(self.inner.id_to_token(bos).unwrap_or_default()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
