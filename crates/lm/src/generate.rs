@@ -132,7 +132,8 @@ fn choose(logits: &Tensor, temperature: Option<f64>, draw: impl FnOnce() -> Vec<
     let total = cumulative.narrow(1, -1, 1); // 1 up to rounding
     let threshold = Tensor::from_slice(&draw()).to_device(logits.device()).unsqueeze(1) * total;
     // The first token whose cumulative mass exceeds the draw; a token of mass zero is never it.
-    cumulative.searchsorted::<&Tensor>(&threshold, false, true, "right", None).squeeze_dim(1).clamp_max(logits.size()[1] - 1)
+    let index = threshold.searchsorted::<&Tensor>(&cumulative, false, true, "right", None);
+    index.squeeze_dim(1).clamp_max(logits.size()[1] - 1)
 }
 
 #[cfg(test)]
