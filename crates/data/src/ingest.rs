@@ -146,7 +146,7 @@ fn read_source(card: &Card, path: &Path, selection: &Selection, seed: u64, repor
             continue;
         }
         let mut messages: Vec<Message> = Vec::new();
-        messages.extend(systems.as_ref().and_then(|s| s[row].clone()).map(Message::system));
+        messages.extend(systems.as_ref().and_then(|s| s[row].clone()).filter(|s| !s.is_empty()).map(Message::system));
         messages.push(Message::user(prompt));
         let split = match (&parts, selection.split) {
             (Some(parts), _) => Split::parse(&parts[row]).ok_or_else(|| {

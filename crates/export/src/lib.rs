@@ -1,1 +1,15 @@
-//! merge, write, read back and verify: PEFT adapter, merged Hugging Face folder
+//! Every user's model in the formats that other software loads, each read back and re-scored before the stage ends.
+//!
+//! [`write`] makes a PEFT adapter folder for every user and, for those who are named, a merged Hugging Face folder.
+//! [`read_adapter`] loads any PEFT LoRA folder of the layers that we know, strictly.
+
+mod error;
+mod merged;
+mod names;
+mod peft;
+mod write;
+
+pub use error::{Error, Result};
+pub use names::folder_name;
+pub use peft::{read_adapter, write_adapter};
+pub use write::{ExportConfig, ExportReport, UserExport, write};

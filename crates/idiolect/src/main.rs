@@ -1,2 +1,24 @@
-//! The program.
-fn main() {}
+//! From preferences to one aligned language model per person.
+//!
+//! `idiolect run PIPELINE` executes a pipeline file: raw data in, exported models out. `main` maps errors to exit codes:
+//! 2 for what the user can mend (message, then a hint on its own line), 1 for anything else.
+
+mod base;
+mod cli;
+mod estimate_time;
+mod pipeline;
+mod problem;
+mod runner;
+mod score;
+mod stages;
+mod table;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    lm::tune_allocator();
+    match cli::Cli::parse().execute() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => problem::report(&error),
+    }
+}

@@ -113,25 +113,26 @@ impl AdamW {
         Self { config, slots, shared_steps: 0, user_steps: vec![0; users.get()] }
     }
 
-    /// Backpropagates `loss` and takes one step at learning rate `rate`. `present` says who has rows in the batch.
+    /// Backpropagates `loss` and takes one step: shared parameters at learning rate `shared`, each user's at `users`, where
+    /// `None` is a user without rows in the batch.
     ///
     /// # Errors
     /// A loss or a norm that is not finite, named by `place`; nothing is changed then.
-    pub fn step(&mut self, loss: &Tensor, rate: f64, present: &[bool], place: &str) -> Result<GradientNorms> {
+    pub fn step(&mut self, loss: &Tensor, shared: f64, users: &[Option<f64>], place: &str) -> Result<GradientNorms> {
         let not_finite = |what: String| Error::NotFinite { place: place.to_owned(), what };
         if !loss.double_value(&[]).is_finite() {
             return Err(not_finite("the loss".into()));
         }
         let leaves: Vec<&Tensor> = self.slots.iter().map(|s| &s.parameter.tensor).collect();
         let gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
-        no_grad(|| self.apply(&gradients, rate, present, not_finite))
+        no_grad(|| self.apply(&gradients, shared, users, not_finite))
     }
 
     fn apply(
         &mut self,
         gradients: &[Tensor],
-        rate: f64,
-        present: &[bool],
+        shared_rate: f64,
+        user_rates: &[Option<f64>],
         not_finite: impl Fn(String) -> Error,
     ) -> Result<GradientNorms> {
         let (mut shared, mut users) = (0.0, vec![0.0; self.user_steps.len()]);
@@ -154,13 +155,13 @@ impl AdamW {
         }
 
         self.shared_steps += 1;
-        self.user_steps.iter_mut().zip(present).for_each(|(steps, here)| *steps += i64::from(*here));
+        self.user_steps.iter_mut().zip(user_rates).for_each(|(steps, rate)| *steps += i64::from(rate.is_some()));
         let clip = |norm: f64| (self.config.max_grad_norm / (norm + 1e-6)).min(1.0); // as torch.nn.utils.clip_grad_norm_
         let [beta1, beta2] = self.config.betas;
         for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
             let (tensor, m, v) = (&mut slot.parameter.tensor, &mut slot.first, &mut slot.second);
             // Each owner's slice: (view of parameter, moments, gradient), its norm and its step count.
-            let update = |index: Option<i64>, norm: f64, steps: i64| {
+            let update = |index: Option<i64>, rate: f64, norm: f64, steps: i64| {
                 let pick = |t: &Tensor| index.map_or_else(|| t.shallow_clone(), |i| t.get(i));
                 let (mut p, mut m, mut v) = (pick(tensor), pick(m), pick(v));
                 let g = pick(gradient) * clip(norm);
@@ -172,10 +173,12 @@ impl AdamW {
                 p -= (&m / bias1) / root * rate;
             };
             match slot.parameter.owner {
-                Owner::Shared => update(None, norms.shared, self.shared_steps),
+                Owner::Shared => update(None, shared_rate, norms.shared, self.shared_steps),
                 Owner::PerUser => {
-                    for (user, _) in present.iter().enumerate().filter(|(_, here)| **here) {
-                        update(Some(user as i64), norms.users[user], self.user_steps[user]);
+                    for (user, rate) in user_rates.iter().enumerate() {
+                        if let Some(rate) = rate {
+                            update(Some(user as i64), *rate, norms.users[user], self.user_steps[user]);
+                        }
                     }
                 }
             }

@@ -63,8 +63,8 @@ impl Projection {
         format!("model.layers.{block}.{module}.{}", self.name())
     }
 
-    /// (in, out)
-    fn shape(self, config: &LlamaConfig) -> (i64, i64) {
+    /// (in, out) of this layer.
+    pub fn shape(self, config: &LlamaConfig) -> (i64, i64) {
         let (e, m) = (config.hidden_size, config.intermediate_size);
         let (q, kv) =
             (config.num_attention_heads * config.head_dim(), config.num_key_value_heads() * config.head_dim());

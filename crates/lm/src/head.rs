@@ -3,11 +3,16 @@
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
-/// `score.weight`, `[1, E]`, float32, no bias: the reward is its product with the last token's normed hidden state.
+use crate::adamw::{Owner, Parameter};
+use crate::bank::Sharing;
+
+/// `score.weight`, `[1 or U, E]`, float32, no bias: the reward is its product with the last token's normed hidden state.
+/// The methods with shared factors share it as well; separate adapters have separate heads.
 #[derive(Debug)]
 pub struct ScalarHead {
-    /// `[1, E]`
+    /// `[1 or U, E]`
     pub weight: Tensor,
+    sharing: Sharing,
 }
 
 impl ScalarHead {
@@ -18,16 +23,40 @@ impl ScalarHead {
     pub fn new(hidden_size: i64, rng: &mut impl Rng, device: Device) -> Self {
         let bound = (3.0 / (hidden_size + 1) as f32).sqrt(); // a uniform's deviation is bound / sqrt(3)
         let values: Vec<f32> = (0..hidden_size).map(|_| rng.random_range(-bound..bound)).collect();
-        Self::from_weight(&Tensor::from_slice(&values).view([1, hidden_size]).to_device(device))
+        Self::from_weight(&Tensor::from_slice(&values).view([1, hidden_size]).to_device(device), Sharing::Shared)
     }
 
-    /// A head with these weights, `[1, E]`.
-    pub fn from_weight(weight: &Tensor) -> Self {
-        Self { weight: weight.to_kind(Kind::Float).detach().copy().set_requires_grad(true) }
+    /// A head with these weights, `[1 or U, E]`.
+    pub fn from_weight(weight: &Tensor, sharing: Sharing) -> Self {
+        Self { weight: weight.to_kind(Kind::Float).detach().copy().set_requires_grad(true), sharing }
     }
 
-    /// Rewards `[B]` of hidden states `[B, E]`.
-    pub fn score(&self, hidden: &Tensor) -> Tensor {
-        hidden.to_kind(Kind::Float).matmul(&self.weight.tr()).squeeze_dim(-1)
+    /// A copy for every user.
+    pub fn personalised(&self, users: usize) -> Self {
+        Self::from_weight(&self.weight.detach().expand([users as i64, -1], false).contiguous(), Sharing::Personal)
+    }
+
+    /// Who owns the head.
+    pub fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    /// Rewards `[B]` of hidden states `[B, E]` for each row's user.
+    pub fn score(&self, hidden: &Tensor, users: &[usize]) -> Tensor {
+        let hidden = hidden.to_kind(Kind::Float);
+        match self.sharing {
+            Sharing::Shared => hidden.matmul(&self.weight.tr()).squeeze_dim(-1),
+            Sharing::Personal => {
+                let users: Vec<i64> = users.iter().map(|u| *u as i64).collect();
+                let own = self.weight.index_select(0, &Tensor::from_slice(&users).to_device(hidden.device()));
+                (hidden * own).sum_dim_intlist(-1, false, Kind::Float)
+            }
+        }
+    }
+
+    /// What an optimiser trains.
+    pub fn parameter(&self) -> Parameter {
+        let owner = if self.sharing == Sharing::Personal { Owner::PerUser } else { Owner::Shared };
+        Parameter { name: Self::NAME.into(), tensor: self.weight.shallow_clone(), owner }
     }
 }

@@ -33,9 +33,11 @@ pub use compute::{Compute, tune_allocator};
 pub use config::LlamaConfig;
 pub use error::{Error, Result};
 pub use generate::{Sample, Sampling, generate};
-pub use gguf::{ImportReport, import_gguf};
+pub use gguf::{ImportReport, gguf_parameters, import_gguf};
 pub use head::ScalarHead;
 pub use llama::{Cache, Lm, Rope};
 pub use rows::{Prefix, TokenRow, answer_logp, full_logits, last_hidden};
-pub use tch::Tensor;
+pub use tch::{Kind, Tensor};
+/// The type of merging and of parity checks.
+pub const FLOAT32: Kind = Kind::Float;
 pub use weights::{Tensors, read_folder, read_tensors, write_tensors};

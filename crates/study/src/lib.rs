@@ -1,1 +1,17 @@
-//! sampling for simulated raters, graded evaluation of policies (win rates, matrices, drift)
+//! Simulated raters whose truth is known, and what that truth says of trained policies.
+//!
+//! [`simulate`] samples answers of the base, gives every rater a fixed taste for style features, and writes their votes
+//! as a source file. [`evaluate`] samples every user's model on prompts that no stage has seen and measures, by the
+//! truth, whether it moved towards its user.
+
+mod error;
+mod evaluate;
+mod report;
+mod sampling;
+mod simulate;
+
+pub use error::{Error, Result};
+pub use evaluate::{EvaluateConfig, EvaluationSplit, evaluate};
+pub use report::{ModelReport, Report, UserReport};
+pub use sampling::{SamplingConfig, sample};
+pub use simulate::{Prompts, SimulateConfig, SimulationReport, Truth, VotesPerUser, simulate};

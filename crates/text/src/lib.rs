@@ -19,5 +19,5 @@ mod vocabulary;
 
 pub use chat::{ChatTemplate, Message};
 pub use error::{Error, Result};
-pub use tokenizer::{Ending, Row, Tokenizer};
+pub use tokenizer::{Answer, Ending, Row, Tokenizer};
 pub use vocabulary::Vocabulary;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{ChatTemplate, Error, Message, Result};
@@ -13,6 +14,22 @@ pub enum Ending {
     Finished,
     /// The answer was cut at a token limit.
     Cut,
+}
+
+/// What was said to a prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Answer {
+    /// The words.
+    pub text: String,
+    /// Did the speaker stop by itself? An answer that was cut does not teach where to stop.
+    pub finished: bool,
+}
+
+impl Answer {
+    /// How a row of this answer ends.
+    pub fn ending(&self) -> Ending {
+        if self.finished { Ending::Finished } else { Ending::Cut }
+    }
 }
 
 /// One tokenised prompt with its answer.

@@ -1,0 +1,35 @@
+//! Merged Hugging Face folders: the adapter added into the base's weights in float32, cast once.
+
+use std::path::Path;
+
+use lm::{Bank, Lm, Tensor};
+use tch::{Device, Kind};
+
+use crate::Result;
+
+/// Files of the base's folder that a merged model needs beside its weights.
+const COPIED: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
+/// Writes `user`'s merged model. `lm` must hold the base in float32.
+pub(crate) fn write_merged(folder: &Path, base: &Path, lm: &Lm, bank: &Bank, user: usize) -> Result<()> {
+    fs_err::create_dir_all(folder)?;
+    let mut weights = lm::read_folder(base, Device::Cpu, Kind::Float)?.by_name;
+    for (name, merged) in bank.merged(lm, user) {
+        weights.insert(name, merged.to_device(Device::Cpu));
+    }
+    let weights: Vec<(String, Tensor)> = weights.into_iter().collect();
+    lm::write_tensors(&folder.join("model.safetensors"), &weights, Some(("format", "pt".into())))?;
+    for name in COPIED {
+        if base.join(name).exists() {
+            fs_err::copy(base.join(name), folder.join(name))?;
+        }
+    }
+    Ok(())
+}

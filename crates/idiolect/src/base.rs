@@ -1,0 +1,27 @@
+//! The base model with its tokenizer, checked against each other.
+
+use std::path::Path;
+
+use anyhow::Result;
+use lm::{Compute, Lm};
+use text::Tokenizer;
+
+use crate::problem::problem;
+
+/// Loads a folder strictly. A tokenizer that can yield an id without an embedding is refused.
+pub(crate) fn load(folder: &Path, compute: &Compute) -> Result<(Lm, Tokenizer)> {
+    let tokenizer = Tokenizer::from_folder(folder)?;
+    let config = lm::LlamaConfig::read(folder)?;
+    if tokenizer.largest_id() >= config.vocab_size {
+        return Err(problem(
+            format!(
+                "{}: expected token ids below `vocab_size` {}, found a tokenizer that yields {}",
+                folder.display(),
+                config.vocab_size,
+                tokenizer.largest_id()
+            ),
+            "tokenizer.json and config.json must belong to the same model",
+        ));
+    }
+    Ok((Lm::load(folder, compute)?, tokenizer))
+}

@@ -1,0 +1,103 @@
+//! What is typed, and which function it means.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{runner, score};
+
+#[derive(Parser)]
+#[command(name = "idiolect", version, about = "From preferences to one aligned language model per person")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a pipeline file: every stage whose result does not stand already
+    Run(RunArgs),
+    /// Turn a GGUF file of the Llama family into a Hugging Face folder
+    Import(ImportArgs),
+    /// Print a model's logits and greedy text, with or without an adapter
+    Score(score::ScoreArgs),
+}
+
+/// Where and how to compute.
+#[derive(Args, Clone)]
+pub(crate) struct ComputeArgs {
+    /// `cpu`, `cuda` or `cuda:N`
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Type of the frozen base: `auto`, `float32` or `bfloat16`; adapters are float32 everywhere
+    #[arg(long, default_value = "auto")]
+    dtype: String,
+    /// libtorch's threads [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+impl ComputeArgs {
+    pub(crate) fn resolve(&self) -> Result<lm::Compute> {
+        if self.threads == Some(0) {
+            return Err(crate::problem::problem("--threads: expected at least 1, found 0", "leave the flag out for all cores"));
+        }
+        Ok(lm::Compute::new(&self.device, &self.dtype, self.threads)?)
+    }
+}
+
+/// Arguments of `idiolect run`.
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// A pipeline file; its paths are relative to the folder above `pipelines/`
+    pub(crate) pipeline: PathBuf,
+    /// Stop behind this stage
+    #[arg(long)]
+    pub(crate) until: Option<String>,
+    /// Run this stage even if its result stands
+    #[arg(long)]
+    pub(crate) force: Vec<String>,
+    /// Change a value: `stage.key=value`, or `seed=value`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// The run's seed, in place of the pipeline's
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Only print what would run, why, and how many tokens it may take
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+}
+
+#[derive(Args)]
+struct ImportArgs {
+    /// The GGUF file
+    gguf: PathBuf,
+    /// The folder to write; must not exist
+    folder: PathBuf,
+}
+
+impl Cli {
+    pub(crate) fn execute(self) -> Result<()> {
+        match self.command {
+            Command::Run(args) => runner::run(&args),
+            Command::Score(args) => score::score(&args),
+            Command::Import(ImportArgs { gguf, folder }) => {
+                if folder.exists() {
+                    let message = format!("{}: expected a new folder, found one that exists", folder.display());
+                    return Err(crate::problem::problem(message, "name another folder"));
+                }
+                let aside = folder.with_extension("part");
+                if aside.exists() {
+                    fs_err::remove_dir_all(&aside)?;
+                }
+                let report = lm::import_gguf(&gguf, &aside)?;
+                fs_err::rename(&aside, &folder)?;
+                eprintln!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types);
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! How long a pipeline will take on this machine, from a second of matrix products.
+
+use std::time::Instant;
+
+use lm::{Compute, Tensor};
+
+use crate::stages::Budget;
+
+/// Seconds per token of the two kinds of work.
+pub(crate) struct Speed {
+    sampled: f64,
+    trained: f64,
+}
+
+/// Share of the measured product rate that decoding and training reached on the machines where this was tuned (two EPYC
+/// cores, bfloat16); the rest goes to attention, norms and the vocabulary's softmax.
+const DECODING_SHARE: f64 = 0.55;
+const TRAINING_SHARE: f64 = 0.45;
+
+/// Passes over a trained token: the frozen blocks once, the adapted ones forward and backward, scoring and evaluation.
+const PASSES: f64 = 2.0;
+
+/// Measures products of the shapes that decoding (64 rows) and training (1024 rows) use.
+pub(crate) fn measure(compute: &Compute, parameters: f64) -> Speed {
+    let rate = |rows: i64| {
+        let options = (compute.kind, compute.device);
+        let (x, w) = (Tensor::ones([rows, 576], options), Tensor::ones([1536, 576], options));
+        let flop = 2.0 * rows as f64 * 576.0 * 1536.0;
+        let mut done = 0.0;
+        _ = x.linear::<&Tensor>(&w, None);
+        let start = Instant::now();
+        while start.elapsed().as_secs_f64() < 0.25 {
+            _ = x.linear::<&Tensor>(&w, None).get(0).get(0).double_value(&[]); // reading waits for a GPU
+            done += flop;
+        }
+        done / start.elapsed().as_secs_f64()
+    };
+    let per_token = 2.0 * parameters;
+    Speed {
+        sampled: per_token / (rate(64) * DECODING_SHARE),
+        trained: PASSES * per_token / (rate(1024) * TRAINING_SHARE),
+    }
+}
+
+impl Speed {
+    /// Expected seconds of a stage.
+    pub(crate) fn seconds(&self, budget: Budget) -> f64 {
+        budget.sampled as f64 * self.sampled + budget.trained as f64 * self.trained
+    }
+}

@@ -1,0 +1,201 @@
+//! A pipeline file: which stages, with which settings, over which matrix of variants.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::problem::problem;
+use crate::stages::Stage;
+
+/// As written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PipelineFile {
+    name: String,
+    seed: u64,
+    stage: Vec<StageEntry>,
+    #[serde(default)]
+    matrix: Table,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageEntry {
+    kind: String,
+    config: String,
+}
+
+/// As meant: the stages of one cell of the matrix.
+pub(crate) struct Cell {
+    /// `key=value` of every axis of the matrix.
+    pub(crate) label: String,
+    pub(crate) stages: Vec<StagePlan>,
+}
+
+/// A stage with its resolved settings.
+pub(crate) struct StagePlan {
+    pub(crate) stage: Stage,
+    pub(crate) seed: u64,
+    /// The folder's name below the pipeline's: the kind, and the axes of the matrix that reach it.
+    pub(crate) folder: String,
+}
+
+/// A pipeline, resolved.
+pub(crate) struct Pipeline {
+    pub(crate) name: String,
+    /// One cell without a matrix.
+    pub(crate) cells: Vec<Cell>,
+}
+
+/// `stage.key.path` or `seed`, and the value.
+#[derive(Clone)]
+struct Setting {
+    key: String,
+    value: Value,
+}
+
+impl Setting {
+    fn parse(text: &str) -> Result<Self> {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| problem(format!("--set {text}: expected `key=value`, found no `=`"), "such as --set reward.max_epochs=1"))?;
+        // A bare word is a text, as on any command line.
+        let parsed = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+        Ok(Self { key: key.trim().to_owned(), value: parsed.unwrap_or_else(|| Value::String(value.to_owned())) })
+    }
+
+    /// Does it speak of this stage, and of which of its keys?
+    fn key_in(&self, kind: &str) -> Option<&str> {
+        self.key.strip_prefix(kind)?.strip_prefix('.')
+    }
+}
+
+/// Sets `a.b.c` in a table whose tables `a` and `a.b` exist; the key itself is judged when the config is read.
+fn assign(table: &mut Table, path: &str, setting: &Setting) -> Result<()> {
+    let (head, rest) = path.split_once('.').map_or((path, None), |(h, r)| (h, Some(r)));
+    match rest {
+        None => {
+            table.insert(head.to_owned(), setting.value.clone());
+            Ok(())
+        }
+        Some(rest) => match table.get_mut(head) {
+            Some(Value::Table(inner)) => assign(inner, rest, setting),
+            _ => Err(problem(
+                format!("--set {}: expected a table `{head}`, found none", setting.key),
+                format!("the keys here are: {}", table.keys().cloned().collect::<Vec<_>>().join(", ")),
+            )),
+        },
+    }
+}
+
+/// All combinations of the axes, the first axis slowest.
+fn combinations(matrix: &Table) -> Result<Vec<Vec<Setting>>> {
+    let mut cells: Vec<Vec<Setting>> = vec![vec![]];
+    for (key, values) in matrix {
+        let Value::Array(values) = values else {
+            return Err(problem(format!("[matrix], `{key}`: expected a list, found {values}"), "write `key = [..]`"));
+        };
+        cells = cells
+            .into_iter()
+            .flat_map(|cell| {
+                values.iter().map(move |value| {
+                    let mut next = cell.clone();
+                    next.push(Setting { key: key.clone(), value: value.clone() });
+                    next
+                })
+            })
+            .collect();
+    }
+    Ok(cells)
+}
+
+fn word(setting: &Setting) -> String {
+    let value = setting.value.as_str().map_or_else(|| setting.value.to_string(), str::to_owned);
+    format!("{}={value}", setting.key)
+}
+
+impl Pipeline {
+    /// Reads a pipeline and every config that it names. Unknown keys anywhere are errors.
+    pub(crate) fn read(path: &Path, set: &[String], seed: Option<u64>) -> Result<Self> {
+        let text = fs_err::read_to_string(path)?;
+        let file: PipelineFile = toml::from_str(&text)
+            .map_err(|e| problem(format!("{}: {}", path.display(), e.to_string().trim()), "pipelines/quickstart.toml is an example"))?;
+        let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if file.name.is_empty() || !file.name.chars().all(safe) {
+            let message = format!("{}, `name`: expected letters, digits, - and _, found `{}`", path.display(), file.name);
+            return Err(problem(message, "it names a folder below checkpoints/"));
+        }
+        let mut settings = set.iter().map(|s| Setting::parse(s)).collect::<Result<Vec<_>>>()?;
+        settings.extend(seed.map(|s| Setting { key: "seed".into(), value: Value::Integer(s as i64) }));
+        for setting in settings.iter().chain(&combinations(&file.matrix)?.into_iter().flatten().collect::<Vec<_>>()) {
+            if setting.key != "seed" && !file.stage.iter().any(|s| setting.key_in(&s.kind).is_some()) {
+                let kinds: Vec<&str> = file.stage.iter().map(|s| s.kind.as_str()).collect();
+                return Err(problem(
+                    format!("setting `{}`: expected `seed` or `<stage>.<key>`, found no such stage in {}", setting.key, path.display()),
+                    format!("the stages are: {}", kinds.join(", ")),
+                ));
+            }
+        }
+        let cells = combinations(&file.matrix)?
+            .into_iter()
+            .map(|axes| Cell::resolve(&file, &settings, &axes))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { name: file.name, cells })
+    }
+}
+
+impl Cell {
+    fn resolve(file: &PipelineFile, settings: &[Setting], axes: &[Setting]) -> Result<Self> {
+        let mut stages: Vec<StagePlan> = Vec::new();
+        let mut reached: Vec<Vec<String>> = Vec::new(); // of each stage: the axes that its result depends on
+        for entry in &file.stage {
+            let path = Path::new(&entry.config);
+            let text = fs_err::read_to_string(path)?;
+            let mut table: Table = toml::from_str(&text).map_err(|e| {
+                problem(format!("{}: {}", path.display(), e.to_string().trim()), "this is not TOML")
+            })?;
+            let mut seed = file.seed;
+            let mut own: Vec<String> = Vec::new();
+            for (setting, axis) in settings.iter().map(|s| (s, false)).chain(axes.iter().map(|s| (s, true))) {
+                let key = if setting.key == "seed" { Some("seed") } else { setting.key_in(&entry.kind) };
+                match key {
+                    None => continue,
+                    Some("seed") => {
+                        seed = setting.value.as_integer().and_then(|s| u64::try_from(s).ok()).ok_or_else(|| {
+                            problem(format!("setting `{}`: expected a whole number, found {}", setting.key, setting.value), "such as seed=7")
+                        })?;
+                    }
+                    Some(key) => assign(&mut table, key, setting)?,
+                }
+                if axis {
+                    own.push(word(setting));
+                }
+            }
+            let stage = Stage::parse(&entry.kind, table, path)?;
+            for (upstream, theirs) in stages.iter().zip(&reached) {
+                if stage.reads().contains(&upstream.stage.kind()) {
+                    own.extend(theirs.iter().cloned());
+                }
+            }
+            own.sort();
+            own.dedup();
+            if stages.iter().any(|s| s.stage.kind() == stage.kind()) {
+                return Err(problem(format!("stage `{}`: expected once, found twice", stage.kind()), "make a second pipeline"));
+            }
+            for needed in stage.needs() {
+                if !stages.iter().any(|s| s.stage.kind() == *needed) {
+                    return Err(problem(
+                        format!("stage `{}`: expected a stage `{needed}` before it, found none", stage.kind()),
+                        format!("add a [[stage]] with kind = \"{needed}\""),
+                    ));
+                }
+            }
+            let folder = if own.is_empty() { entry.kind.clone() } else { format!("{}@{}", entry.kind, own.join(",")) };
+            reached.push(own);
+            stages.push(StagePlan { stage, seed, folder });
+        }
+        Ok(Self { label: axes.iter().map(word).collect::<Vec<_>>().join(" "), stages })
+    }
+}

@@ -1,0 +1,242 @@
+//! Running a pipeline: every stage in order, skipping what stands.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use lm::Compute;
+use run::{Manifest, Run, Standing};
+use serde_json::{Value, json};
+
+use crate::cli::RunArgs;
+use crate::estimate_time;
+use crate::pipeline::{Cell, Pipeline, StagePlan};
+use crate::problem::problem;
+use crate::stages::{Budget, Inputs, Stage};
+use crate::table;
+
+/// `idiolect run`
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let file = fs_err::canonicalize(&args.pipeline)?;
+    // Paths in pipelines and configs are relative to the folder above `pipelines/`.
+    if let Some(root) = file.parent().and_then(Path::parent) {
+        std::env::set_current_dir(root).with_context(|| format!("cannot work in {}", root.display()))?;
+    }
+    let pipeline = Pipeline::read(&file, &args.set, args.seed)?;
+    let known: Vec<&str> = pipeline.cells[0].stages.iter().map(|s| s.stage.kind()).collect();
+    for name in args.until.iter().chain(&args.force) {
+        if !known.contains(&name.as_str()) {
+            return Err(problem(format!("expected a stage of {}, found `{name}`", file.display()), format!("the stages are: {}", known.join(", "))));
+        }
+    }
+    let compute = args.compute.resolve()?;
+    let folder = Path::new("checkpoints").join(&pipeline.name);
+    fs_err::create_dir_all(&folder)?;
+    let lock = fs_err::File::create(folder.join(".lock"))?;
+    if lock.file().try_lock().is_err() {
+        return Err(run::Error::Locked(folder.display().to_string()).into());
+    }
+    announce(&pipeline, &folder, args, &compute)?;
+    if args.dry_run {
+        return Ok(());
+    }
+    let mut results = Vec::new();
+    let mut forced = args.force.clone();
+    for cell in &pipeline.cells {
+        if !cell.label.is_empty() {
+            eprintln!("[{}]", cell.label);
+        }
+        let manifests = run_cell(cell, &folder, args, &compute, &mut forced)?;
+        results.push((cell.label.clone(), manifests));
+    }
+    if pipeline.cells.len() > 1 {
+        compare(&folder, &results)?;
+    }
+    Ok(())
+}
+
+/// A stage's identity, if everything that it reads stands.
+fn identity(plan: &StagePlan, contents: &BTreeMap<&str, String>, compute: &Compute) -> Result<Option<run::Identity>> {
+    let mut inputs = BTreeMap::new();
+    for kind in plan.stage.reads() {
+        match contents.get(kind) {
+            Some(content) => _ = inputs.insert((*kind).to_owned(), content.clone()),
+            None => return Ok(None),
+        }
+    }
+    plan.stage.identity(plan.seed, inputs, compute).map(Some)
+}
+
+fn why(standing: &Standing) -> String {
+    match standing {
+        Standing::Finished(_) => "stands".into(),
+        Standing::Resumable => "an interrupted run goes on".into(),
+        Standing::Changed(parts) => format!("changed: {}", parts.join(", ")),
+        Standing::Damaged(path) => format!("damaged: {path}"),
+        Standing::Absent => "not there yet".into(),
+    }
+}
+
+/// Says what will run, why, with which token budget, and how long that may take.
+fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Compute) -> Result<()> {
+    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
+    let mut total = Budget::default();
+    let mut rows = Vec::new();
+    for cell in &pipeline.cells {
+        let (prompts, users) = simulated(cell);
+        let mut contents = BTreeMap::new();
+        let mut pending: Vec<&str> = Vec::new();
+        for plan in &cell.stages {
+            let kind = plan.stage.kind();
+            let reason = match identity(plan, &contents, compute)? {
+                None => {
+                    let on = plan.stage.reads().iter().find(|k| pending.contains(k)).copied().unwrap_or_default();
+                    format!("waits for {on}")
+                }
+                Some(identity) => {
+                    let standing = run::standing(&folder.join(&plan.folder), &identity)?;
+                    match &standing {
+                        Standing::Finished(_) if args.force.iter().any(|f| f == kind) => "forced".into(),
+                        Standing::Finished(manifest) => {
+                            contents.insert(kind, manifest.content.clone());
+                            why(&standing)
+                        }
+                        _ => why(&standing),
+                    }
+                }
+            };
+            if !contents.contains_key(kind) {
+                pending.push(kind);
+            }
+            if seen.insert(plan.folder.clone(), ()).is_none() {
+                let budget = plan.stage.budget(prompts.as_ref(), users);
+                if !contents.contains_key(kind) {
+                    total.sampled += budget.sampled;
+                    total.trained += budget.trained;
+                }
+                let tokens = |n: usize| if n == 0 { String::new() } else { n.to_string() };
+                rows.push(vec![plan.folder.clone(), reason, tokens(budget.sampled), tokens(budget.trained)]);
+            }
+            if args.until.as_deref() == Some(kind) {
+                break;
+            }
+        }
+    }
+    if args.dry_run {
+        table::print(&table::markdown(&["stage", "why", "at most sampled", "at most trained"], &rows));
+    }
+    if total.sampled + total.trained > 0 {
+        let parameters = parameters(&pipeline.cells[0]).unwrap_or(135e6);
+        let seconds = estimate_time::measure(compute, parameters).seconds(total);
+        eprintln!(
+            "{} on {:?} in {}, {} threads: up to {} tokens to sample and {} to train; about {:.0} minutes on this machine",
+            pipeline.name, compute.device, compute.dtype(), compute.threads, total.sampled, total.trained, (seconds / 60.0).ceil()
+        );
+    }
+    Ok(())
+}
+
+/// Prompts and number of raters of the simulation, if there is one.
+fn simulated(cell: &Cell) -> (Option<study::Prompts>, usize) {
+    let config = cell.stages.iter().find_map(|s| match &s.stage {
+        Stage::Simulate(config) => Some(config),
+        _ => None,
+    });
+    (config.and_then(|c| study::Prompts::read(&c.prompts).ok()), config.map_or(0, |c| c.raters.len()))
+}
+
+/// Numbers in the base, from the size of its file (a GGUF of Q4_1 has five bits a weight).
+fn parameters(cell: &Cell) -> Option<f64> {
+    let Stage::Import(config) = &cell.stages.first()?.stage else { return None };
+    match config {
+        crate::stages::ImportConfig::Gguf { gguf } => lm::gguf_parameters(gguf).ok().map(|n| n as f64),
+        crate::stages::ImportConfig::Folder { folder } => {
+            Some(fs_err::metadata(folder.join("model.safetensors")).ok()?.len() as f64 / 4.0)
+        }
+    }
+}
+
+fn run_cell(
+    cell: &Cell,
+    folder: &Path,
+    args: &RunArgs,
+    compute: &Compute,
+    forced: &mut Vec<String>,
+) -> Result<BTreeMap<&'static str, Manifest>> {
+    let mut manifests: BTreeMap<&'static str, Manifest> = BTreeMap::new();
+    let mut inputs = Inputs::new();
+    for plan in &cell.stages {
+        let kind = plan.stage.kind();
+        let contents = manifests.iter().map(|(k, m)| (*k, m.content.clone())).collect();
+        let identity = identity(plan, &contents, compute)?.expect("every stage before this one has run");
+        let target = folder.join(&plan.folder);
+        let standing = run::standing(&target, &identity)?;
+        let force = forced.iter().position(|f| f == kind).map(|i| forced.remove(i));
+        let manifest = match standing {
+            Standing::Finished(manifest) if force.is_none() => {
+                eprintln!("{}: stands", plan.folder);
+                *manifest
+            }
+            standing => {
+                let reason = if force.is_some() { "forced".into() } else { why(&standing) };
+                eprintln!("{}: running ({reason})", plan.folder);
+                execute(plan, &target, identity, &inputs, compute)?
+            }
+        };
+        manifests.insert(kind, manifest);
+        inputs.insert(kind, target);
+        if args.until.as_deref() == Some(kind) {
+            break;
+        }
+    }
+    Ok(manifests)
+}
+
+fn execute(plan: &StagePlan, target: &PathBuf, identity: run::Identity, inputs: &Inputs, compute: &Compute) -> Result<Manifest> {
+    let started = Instant::now();
+    let resolved = json!({"kind": plan.stage.kind(), "seed": plan.seed, "config": plan.stage.config()});
+    let mut run = Run::begin(target, identity)?;
+    let config = toml::to_string(&without_nulls(resolved)).context("a config that cannot be written as TOML")?;
+    run::write_atomic(&run.path("config.toml"), config.as_bytes())?;
+    let (summary, text) = plan.stage.execute(inputs, compute, &mut run)?;
+    let manifest = run.finish(summary)?;
+    eprintln!("{}: done in {:.0} s", plan.folder, started.elapsed().as_secs_f64());
+    table::print(&text);
+    Ok(manifest)
+}
+
+/// TOML has no null: an option that is off is left out.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect())
+        }
+        other => other,
+    }
+}
+
+/// One table over all cells of a matrix: the reward model's test accuracy and the policies' win rates.
+fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]) -> Result<()> {
+    let mut rows = Vec::new();
+    let mut entries = Vec::new();
+    for (label, manifests) in results {
+        let reward = manifests.get("reward").map(|m| &m.summary["test"]);
+        let evaluation = manifests.get("evaluate").map(|m| &m.summary["users"]);
+        let accuracy = reward.map_or(Value::Null, |r| r["mean_accuracy"].clone());
+        let users: Vec<Value> = reward.and_then(|r| r["users"].as_array().cloned()).unwrap_or_default();
+        let number = |v: &Value| v.as_f64().map_or(String::new(), |n| format!("{n:.3}"));
+        let each = users.iter().map(|u| format!("{} {}", u["user"].as_str().unwrap_or_default(), number(&u["accuracy"]["mean"])));
+        let wins = evaluation.and_then(Value::as_object).map(|map| {
+            map.iter().map(|(user, v)| format!("{user} {}", number(&v["win_rate"]))).collect::<Vec<_>>().join(", ")
+        });
+        rows.push(vec![label.clone(), number(&accuracy), each.collect::<Vec<_>>().join(", "), wins.unwrap_or_default()]);
+        entries.push(json!({"cell": label, "reward_test_accuracy": accuracy, "reward_test_users": users,
+                            "policy_users": evaluation.cloned().unwrap_or(Value::Null)}));
+    }
+    let text = table::markdown(&["cell", "test accuracy", "by user", "win rate over base"], &rows);
+    run::write_json(&folder.join("results.json"), &entries)?;
+    run::write_atomic(&folder.join("results.md"), text.as_bytes())?;
+    table::print(&text);
+    Ok(())
+}

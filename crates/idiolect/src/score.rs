@@ -1,0 +1,61 @@
+//! `idiolect score`: a model's own numbers, to be held against another program's.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::ComputeArgs;
+use crate::{base, table};
+
+/// Arguments of `idiolect score`.
+#[derive(Args)]
+pub(crate) struct ScoreArgs {
+    /// A Hugging Face folder
+    #[arg(long)]
+    model: PathBuf,
+    /// A PEFT LoRA folder on that model
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    /// The text, tokenised as it is (no chat template)
+    #[arg(long)]
+    prompt: String,
+    /// Write the logits of the whole prompt here, as .npy
+    #[arg(long)]
+    dump: Option<PathBuf>,
+    /// Continue with so many likeliest tokens
+    #[arg(long, default_value_t = 32)]
+    greedy: usize,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
+    let ScoreArgs { model, adapter, prompt, dump, greedy, compute } = args;
+    let compute = compute.resolve()?;
+    let (lm, tokenizer) = base::load(model, &compute)?;
+    let bank = adapter.as_ref().map(|folder| export::read_adapter(folder, &lm.config, lm.device)).transpose()?;
+    let factors = bank.as_ref().map(|b| b.gather(&[0]));
+    let ids = tokenizer.encode(prompt)?;
+    if ids.is_empty() {
+        return Err(crate::problem::problem("--prompt: expected at least one token, found none", "write some words"));
+    }
+    let logits = lm::full_logits(&lm, &ids, factors.as_ref()); // [T, V]
+    if let Some(path) = dump {
+        logits.write_npy(path)?;
+    }
+    let (values, indices) = logits.get(-1).topk(8, -1, true, true);
+    let (values, indices) = (Vec::<f32>::try_from(values)?, Vec::<i64>::try_from(indices)?);
+    let sampling = lm::Sampling { max_new_tokens: *greedy, temperature: None, stop_ids: tokenizer.stop_ids().to_vec() };
+    let users = [0];
+    let answer = lm::generate(&lm, bank.as_ref().map(|b| (b, &users[..])), std::slice::from_ref(&ids), &[[0; 32]], &sampling);
+    table::print(&serde_json::to_string_pretty(&json!({
+        "prompt_ids": ids,
+        "top": indices.iter().zip(values).collect::<Vec<_>>(),
+        "greedy_ids": answer[0].ids,
+        "greedy_text": tokenizer.decode(&answer[0].ids)?,
+        "dtype": compute.dtype(),
+    }))?);
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! Fitting by pooled Bradley-Terry likelihood: `-log sigmoid(r_u(chosen) - r_u(rejected))`, P-ShareLoRA eq. 3.3.
+//!
+//! Left out on purpose: ties (they carry no likelihood here), margins, reward centring, early stopping.
+
+use data::{Split, Vote};
+use lm::{AdamW, Bank, BankConfig, Lm, Parameter, Prefix, ScalarHead, Sharing, Tensor};
+use rand::seq::SliceRandom;
+use run::{Progress, Run};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use text::Tokenizer;
+use tch::Kind;
+
+use crate::config::{RewardConfig, Variant};
+use crate::{Error, Result, RewardModel, Texts};
+
+/// What a fit was made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FitReport {
+    /// Decided training votes.
+    pub votes: usize,
+    /// Distinct texts among them.
+    pub texts: usize,
+    /// Optimiser steps, warm-up included.
+    pub steps: usize,
+    /// Of these, steps of the global warm-up.
+    pub warm_up_steps: usize,
+    /// Tokens of all rows in all batches.
+    pub tokens: usize,
+    /// Mean loss over the last tenth of the steps.
+    pub final_loss: f64,
+}
+
+const CHECKPOINT: &str = "checkpoint.safetensors";
+
+/// Fits one reward model for `users` on the decided training votes, resuming where an earlier run stopped.
+pub fn fit(
+    config: &RewardConfig,
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    votes: &[Vote],
+    users: &[String],
+    run: &mut Run,
+) -> Result<(RewardModel, FitReport)> {
+    let RewardConfig {
+        variant,
+        ref lora,
+        ref optimizer,
+        batch_votes,
+        max_epochs,
+        token_budget,
+        warm_up_share,
+        max_row_tokens,
+        save_every_steps,
+    } = *config;
+    let votes: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Train && !v.tie).collect();
+    let owner: Vec<usize> = votes.iter().filter_map(|v| users.binary_search(&v.user_id).ok()).collect();
+    let texts = Texts::new(tokenizer, votes.iter().copied(), max_row_tokens)?;
+    let (batches, tokens) = plan(run, &texts, votes.len(), batch_votes.get(), max_epochs.get(), token_budget);
+    if batches.is_empty() || owner.len() != votes.len() {
+        return Err(Error::Invalid {
+            place: "reward".into(),
+            expected: "at least one batch of training votes, all by known users".into(),
+            found: format!("{} votes, {} of known users, a budget of {token_budget} tokens", votes.len(), owner.len()),
+            hint: "raise `token_budget` or gather votes".into(),
+        });
+    }
+    let steps = batches.len();
+    let warm_up_steps = if variant == Variant::PShareLora { (warm_up_share * steps as f64).round() as usize } else { 0 };
+
+    // A warm-up trains one adapter for all; then every user gets a copy of it.
+    let (down, up, head_sharing) = variant.sharing();
+    let start = |down, up| -> Result<Bank> {
+        let config = BankConfig { lora: lora.clone(), down, up, users: users.len() };
+        Ok(Bank::new(config, &lm.config, users, lm.device, |name| run.rng(&["init", name]))?)
+    };
+    let head = ScalarHead::new(lm.config.hidden_size, &mut run.rng(&["head"]), lm.device);
+    let head = if head_sharing == Sharing::Personal { head.personalised(users.len()) } else { head };
+    let saved = Checkpoint::read(run)?;
+    let mut step = saved.as_ref().map_or(0, |c| c.step);
+    // The checkpoint of the last warm-up step still holds the global adapter.
+    let warming = step < warm_up_steps || (saved.is_some() && step == warm_up_steps && warm_up_steps > 0);
+    let bank = if warming { start(Sharing::Shared, Sharing::Shared)? } else { start(down, up)? };
+    let mut model = RewardModel { bank, head, users: users.to_vec() };
+    let optimiser = |model: &RewardModel| {
+        let mut parameters: Vec<Parameter> = model.bank.parameters();
+        parameters.push(model.head.parameter());
+        AdamW::new(optimizer.clone(), parameters, users.len().try_into().expect("at least one user"))
+    };
+    let mut adam = optimiser(&model);
+    let mut losses = Vec::new();
+    if let Some(Checkpoint { mut tensors, losses: earlier, .. }) = saved {
+        adam.load_state(&mut tensors)?;
+        losses = earlier;
+    }
+    run.rewind_log(step)?;
+
+    let mut bar = Progress::new("reward: frozen blocks", texts.rows.len(), 0);
+    let prefix = Prefix::new(lm, texts.rows.clone(), model.bank.first_block(), |n| bar.advance(n, ""));
+    drop(bar);
+
+    let mut bar = Progress::new("reward: training", steps, step);
+    while step < steps {
+        if step == warm_up_steps && warm_up_steps > 0 {
+            model.bank = model.bank.personalised(down, up, users.len());
+            adam = optimiser(&model);
+        }
+        let batch = &batches[step];
+        let rows: Vec<usize> =
+            batch.iter().map(|v| texts.votes[*v].0).chain(batch.iter().map(|v| texts.votes[*v].1)).collect();
+        let voters: Vec<usize> = batch.iter().map(|v| owner[*v]).collect();
+        let twice = [voters.as_slice(), &voters].concat();
+
+        let rewards = model.forward(lm, &prefix, &rows, &twice).view([2, -1]); // [2, P]: chosen, rejected
+        let margin = rewards.get(0) - rewards.get(1); // [P]
+        let each = -margin.log_sigmoid(); // [P]
+        let loss = match variant {
+            Variant::PShareLora | Variant::LoraGlobal => each.mean(Kind::Float), // every vote counts once
+            Variant::LoraLocal => sum_of_user_means(&each, &voters, users.len()),
+        };
+
+        let rate = optimizer.rate(step, steps);
+        let present: Vec<Option<f64>> = (0..users.len()).map(|u| voters.contains(&u).then_some(rate)).collect();
+        let place = format!("reward, step {step}, rows {}", source_rows(&votes, batch));
+        let norms = adam.step(&loss, rate, &present, &place)?;
+
+        let mean = each.mean(Kind::Double).double_value(&[]);
+        losses.push(mean);
+        let accuracy = margin.gt(0.0).to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+        run.log(&json!({"step": step, "loss": mean, "accuracy": accuracy,
+            "margin": margin.mean(Kind::Double).double_value(&[]), "learning_rate": rate,
+            "grad_norm": norms.shared, "grad_norm_users": norms.users}))?;
+        step += 1;
+        bar.advance(1, &format!("loss {mean:.3}"));
+        if step % save_every_steps.get() == 0 && step < steps {
+            Checkpoint::write(run, &adam, step, &losses)?;
+        }
+    }
+    let tail = &losses[losses.len() - losses.len().div_ceil(10)..];
+    let report = FitReport {
+        votes: votes.len(),
+        texts: texts.rows.len(),
+        steps,
+        warm_up_steps,
+        tokens,
+        final_loss: tail.iter().sum::<f64>() / tail.len() as f64,
+    };
+    Ok((model, report))
+}
+
+/// Batches of vote indices: shuffled anew in every epoch, up to the last whole batch within the budget. And their tokens.
+fn plan(
+    run: &Run,
+    texts: &Texts,
+    votes: usize,
+    batch_votes: usize,
+    max_epochs: usize,
+    token_budget: usize,
+) -> (Vec<Vec<usize>>, usize) {
+    let (mut batches, mut spent) = (Vec::new(), 0);
+    for epoch in 0..max_epochs {
+        let mut order: Vec<usize> = (0..votes).collect();
+        order.shuffle(&mut run.rng(&["order", &epoch.to_string()]));
+        for batch in order.chunks(batch_votes) {
+            let tokens: usize = batch.iter().map(|v| texts.tokens(*v)).sum();
+            if spent + tokens > token_budget {
+                return (batches, spent);
+            }
+            spent += tokens;
+            batches.push(batch.to_vec());
+        }
+    }
+    (batches, spent)
+}
+
+/// Each user's mean loss, summed: a user's gradient does not depend on how many rows others have.
+fn sum_of_user_means(each: &Tensor, owner: &[usize], users: usize) -> Tensor {
+    let mut counts = vec![0usize; users];
+    owner.iter().for_each(|u| counts[*u] += 1);
+    let weights: Vec<f32> = owner.iter().map(|u| 1.0 / counts[*u] as f32).collect();
+    (each * Tensor::from_slice(&weights).to_device(each.device())).sum(Kind::Float)
+}
+
+fn source_rows(votes: &[&Vote], batch: &[usize]) -> String {
+    batch.iter().map(|v| votes[*v].source_row.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// Parameters, moments and losses behind some step.
+struct Checkpoint {
+    step: usize,
+    losses: Vec<f64>,
+    tensors: lm::Tensors,
+}
+
+impl Checkpoint {
+    fn write(run: &mut Run, adam: &AdamW, step: usize, losses: &[f64]) -> Result<()> {
+        let note = json!({"step": step, "losses": losses}).to_string();
+        lm::write_tensors(&run.state(CHECKPOINT), &adam.state(), Some(("progress", note)))?;
+        run.checkpointed();
+        Ok(())
+    }
+
+    fn read(run: &Run) -> Result<Option<Self>> {
+        #[derive(Deserialize)]
+        struct Note {
+            step: usize,
+            losses: Vec<f64>,
+        }
+        let path = run.state(CHECKPOINT);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let tensors = lm::read_tensors(&path, tch::Device::Cpu, None)?;
+        let note = tensors.metadata.get("progress").and_then(|t| serde_json::from_str::<Note>(t).ok());
+        let Note { step, losses } = note.ok_or_else(|| Error::Invalid {
+            place: path.display().to_string(),
+            expected: "a checkpoint of this stage".into(),
+            found: "no progress note".into(),
+            hint: "remove the stage's .partial folder and run again".into(),
+        })?;
+        Ok(Some(Self { step, losses, tensors }))
+    }
+}

@@ -1,0 +1,92 @@
+//! A fitted reward model: bank, head, users, and its file.
+
+use std::path::Path;
+
+use lm::{Bank, BankConfig, Lm, Prefix, ScalarHead, Sharing};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Personal rewards on a frozen base.
+#[derive(Debug)]
+pub struct RewardModel {
+    /// All users' factors.
+    pub bank: Bank,
+    /// The scalar head.
+    pub head: ScalarHead,
+    /// User ids; a user's index is the position here.
+    pub users: Vec<String>,
+}
+
+/// The one metadata entry of the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    bank: BankConfig,
+    head: Sharing,
+    users: Vec<String>,
+}
+
+const HEADER: &str = "idiolect.reward";
+
+/// Tokens of one scoring batch, padding included.
+const SCORE_TOKENS: usize = 4096;
+
+impl RewardModel {
+    /// Rewards `[B]` of the rows `batch` for each row's user, with gradients.
+    pub(crate) fn forward(&self, lm: &Lm, prefix: &Prefix, batch: &[usize], users: &[usize]) -> lm::Tensor {
+        let hidden = lm::last_hidden(lm, prefix, batch, Some(&self.bank.gather(users)));
+        self.head.score(&hidden, users)
+    }
+
+    /// One user's rewards of the rows `rows` of a prefix that was computed below this model's first adapted block.
+    pub fn score(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize) -> Vec<f32> {
+        let length = |i: usize| prefix.rows()[i].ids.len();
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|i| (length(rows[*i]), rows[*i]));
+        let mut scores = vec![0.0; rows.len()];
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let take = (1..=rest.len()).take_while(|n| *n == 1 || length(rows[rest[n - 1]]) * n <= SCORE_TOKENS).count();
+            let (batch, later) = rest.split_at(take);
+            rest = later;
+            let indices: Vec<usize> = batch.iter().map(|i| rows[*i]).collect();
+            let values = tch::no_grad(|| self.forward(lm, prefix, &indices, &vec![user; indices.len()]));
+            let values = Vec::<f32>::try_from(values).expect("one reward a row");
+            batch.iter().zip(values).for_each(|(i, value)| scores[*i] = value);
+        }
+        scores
+    }
+
+    /// Writes `reward.safetensors`: factors by layer path, `score.weight`, shape and users in the header.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let header = Header {
+            bank: self.bank.config().clone(),
+            head: self.head.sharing(),
+            users: self.users.clone(),
+        };
+        let mut tensors = self.bank.named();
+        tensors.push((ScalarHead::NAME.into(), self.head.weight.shallow_clone()));
+        let header = serde_json::to_string(&header).expect("plain data");
+        Ok(lm::write_tensors(path, &tensors, Some((HEADER, header)))?)
+    }
+
+    /// Reads what [`Self::write`] wrote, strictly, for the base `lm`.
+    pub fn read(path: &Path, lm: &Lm) -> Result<Self> {
+        let mut tensors = lm::read_tensors(path, lm.device, None)?;
+        let header = tensors.metadata.get(HEADER).map(|text| serde_json::from_str::<Header>(text));
+        let Some(Ok(header)) = header else {
+            return Err(Error::Invalid {
+                place: path.display().to_string(),
+                expected: format!("a header `{HEADER}`"),
+                found: header.and_then(std::result::Result::err).map_or("none".into(), |e| e.to_string()),
+                hint: "point at a reward.safetensors that the reward stage wrote".into(),
+            });
+        };
+        let bank = Bank::take(header.bank, &lm.config, &mut tensors)?;
+        let owners = if header.head == Sharing::Personal { header.users.len() as i64 } else { 1 };
+        let weight = tensors.take(ScalarHead::NAME, &[owners, lm.config.hidden_size])?;
+        tensors.refuse_rest()?;
+        Ok(Self { bank, head: ScalarHead::from_weight(&weight, header.head), users: header.users })
+    }
+}

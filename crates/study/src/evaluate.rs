@@ -1,0 +1,205 @@
+//! Did each user's model move towards that user? Asked of the known truth, on prompts that no stage has seen.
+
+use std::collections::BTreeMap;
+
+use data::{Column, write_table};
+use estimate::{clustered_mean, distinct_n, win_rate};
+use lm::{Bank, Lm, Prefix, TokenRow, answer_logp};
+use run::{Progress, Run};
+use serde::{Deserialize, Serialize};
+use tch::no_grad;
+use text::{Answer, Message, Tokenizer};
+
+use crate::report::{ModelReport, Report, UserReport};
+use crate::simulate::{Prompts, Truth};
+use crate::{Error, Result, SamplingConfig, sample};
+
+/// An evaluation, as written in `configs/evaluate/*.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateConfig {
+    /// `dev` while mending, `held_out` to report.
+    pub split: EvaluationSplit,
+    /// How every model answers.
+    pub sampling: SamplingConfig,
+    /// Of a model's answers to each prompt, so many are scored for its KL divergence.
+    pub kl_samples_per_prompt: usize,
+}
+
+/// Which prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvaluationSplit {
+    /// For mending.
+    Dev,
+    /// Looked at last.
+    HeldOut,
+}
+
+/// Writes `report.json`, `report.md`, `matrix.svg` and `answers.parquet` into the run's folder.
+pub fn evaluate(
+    config: &EvaluateConfig,
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    bank: &Bank,
+    users: &[String],
+    truth: &Truth,
+    run: &mut Run,
+) -> Result<Report> {
+    let EvaluateConfig { split, sampling, kl_samples_per_prompt } = config;
+    let (split, list) = match split {
+        EvaluationSplit::Dev => ("dev", &truth.prompts.dev),
+        EvaluationSplit::HeldOut => ("held_out", &truth.prompts.held_out),
+    };
+    if let Some(user) = users.iter().find(|u| !truth.raters.contains_key(*u)) {
+        return Err(Error::Invalid {
+            place: "evaluate".into(),
+            expected: "users whose truth is known".into(),
+            found: format!("`{user}`, who is not among the simulated raters"),
+            hint: "this stage is for simulated raters".into(),
+        });
+    }
+    let prompts: Vec<Vec<Message>> =
+        list.iter().map(|p| Prompts::conversation(truth.system.as_deref(), p)).collect();
+    let copies = sampling.samples_per_prompt.get();
+    let base = sample(lm, tokenizer, None, &prompts, copies, sampling, "base", run)?;
+    let mut own = Vec::new();
+    for (u, user) in users.iter().enumerate() {
+        own.push(sample(lm, tokenizer, Some((bank, u)), &prompts, copies, sampling, &format!("model of {user}"), run)?);
+    }
+
+    // (wins, comparisons) of each prompt, by the truth of `judge`.
+    let by_prompt = |judge: &str, model: &[Vec<Answer>]| -> Vec<(f64, usize)> {
+        let think = |answers: &[Answer]| -> Vec<f64> {
+            answers.iter().map(|a| truth.of(judge, &a.text).unwrap_or_default()).collect()
+        };
+        model.iter().zip(&base).map(|(ours, theirs)| win_rate(&think(ours), &think(theirs))).collect()
+    };
+    let mut report = Report {
+        split: split.into(),
+        prompts: prompts.len(),
+        samples_per_prompt: copies,
+        users: BTreeMap::new(),
+        base: model_report(tokenizer, &base)?,
+        matrix: BTreeMap::new(),
+        rows_own_best: 0,
+    };
+    for (u, user) in users.iter().enumerate() {
+        let rate = |model: &[Vec<Answer>]| {
+            let (wins, all) = by_prompt(user, model).into_iter().fold((0.0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+            wins / all as f64
+        };
+        let row: BTreeMap<String, f64> = users.iter().cloned().zip(own.iter().map(|m| rate(m))).collect();
+        let own_is_best = row.values().all(|v| *v <= row[user]);
+        report.rows_own_best += usize::from(own_is_best);
+        report.matrix.insert(user.clone(), row);
+        let interval = clustered_mean(&by_prompt(user, &own[u]), &mut run.rng(&["bootstrap", user]))
+            .expect("every prompt has comparisons");
+        let (kl, kl_per_token) = divergence(lm, tokenizer, bank, u, &prompts, &own[u], *kl_samples_per_prompt, user)?;
+        report.users.insert(
+            user.clone(),
+            UserReport {
+                win_rate: interval.mean,
+                win_rate_low: interval.low,
+                win_rate_high: interval.high,
+                kl,
+                kl_per_token,
+                own_is_best,
+                answers: model_report(tokenizer, &own[u])?,
+            },
+        );
+    }
+    write_answers(run, list, users, &base, &own, truth)?;
+    run::write_json(&run.path("report.json"), &report)?;
+    run::write_atomic(&run.path("report.md"), report.markdown().as_bytes())?;
+    run::write_atomic(&run.path("matrix.svg"), report.svg().as_bytes())?;
+    Ok(report)
+}
+
+fn model_report(tokenizer: &Tokenizer, answers: &[Vec<Answer>]) -> Result<ModelReport> {
+    let all: Vec<&Answer> = answers.iter().flatten().collect();
+    let texts: Vec<&str> = all.iter().map(|a| a.text.as_str()).collect();
+    let mut tokens = 0;
+    for text in &texts {
+        tokens += tokenizer.encode(text)?.len();
+    }
+    let n = all.len() as f64;
+    Ok(ModelReport {
+        mean_tokens: tokens as f64 / n,
+        unfinished: all.iter().filter(|a| !a.finished).count() as f64 / n,
+        distinct_1: distinct_n(&texts, 1),
+        distinct_2: distinct_n(&texts, 2),
+    })
+}
+
+/// Rows of one scoring pass.
+const SCORE_ROWS: usize = 16;
+
+/// Mean of log p(answer) - log p_base(answer) over a model's own answers: nats an answer, nats a token.
+fn divergence(
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    bank: &Bank,
+    user: usize,
+    prompts: &[Vec<Message>],
+    answers: &[Vec<Answer>],
+    per_prompt: usize,
+    name: &str,
+) -> Result<(f64, f64)> {
+    let mut rows: Vec<TokenRow> = Vec::new();
+    for (prompt, list) in prompts.iter().zip(answers) {
+        for answer in list.iter().take(per_prompt).filter(|a| !a.text.is_empty()) {
+            rows.push(tokenizer.row(prompt, &answer.text, answer.ending())?.into());
+        }
+    }
+    let tokens: usize = rows.iter().map(|r| r.ids.len() - r.answer_start).sum();
+    let count = rows.len();
+    let prefix = Prefix::new(lm, rows, bank.first_block(), |_| ());
+    let indices: Vec<usize> = (0..count).collect();
+    let factors = bank.gather(&[user]);
+    let mut bar = Progress::new(&format!("evaluate: KL of {name}"), count, 0);
+    let mut sum = 0.0;
+    for batch in indices.chunks(SCORE_ROWS) {
+        let gain = no_grad(|| answer_logp(lm, &prefix, batch, Some(&factors)) - answer_logp(lm, &prefix, batch, None));
+        sum += gain.sum(tch::Kind::Double).double_value(&[]);
+        bar.advance(batch.len(), "");
+    }
+    Ok((sum / count.max(1) as f64, sum / tokens.max(1) as f64))
+}
+
+fn write_answers(
+    run: &Run,
+    prompts: &[String],
+    users: &[String],
+    base: &[Vec<Answer>],
+    own: &[Vec<Vec<Answer>>],
+    truth: &Truth,
+) -> Result<()> {
+    let (mut model, mut prompt, mut text, mut finished) = (vec![], vec![], vec![], vec![]);
+    let names = std::iter::once("(base)").chain(users.iter().map(String::as_str));
+    for (name, answers) in names.zip(std::iter::once(base).chain(own.iter().map(Vec::as_slice))) {
+        for (p, list) in prompts.iter().zip(answers) {
+            for answer in list {
+                model.push(name.to_owned());
+                prompt.push(p.clone());
+                text.push(answer.text.clone());
+                finished.push(answer.finished);
+            }
+        }
+    }
+    let truths: Vec<(String, Column)> = users
+        .iter()
+        .map(|user| {
+            let values = text.iter().map(|t| truth.of(user, t).unwrap_or_default()).collect();
+            (format!("truth/{user}"), Column::Real(values))
+        })
+        .collect();
+    let mut columns = vec![
+        ("model", Column::Text(model)),
+        ("prompt", Column::Text(prompt)),
+        ("answer", Column::Text(text)),
+        ("finished", Column::Boolean(finished)),
+    ];
+    columns.extend(truths.iter().map(|(name, column)| (name.as_str(), column.clone())));
+    Ok(write_table(&run.path("answers.parquet"), columns)?)
+}

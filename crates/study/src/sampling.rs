@@ -1,0 +1,80 @@
+//! Sampling many answers to many prompts, resumable batch by batch.
+
+use std::num::NonZero;
+
+use lm::{Bank, Lm, Sampling, generate};
+use run::{Progress, Run};
+use serde::{Deserialize, Serialize};
+use text::{Answer, Message, Tokenizer};
+
+use crate::Result;
+
+/// How answers are sampled, as written in a stage's TOML.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplingConfig {
+    /// Answers to each prompt.
+    pub samples_per_prompt: NonZero<usize>,
+    /// Answers are cut behind so many tokens.
+    pub max_new_tokens: NonZero<usize>,
+    /// 1 samples the model as it is.
+    pub temperature: f64,
+    /// Answers that are decoded together.
+    pub batch_rows: NonZero<usize>,
+}
+
+impl SamplingConfig {
+    /// The most tokens that `prompts` prompts can sample.
+    pub fn budget(&self, prompts: usize) -> usize {
+        prompts * self.samples_per_prompt.get() * self.max_new_tokens.get()
+    }
+}
+
+/// `copies` answers to each prompt by the base, or by the user's policy that `adapter` names.
+///
+/// A sample's stream is decided by (seed, stage, label, prompt, copy) and by nothing else.
+pub fn sample(
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    adapter: Option<(&Bank, usize)>,
+    prompts: &[Vec<Message>],
+    copies: usize,
+    config: &SamplingConfig,
+    label: &str,
+    run: &mut Run,
+) -> Result<Vec<Vec<Answer>>> {
+    let sampling = Sampling {
+        max_new_tokens: config.max_new_tokens.get(),
+        temperature: Some(config.temperature),
+        stop_ids: tokenizer.stop_ids().to_vec(),
+    };
+    let together = (config.batch_rows.get() / copies).max(1); // prompts
+    let mut bar = Progress::new(&format!("{}: {label}", run.stage()), prompts.len() * copies, 0);
+    let mut out = Vec::with_capacity(prompts.len());
+    for (n, batch) in prompts.chunks(together).enumerate() {
+        let name = format!("samples-{}-{n}", run::hash_bytes(label.as_bytes()).split_at(12).0);
+        let answers: Vec<Vec<Answer>> = match run.finished_part(&name)? {
+            Some(saved) => saved,
+            None => {
+                let ids = batch.iter().map(|p| tokenizer.prompt(p)).collect::<std::result::Result<Vec<_>, _>>()?;
+                let stage = run.stage().to_owned();
+                let seed = |p: &[Message], copy: usize| {
+                    let prompt = serde_json::to_string(p).expect("plain data");
+                    run::derive(run.seed(), &[&stage, "sample", label, &prompt, &copy.to_string()])
+                };
+                let seeds: Vec<[u8; 32]> = batch.iter().flat_map(|p| (0..copies).map(move |c| seed(p, c))).collect();
+                let users = adapter.map(|(_, user)| vec![user; ids.len()]);
+                let bank = adapter.map(|(bank, _)| bank).zip(users.as_deref());
+                let samples = generate(lm, bank, &ids, &seeds, &sampling);
+                let answers = samples
+                    .iter()
+                    .map(|s| Ok(Answer { text: tokenizer.decode(&s.ids)?, finished: s.finished }))
+                    .collect::<Result<Vec<_>>>()?;
+                run.save_part(&name, answers.chunks(copies).map(<[Answer]>::to_vec).collect())?
+            }
+        };
+        out.extend(answers);
+        bar.advance(batch.len() * copies, "");
+    }
+    Ok(out)
+}
