@@ -27,7 +27,7 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io(_) => None,
+            Self::Io(error) => run::file_hint(error),
             Self::Invalid { hint, .. } => Some(hint.clone()),
         }
     }

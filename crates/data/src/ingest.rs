@@ -58,12 +58,14 @@ pub fn ingest(card: &Card, path: &Path, selection: &Selection, seed: u64) -> Res
     for vote in votes.iter().filter(|v| v.split == Split::Train && !v.tie) {
         *decided.entry(vote.user_id.clone()).or_default() += 1;
     }
-    report.dropped_users = decided.iter().filter(|(_, n)| **n < selection.min_votes).map(|(u, n)| (u.clone(), *n)).collect();
+    report.dropped_users =
+        decided.iter().filter(|(_, n)| **n < selection.min_votes).map(|(u, n)| (u.clone(), *n)).collect();
     let all = decided.len();
     report.users = all - report.dropped_users.len();
     if report.users == 0 || (selection.strict && !report.dropped_users.is_empty()) {
         let wanted = if selection.strict { "every user" } else { "at least one user" };
-        let first = report.dropped_users.iter().next().map_or(String::new(), |(u, n)| format!(", such as `{u}` with {n}"));
+        let first =
+            report.dropped_users.iter().next().map_or(String::new(), |(u, n)| format!(", such as `{u}` with {n}"));
         return Err(invalid(
             path.display(),
             format!("{wanted} with at least {} decided training votes", selection.min_votes),
@@ -246,7 +248,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("v.parquet");
         let names = ["rater", "q", "one", "two", "pick", "part"];
-        let columns = names.iter().enumerate().map(|(c, n)| (*n, Column::Text(rows.iter().map(|r| r[c].into()).collect())));
+        let columns =
+            names.iter().enumerate().map(|(c, n)| (*n, Column::Text(rows.iter().map(|r| r[c].into()).collect())));
         write_table(&path, columns.collect()).unwrap();
         (dir, path)
     }
@@ -324,7 +327,9 @@ mod tests {
 
     #[test]
     fn splits_by_prompt_do_not_depend_on_the_order_of_rows() {
-        let rows: Vec<[String; 6]> = (0..60).map(|i| ["u".into(), format!("p{}", i % 20), format!("a{i}"), "b".into(), "1".into(), String::new()]).collect();
+        let rows: Vec<[String; 6]> = (0..60)
+            .map(|i| ["u".into(), format!("p{}", i % 20), format!("a{i}"), "b".into(), "1".into(), String::new()])
+            .collect();
         let by = Selection { min_votes: 0, split: SplitRule::Prompt { dev: 0.2, test: 0.3 }, strict: false };
         let splits = |order: &mut dyn Iterator<Item = &[String; 6]>| {
             let rows: Vec<[&str; 6]> = order.map(|r| std::array::from_fn(|i| r[i].as_str())).collect();

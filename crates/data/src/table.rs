@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatchReader, StringArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatchReader, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
@@ -43,7 +41,12 @@ impl Column {
 }
 
 pub(crate) fn damaged(path: &Path, error: &impl std::fmt::Display) -> Error {
-    invalid(path.display(), "a whole Parquet file", error.to_string(), "the file is damaged or cut: fetch or write it again")
+    invalid(
+        path.display(),
+        "a whole Parquet file",
+        error.to_string(),
+        "the file is damaged or cut: fetch or write it again",
+    )
 }
 
 /// Writes a record batch as one Parquet file, whole or not at all.
@@ -80,8 +83,7 @@ pub struct Table {
 /// Reads only these columns of a Parquet file.
 pub fn read_table(path: &Path, columns: &[&str]) -> Result<Table> {
     let file = fs_err::File::open(path)?;
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new(file.into_parts().0).map_err(|e| damaged(path, &e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file.into_parts().0).map_err(|e| damaged(path, &e))?;
     let schema = builder.schema().clone();
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
     for column in columns {
@@ -113,7 +115,12 @@ impl Table {
 
     pub(crate) fn array(&self, name: &str) -> Result<&ArrayRef> {
         self.batch.column_by_name(name).ok_or_else(|| {
-            invalid(&self.place, format!("a column `{name}`"), "none of that name", "run the stage that writes this file again")
+            invalid(
+                &self.place,
+                format!("a column `{name}`"),
+                "none of that name",
+                "run the stage that writes this file again",
+            )
         })
     }
 
@@ -127,8 +134,10 @@ impl Table {
                 "map another column in the data set's card, or cast this one",
             )
         };
-        let text = matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
-            || matches!(array.data_type(), DataType::Dictionary(_, v) if matches!(**v, DataType::Utf8 | DataType::LargeUtf8));
+        let text = matches!(
+            array.data_type(),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null
+        ) || matches!(array.data_type(), DataType::Dictionary(_, v) if matches!(**v, DataType::Utf8 | DataType::LargeUtf8));
         let number = array.data_type().is_numeric();
         let fits = match wanted {
             DataType::Utf8 => text || array.data_type().is_integer(),

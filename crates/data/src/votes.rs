@@ -79,7 +79,8 @@ pub fn write_votes(path: &Path, votes: &[Vote]) -> Result<()> {
         }
         prompts.append(true);
     }
-    let timestamps: arrow::array::PrimitiveArray<TimestampMicrosecondType> = votes.iter().map(|v| v.timestamp).collect();
+    let timestamps: arrow::array::PrimitiveArray<TimestampMicrosecondType> =
+        votes.iter().map(|v| v.timestamp).collect();
     let columns: Vec<ArrayRef> = vec![
         text(&|v| &v.user_id),
         Arc::new(prompts.finish()),
@@ -99,7 +100,16 @@ pub fn write_votes(path: &Path, votes: &[Vote]) -> Result<()> {
 }
 
 const COLUMNS: [&str; 11] = [
-    "user_id", "prompt", "chosen", "rejected", "tie", "chosen_first", "weight", "margin", "timestamp", "split",
+    "user_id",
+    "prompt",
+    "chosen",
+    "rejected",
+    "tie",
+    "chosen_first",
+    "weight",
+    "margin",
+    "timestamp",
+    "split",
     "source_row",
 ];
 
@@ -123,7 +133,9 @@ pub fn read_votes(path: &Path) -> Result<Vec<Vote>> {
         .map(|i| {
             let turns = prompts.value(i);
             let turns = turns.as_struct_opt().ok_or_else(|| wrong("prompt"))?;
-            let field = |name: &str| turns.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).ok_or_else(|| wrong("prompt"));
+            let field = |name: &str| {
+                turns.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).ok_or_else(|| wrong("prompt"))
+            };
             let (roles, contents) = (field("role")?, field("content")?);
             let message = |t: usize| Message { role: roles.value(t).into(), content: contents.value(t).into() };
             Ok(Vote {

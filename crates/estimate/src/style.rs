@@ -64,12 +64,10 @@ impl Feature {
             Self::The => count_in(text, &["the"]),
             Self::Pointing => count_in(text, &["it", "its", "it's", "this", "that", "these", "those", "that's"]),
             Self::Modal => count_in(text, &["can", "could", "may", "might", "must", "would", "should", "will"]),
-            Self::Negation => {
-                words(text)
-                    .map(str::to_lowercase)
-                    .filter(|w| ["not", "no", "never", "nor", "cannot"].contains(&w.as_str()) || w.ends_with("n't"))
-                    .count()
-            }
+            Self::Negation => words(text)
+                .map(str::to_lowercase)
+                .filter(|w| ["not", "no", "never", "nor", "cannot"].contains(&w.as_str()) || w.ends_with("n't"))
+                .count(),
             Self::Ing => words(text).filter(|w| w.len() > 4 && w.to_lowercase().ends_with("ing")).count(),
             Self::Adverb => words(text).filter(|w| w.len() > 4 && w.to_lowercase().ends_with("ly")).count(),
             Self::LongWord => words(text).filter(|w| w.chars().count() >= 9).count().saturating_sub(3),
@@ -142,7 +140,8 @@ mod tests {
 
     #[test]
     fn counts_by_hand() {
-        let text = "You're right, and it's the well-known Mayor of Paris who isn't coming, really: can we go, you and I?";
+        let text =
+            "You're right, and it's the well-known Mayor of Paris who isn't coming, really: can we go, you and I?";
         let counts = |f: Feature| f.count(text);
         assert_eq!(counts(Feature::SecondPerson), 2); // You're, you
         assert_eq!(counts(Feature::FirstPerson), 2); // we, I

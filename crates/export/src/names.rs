@@ -12,12 +12,7 @@ pub fn folder_name(user_id: &str) -> String {
     if plain && !user_id.starts_with('-') && !ends_like_a_hash(user_id) && !reserved(user_id) {
         return user_id.to_owned();
     }
-    let kept: String = user_id
-        .to_lowercase()
-        .chars()
-        .map(|c| if safe(c) { c } else { '-' })
-        .take(READABLE)
-        .collect();
+    let kept: String = user_id.to_lowercase().chars().map(|c| if safe(c) { c } else { '-' }).take(READABLE).collect();
     let kept = kept.trim_matches('-');
     let digits = &run::hash_bytes(user_id.as_bytes())[..12];
     format!("{}-{digits}", if kept.is_empty() { "user" } else { kept })
@@ -42,8 +37,30 @@ mod tests {
         let long = "x".repeat(300);
         let hash_like = folder_name("Ann"); // an id that copies another's folder name
         let ids = [
-            "ann", "Ann", "ANN", "ann ", "ann.", "../../x", "/etc/passwd", "..", ".", "", "nul", "com1", "a/b", "a\\b",
-            "a-b", "a:b", "🙂", "😀", "a\0b", "-rf", &long, &long[1..], &hash_like, "ünï",
+            "ann",
+            "Ann",
+            "ANN",
+            "ann ",
+            "ann.",
+            "../../x",
+            "/etc/passwd",
+            "..",
+            ".",
+            "",
+            "nul",
+            "com1",
+            "a/b",
+            "a\\b",
+            "a-b",
+            "a:b",
+            "🙂",
+            "😀",
+            "a\0b",
+            "-rf",
+            &long,
+            &long[1..],
+            &hash_like,
+            "ünï",
         ];
         let names: Vec<String> = ids.iter().map(|id| folder_name(id)).collect();
         for (id, name) in ids.iter().zip(&names) {

@@ -58,16 +58,29 @@ pub fn read_adapter(folder: &Path, config: &LlamaConfig, device: tch::Device) ->
         }
     }
     for field in ["modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices"] {
-        let empty = |v: &Value| v.is_null() || v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(serde_json::Map::is_empty);
+        let empty = |v: &Value| {
+            v.is_null()
+                || v.as_array().is_some_and(Vec::is_empty)
+                || v.as_object().is_some_and(serde_json::Map::is_empty)
+        };
         if !empty(&value[field]) {
             return Err(refuse(field, "nothing"));
         }
     }
-    let rank = value["r"].as_u64().and_then(|r| NonZero::new(r as usize)).ok_or_else(|| refuse("r", "a positive rank"))?;
+    let rank =
+        value["r"].as_u64().and_then(|r| NonZero::new(r as usize)).ok_or_else(|| refuse("r", "a positive rank"))?;
     let alpha = value["lora_alpha"].as_f64().ok_or_else(|| refuse("lora_alpha", "a number"))?;
 
     let mut tensors = lm::read_tensors(&folder.join(WEIGHTS), device, Some(tch::Kind::Float))?;
-    let all = [Projection::Q, Projection::K, Projection::V, Projection::O, Projection::Gate, Projection::Up, Projection::Down];
+    let all = [
+        Projection::Q,
+        Projection::K,
+        Projection::V,
+        Projection::O,
+        Projection::Gate,
+        Projection::Up,
+        Projection::Down,
+    ];
     let mut factors = Vec::new();
     for block in 0..config.num_hidden_layers {
         for projection in all {
@@ -75,7 +88,12 @@ pub fn read_adapter(folder: &Path, config: &LlamaConfig, device: tch::Device) ->
             let (a, b) = (format!("{PREFIX}{path}.lora_A.weight"), format!("{PREFIX}{path}.lora_B.weight"));
             let Some(down) = tensors.by_name.remove(&a) else { continue };
             let up = tensors.by_name.remove(&b).ok_or_else(|| {
-                invalid(folder.join(WEIGHTS).display(), format!("the tensor `{b}`"), "none of that name", "write the adapter again")
+                invalid(
+                    folder.join(WEIGHTS).display(),
+                    format!("the tensor `{b}`"),
+                    "none of that name",
+                    "write the adapter again",
+                )
             })?;
             let (input, output) = projection.shape(config);
             let rank = rank.get() as i64;

@@ -61,7 +61,12 @@ pub fn write(
     let ExportConfig { merged, probe, tolerance } = config;
     if let Some(unknown) = merged.iter().find(|m| !users.contains(m)) {
         let found = format!("`{unknown}`");
-        return Err(invalid("export, `merged`", format!("users among {}", users.join(", ")), found, "name a user of this pipeline"));
+        return Err(invalid(
+            "export, `merged`",
+            format!("users among {}", users.join(", ")),
+            found,
+            "name a user of this pipeline",
+        ));
     }
     let ids = tokenizer.prompt(&[Message::user(probe)])?;
     let plain = full_logits(lm, &ids, None);
@@ -96,7 +101,12 @@ pub fn write(
         let moved = (&adapted - &plain).abs().max().double_value(&[]);
         if moved == 0.0 {
             let hint = "was the policy stage given any pairs?";
-            return Err(invalid(format!("export, `{user}`"), "an adapter that changes the base", "one that does nothing", hint));
+            return Err(invalid(
+                format!("export, `{user}`"),
+                "an adapter that changes the base",
+                "one that does nothing",
+                hint,
+            ));
         }
         let mut entry = UserExport {
             adapter_max_logit_difference: check("adapter", &adapted)?,

@@ -41,7 +41,10 @@ pub(crate) struct ComputeArgs {
 impl ComputeArgs {
     pub(crate) fn resolve(&self) -> Result<lm::Compute> {
         if self.threads == Some(0) {
-            return Err(crate::problem::problem("--threads: expected at least 1, found 0", "leave the flag out for all cores"));
+            return Err(crate::problem::problem(
+                "--threads: expected at least 1, found 0",
+                "leave the flag out for all cores",
+            ));
         }
         Ok(lm::Compute::new(&self.device, &self.dtype, self.threads)?)
     }

@@ -58,9 +58,9 @@ struct Setting {
 
 impl Setting {
     fn parse(text: &str) -> Result<Self> {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| problem(format!("--set {text}: expected `key=value`, found no `=`"), "such as --set reward.max_epochs=1"))?;
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            problem(format!("--set {text}: expected `key=value`, found no `=`"), "such as --set reward.max_epochs=1")
+        })?;
         // A bare word is a text, as on any command line.
         let parsed = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
         Ok(Self { key: key.trim().to_owned(), value: parsed.unwrap_or_else(|| Value::String(value.to_owned())) })
@@ -120,11 +120,13 @@ impl Pipeline {
     /// Reads a pipeline and every config that it names. Unknown keys anywhere are errors.
     pub(crate) fn read(path: &Path, set: &[String], seed: Option<u64>) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
-        let file: PipelineFile = toml::from_str(&text)
-            .map_err(|e| problem(format!("{}: {}", path.display(), e.to_string().trim()), "pipelines/quickstart.toml is an example"))?;
+        let file: PipelineFile = toml::from_str(&text).map_err(|e| {
+            problem(format!("{}: {}", path.display(), e.to_string().trim()), "pipelines/quickstart.toml is an example")
+        })?;
         let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if file.name.is_empty() || !file.name.chars().all(safe) {
-            let message = format!("{}, `name`: expected letters, digits, - and _, found `{}`", path.display(), file.name);
+            let message =
+                format!("{}, `name`: expected letters, digits, - and _, found `{}`", path.display(), file.name);
             return Err(problem(message, "it names a folder below checkpoints/"));
         }
         let mut settings = set.iter().map(|s| Setting::parse(s)).collect::<Result<Vec<_>>>()?;
@@ -133,7 +135,11 @@ impl Pipeline {
             if setting.key != "seed" && !file.stage.iter().any(|s| setting.key_in(&s.kind).is_some()) {
                 let kinds: Vec<&str> = file.stage.iter().map(|s| s.kind.as_str()).collect();
                 return Err(problem(
-                    format!("setting `{}`: expected `seed` or `<stage>.<key>`, found no such stage in {}", setting.key, path.display()),
+                    format!(
+                        "setting `{}`: expected `seed` or `<stage>.<key>`, found no such stage in {}",
+                        setting.key,
+                        path.display()
+                    ),
                     format!("the stages are: {}", kinds.join(", ")),
                 ));
             }
@@ -153,9 +159,8 @@ impl Cell {
         for entry in &file.stage {
             let path = Path::new(&entry.config);
             let text = fs_err::read_to_string(path)?;
-            let mut table: Table = toml::from_str(&text).map_err(|e| {
-                problem(format!("{}: {}", path.display(), e.to_string().trim()), "this is not TOML")
-            })?;
+            let mut table: Table = toml::from_str(&text)
+                .map_err(|e| problem(format!("{}: {}", path.display(), e.to_string().trim()), "this is not TOML"))?;
             let mut seed = file.seed;
             let mut own: Vec<String> = Vec::new();
             for (setting, axis) in settings.iter().map(|s| (s, false)).chain(axes.iter().map(|s| (s, true))) {
@@ -164,7 +169,10 @@ impl Cell {
                     None => continue,
                     Some("seed") => {
                         seed = setting.value.as_integer().and_then(|s| u64::try_from(s).ok()).ok_or_else(|| {
-                            problem(format!("setting `{}`: expected a whole number, found {}", setting.key, setting.value), "such as seed=7")
+                            problem(
+                                format!("setting `{}`: expected a whole number, found {}", setting.key, setting.value),
+                                "such as seed=7",
+                            )
                         })?;
                     }
                     Some(key) => assign(&mut table, key, setting)?,
@@ -182,7 +190,10 @@ impl Cell {
             own.sort();
             own.dedup();
             if stages.iter().any(|s| s.stage.kind() == stage.kind()) {
-                return Err(problem(format!("stage `{}`: expected once, found twice", stage.kind()), "make a second pipeline"));
+                return Err(problem(
+                    format!("stage `{}`: expected once, found twice", stage.kind()),
+                    "make a second pipeline",
+                ));
             }
             for needed in stage.needs() {
                 if !stages.iter().any(|s| s.stage.kind() == *needed) {

@@ -26,6 +26,7 @@ pub(crate) fn problem(message: impl Into<String>, hint: impl Into<String>) -> an
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|e| {
         None.or_else(|| e.downcast_ref::<Problem>().map(|e| Some(e.hint.clone())))
+            .or_else(|| e.downcast_ref::<std::io::Error>().map(run::file_hint))
             .or_else(|| e.downcast_ref::<data::Error>().map(data::Error::hint))
             .or_else(|| e.downcast_ref::<text::Error>().map(text::Error::hint))
             .or_else(|| e.downcast_ref::<run::Error>().map(run::Error::hint))
@@ -35,14 +36,6 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| e.downcast_ref::<study::Error>().map(study::Error::hint))
             .or_else(|| e.downcast_ref::<export::Error>().map(export::Error::hint))
             .flatten()
-    })
-}
-
-/// Is a file missing or not readable, rather than a disk or a bug at fault?
-fn users_file(error: &anyhow::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, PermissionDenied};
-    error.chain().filter_map(|e| e.downcast_ref::<std::io::Error>()).any(|e| {
-        matches!(e.kind(), NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidData)
     })
 }
 
@@ -61,5 +54,5 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = &hint {
         eprintln!("hint: {hint}");
     }
-    if hint.is_some() || users_file(error) { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if hint.is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

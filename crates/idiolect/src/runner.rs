@@ -27,7 +27,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let known: Vec<&str> = pipeline.cells[0].stages.iter().map(|s| s.stage.kind()).collect();
     for name in args.until.iter().chain(&args.force) {
         if !known.contains(&name.as_str()) {
-            return Err(problem(format!("expected a stage of {}, found `{name}`", file.display()), format!("the stages are: {}", known.join(", "))));
+            return Err(problem(
+                format!("expected a stage of {}, found `{name}`", file.display()),
+                format!("the stages are: {}", known.join(", ")),
+            ));
         }
     }
     let compute = args.compute.resolve()?;
@@ -131,7 +134,13 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
         let seconds = estimate_time::measure(compute, parameters).seconds(total);
         eprintln!(
             "{} on {:?} in {}, {} threads: up to {} tokens to sample and {} to train; about {:.0} minutes on this machine",
-            pipeline.name, compute.device, compute.dtype(), compute.threads, total.sampled, total.trained, (seconds / 60.0).ceil()
+            pipeline.name,
+            compute.device,
+            compute.dtype(),
+            compute.threads,
+            total.sampled,
+            total.trained,
+            (seconds / 60.0).ceil()
         );
     }
     Ok(())
@@ -193,7 +202,13 @@ fn run_cell(
     Ok(manifests)
 }
 
-fn execute(plan: &StagePlan, target: &PathBuf, identity: run::Identity, inputs: &Inputs, compute: &Compute) -> Result<Manifest> {
+fn execute(
+    plan: &StagePlan,
+    target: &PathBuf,
+    identity: run::Identity,
+    inputs: &Inputs,
+    compute: &Compute,
+) -> Result<Manifest> {
     let started = Instant::now();
     let resolved = json!({"kind": plan.stage.kind(), "seed": plan.seed, "config": plan.stage.config()});
     let mut run = Run::begin(target, identity)?;
@@ -226,11 +241,18 @@ fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]
         let accuracy = reward.map_or(Value::Null, |r| r["mean_accuracy"].clone());
         let users: Vec<Value> = reward.and_then(|r| r["users"].as_array().cloned()).unwrap_or_default();
         let number = |v: &Value| v.as_f64().map_or(String::new(), |n| format!("{n:.3}"));
-        let each = users.iter().map(|u| format!("{} {}", u["user"].as_str().unwrap_or_default(), number(&u["accuracy"]["mean"])));
+        let each = users
+            .iter()
+            .map(|u| format!("{} {}", u["user"].as_str().unwrap_or_default(), number(&u["accuracy"]["mean"])));
         let wins = evaluation.and_then(Value::as_object).map(|map| {
             map.iter().map(|(user, v)| format!("{user} {}", number(&v["win_rate"]))).collect::<Vec<_>>().join(", ")
         });
-        rows.push(vec![label.clone(), number(&accuracy), each.collect::<Vec<_>>().join(", "), wins.unwrap_or_default()]);
+        rows.push(vec![
+            label.clone(),
+            number(&accuracy),
+            each.collect::<Vec<_>>().join(", "),
+            wins.unwrap_or_default(),
+        ]);
         entries.push(json!({"cell": label, "reward_test_accuracy": accuracy, "reward_test_users": users,
                             "policy_users": evaluation.cloned().unwrap_or(Value::Null)}));
     }

@@ -49,7 +49,8 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
     let (values, indices) = (Vec::<f32>::try_from(values)?, Vec::<i64>::try_from(indices)?);
     let sampling = lm::Sampling { max_new_tokens: *greedy, temperature: None, stop_ids: tokenizer.stop_ids().to_vec() };
     let users = [0];
-    let answer = lm::generate(&lm, bank.as_ref().map(|b| (b, &users[..])), std::slice::from_ref(&ids), &[[0; 32]], &sampling);
+    let answer =
+        lm::generate(&lm, bank.as_ref().map(|b| (b, &users[..])), std::slice::from_ref(&ids), &[[0; 32]], &sampling);
     table::print(&serde_json::to_string_pretty(&json!({
         "prompt_ids": ids,
         "top": indices.iter().zip(values).collect::<Vec<_>>(),

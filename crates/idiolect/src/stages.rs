@@ -76,7 +76,10 @@ pub(crate) type Inputs = BTreeMap<&'static str, PathBuf>;
 
 fn parse<T: DeserializeOwned>(table: toml::Table, path: &Path) -> Result<T> {
     T::deserialize(toml::Value::Table(table)).map_err(|e| {
-        problem(format!("{}: {}", path.display(), e.to_string().trim()), "check the spelling against the files in configs/")
+        problem(
+            format!("{}: {}", path.display(), e.to_string().trim()),
+            "check the spelling against the files in configs/",
+        )
     })
 }
 
@@ -84,7 +87,10 @@ impl Stage {
     pub(crate) fn parse(kind: &str, table: toml::Table, path: &Path) -> Result<Self> {
         Ok(match kind {
             "import" => Self::Import(parse(table, path).map_err(|_| {
-                problem(format!("{}: expected one key, `gguf` or `folder`, found others", path.display()), "configs/import/smollm2-135m.toml is an example")
+                problem(
+                    format!("{}: expected one key, `gguf` or `folder`, found others", path.display()),
+                    "configs/import/smollm2-135m.toml is an example",
+                )
             })?),
             "simulate" => Self::Simulate(parse(table, path)?),
             "data" => Self::Data(parse(table, path)?),
@@ -152,7 +158,10 @@ impl Stage {
         let files: Vec<PathBuf> = match self {
             Self::Import(ImportConfig::Gguf { gguf }) => {
                 if !gguf.exists() {
-                    return Err(problem(format!("{}: expected a GGUF file, found nothing", gguf.display()), "run ./setup, which fetches the default base"));
+                    return Err(problem(
+                        format!("{}: expected a GGUF file, found nothing", gguf.display()),
+                        "run ./setup, which fetches the default base",
+                    ));
                 }
                 vec![gguf.clone()]
             }
@@ -176,7 +185,12 @@ impl Stage {
     }
 
     /// Everything that decides its result.
-    pub(crate) fn identity(&self, seed: u64, contents: BTreeMap<String, String>, compute: &Compute) -> Result<run::Identity> {
+    pub(crate) fn identity(
+        &self,
+        seed: u64,
+        contents: BTreeMap<String, String>,
+        compute: &Compute,
+    ) -> Result<run::Identity> {
         let mut identity = run::Identity::new(self.kind(), FORMAT, self.config(), seed);
         identity.inputs = contents;
         identity.inputs.extend(self.file_inputs()?);
@@ -236,13 +250,20 @@ impl Stage {
             Self::Dpo(config) => {
                 let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
                 let pairs = policy::read_pairs(&inputs["pairs"].join("pairs.parquet"))?;
-                let users: Vec<String> =
-                    pairs.iter().map(|p| p.user.clone()).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+                let users: Vec<String> = pairs
+                    .iter()
+                    .map(|p| p.user.clone())
+                    .collect::<std::collections::BTreeSet<_>>()
+                    .into_iter()
+                    .collect();
                 let (policies, report) = policy::train(config, &lm, &tokenizer, &pairs, &users, run)?;
                 policies.write(&run.path("policies.safetensors"))?;
                 run::write_json(&run.path("report.json"), &report)?;
                 let each = report.users.iter().map(|(user, r)| {
-                    format!("{user}: {} pairs, {} steps, loss {:.3}, accuracy {:.2}", r.pairs, r.steps, r.final_loss, r.final_accuracy)
+                    format!(
+                        "{user}: {} pairs, {} steps, loss {:.3}, accuracy {:.2}",
+                        r.pairs, r.steps, r.final_loss, r.final_accuracy
+                    )
                 });
                 Ok((json!(report), format!("{} tokens; {}", report.tokens, each.collect::<Vec<_>>().join("; "))))
             }
@@ -266,7 +287,11 @@ impl Stage {
                     .iter()
                     .filter_map(|(user, u)| u.merged_max_logit_difference.map(|d| format!("{user} merged, {d:.1e}")))
                     .collect();
-                let text = format!("{} adapters, read back within {worst:.1e} of a logit; {}", report.users.len(), merged.join("; "));
+                let text = format!(
+                    "{} adapters, read back within {worst:.1e} of a logit; {}",
+                    report.users.len(),
+                    merged.join("; ")
+                );
                 Ok((json!(report), text))
             }
         }
@@ -294,7 +319,8 @@ fn import(config: &ImportConfig, compute: &Compute, run: &mut Run) -> Result<(Va
         ImportConfig::Gguf { gguf } => {
             let report = lm::import_gguf(gguf, &folder)?;
             base::load(&folder, compute)?;
-            let text = format!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types);
+            let text =
+                format!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types);
             Ok((json!({"tensors": report.tensors, "parameters": report.parameters}), text))
         }
         ImportConfig::Folder { folder: source } => {
@@ -319,7 +345,11 @@ fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value,
     data::write_votes(&run.path("votes.parquet"), &votes)?;
     run::write_json(&run.path("report.json"), &report)?;
     let counts = |map: &BTreeMap<String, usize>| {
-        if map.is_empty() { "none".into() } else { map.iter().map(|(k, v)| format!("{k} {v}")).collect::<Vec<_>>().join(", ") }
+        if map.is_empty() {
+            "none".into()
+        } else {
+            map.iter().map(|(k, v)| format!("{k} {v}")).collect::<Vec<_>>().join(", ")
+        }
     };
     let text = format!(
         "{} rows: {} votes kept of {} users, {} of them ties; dropped: {}; users below the minimum: {}; votes by split: {}; prompts by split: {}",
@@ -349,15 +379,27 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     run::write_json(&run.path("report.json"), &summary)?;
     let mut text = format!(
         "{} votes on {} texts; {} steps ({} of warm-up), {} tokens, final loss {:.3}; accuracy on dev {:.3}, on test {:.3}\n",
-        report.votes, report.texts, report.steps, report.warm_up_steps, report.tokens, report.final_loss,
-        evaluations[0].mean_accuracy, evaluations[1].mean_accuracy
+        report.votes,
+        report.texts,
+        report.steps,
+        report.warm_up_steps,
+        report.tokens,
+        report.final_loss,
+        evaluations[0].mean_accuracy,
+        evaluations[1].mean_accuracy
     );
     let rows: Vec<Vec<String>> = evaluations[1]
         .users
         .iter()
         .map(|u| {
             let interval = format!("{:.3} to {:.3}", u.accuracy.low, u.accuracy.high);
-            vec![u.user.clone(), u.votes.to_string(), format!("{:.3}", u.accuracy.mean), interval, format!("{:.3}", u.longer)]
+            vec![
+                u.user.clone(),
+                u.votes.to_string(),
+                format!("{:.3}", u.accuracy.mean),
+                interval,
+                format!("{:.3}", u.longer),
+            ]
         })
         .collect();
     text += &crate::table::markdown(&["user", "test votes", "accuracy", "95% interval", "longer answer"], &rows);
@@ -385,7 +427,8 @@ fn pairs(config: &PairsConfig, inputs: &Inputs, compute: &Compute, run: &mut Run
         }
     };
     policy::write_pairs(&run.path("pairs.parquet"), &pairs)?;
-    let text = format!("{} pairs; left out: {} empty samples, {} pairs of equals", counts.pairs, counts.empty, counts.equal);
+    let text =
+        format!("{} pairs; left out: {} empty samples, {} pairs of equals", counts.pairs, counts.empty, counts.equal);
     Ok((json!(counts), text))
 }
 
@@ -412,7 +455,11 @@ fn rank(
             let row = tokenizer.row(prompt, &answer.text, text::Ending::Finished)?;
             if row.ids.len() > max_row_tokens {
                 return Err(problem(
-                    format!("pairs, prompt `{}`: expected at most {max_row_tokens} tokens, found {}", prompt.last().map_or("", |m| &m.content), row.ids.len()),
+                    format!(
+                        "pairs, prompt `{}`: expected at most {max_row_tokens} tokens, found {}",
+                        prompt.last().map_or("", |m| &m.content),
+                        row.ids.len()
+                    ),
                     "raise `max_row_tokens`",
                 ));
             }

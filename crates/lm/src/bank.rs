@@ -156,10 +156,20 @@ impl Bank {
     ) -> Result<Self> {
         let depth = lm.num_hidden_layers;
         let first_block = depth.checked_sub(config.lora.last_blocks.get()).ok_or_else(|| {
-            invalid("`lora.last_blocks`", format!("at most {depth}, the model's blocks"), config.lora.last_blocks.to_string(), "lower it")
+            invalid(
+                "`lora.last_blocks`",
+                format!("at most {depth}, the model's blocks"),
+                config.lora.last_blocks.to_string(),
+                "lower it",
+            )
         })?;
         if config.lora.targets.is_empty() {
-            return Err(invalid("`lora.targets`", "at least one layer", "none", "the usual ones are q_proj and v_proj"));
+            return Err(invalid(
+                "`lora.targets`",
+                "at least one layer",
+                "none",
+                "the usual ones are q_proj and v_proj",
+            ));
         }
         let rank = config.lora.rank.get() as i64;
         let mut factors = BTreeMap::new();
@@ -189,7 +199,8 @@ impl Bank {
             let n = owners(sharing, users) as i64;
             t.detach().expand([n, -1, -1], false).contiguous().copy().set_requires_grad(true)
         };
-        let factors = self.factors.iter().map(|(k, f)| (*k, Factors { down: copies(&f.down, down), up: copies(&f.up, up) }));
+        let factors =
+            self.factors.iter().map(|(k, f)| (*k, Factors { down: copies(&f.down, down), up: copies(&f.up, up) }));
         let config = BankConfig { lora: self.config.lora.clone(), down, up, users };
         Self { config, first_block: self.first_block, factors: factors.collect() }
     }
@@ -214,9 +225,10 @@ impl Bank {
             Sharing::Personal if one => t.narrow(0, users[0] as i64, 1),
             Sharing::Personal => t.index_select(0, &index),
         };
-        let factors = self.factors.iter().map(|(key, f)| {
-            (*key, Factors { down: pick(&f.down, self.config.down), up: pick(&f.up, self.config.up) })
-        });
+        let factors = self
+            .factors
+            .iter()
+            .map(|(key, f)| (*key, Factors { down: pick(&f.down, self.config.down), up: pick(&f.up, self.config.up) }));
         RowFactors { scale: self.scale(), factors: factors.collect() }
     }
 
@@ -227,9 +239,8 @@ impl Bank {
 
     /// (layer path, down `[r, in]`, up `[out, r]`) of one user, in the order of the blocks.
     pub fn of_user(&self, user: usize) -> Vec<(usize, Projection, Tensor, Tensor)> {
-        let pick = |t: &Tensor, sharing: Sharing| {
-            t.get(if sharing == Sharing::Personal { user as i64 } else { 0 }).detach()
-        };
+        let pick =
+            |t: &Tensor, sharing: Sharing| t.get(if sharing == Sharing::Personal { user as i64 } else { 0 }).detach();
         self.factors
             .iter()
             .map(|((b, p), f)| (*b, *p, pick(&f.down, self.config.down), pick(&f.up, self.config.up)))
@@ -244,8 +255,16 @@ impl Bank {
             .flat_map(|((block, projection), f)| {
                 let path = projection.path(*block);
                 [
-                    Parameter { name: format!("{path}.down"), tensor: f.down.shallow_clone(), owner: owner(self.config.down) },
-                    Parameter { name: format!("{path}.up"), tensor: f.up.shallow_clone(), owner: owner(self.config.up) },
+                    Parameter {
+                        name: format!("{path}.down"),
+                        tensor: f.down.shallow_clone(),
+                        owner: owner(self.config.down),
+                    },
+                    Parameter {
+                        name: format!("{path}.up"),
+                        tensor: f.up.shallow_clone(),
+                        owner: owner(self.config.up),
+                    },
                 ]
             })
             .collect()

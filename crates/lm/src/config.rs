@@ -86,7 +86,11 @@ impl LlamaConfig {
         let heads = config.num_attention_heads;
         if heads <= 0 || config.hidden_size % heads != 0 || heads % config.num_key_value_heads().max(1) != 0 {
             let found = format!("{heads} heads, {} key/value heads", config.num_key_value_heads());
-            return refuse("num_attention_heads", "a divisor of hidden_size and a multiple of the key/value heads", found);
+            return refuse(
+                "num_attention_heads",
+                "a divisor of hidden_size and a multiple of the key/value heads",
+                found,
+            );
         }
         Ok(config)
     }

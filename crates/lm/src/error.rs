@@ -48,7 +48,8 @@ impl Error {
             Self::NotFinite { .. } => Some("lower the learning rate, or train in float32 (`--dtype float32`)".into()),
             Self::Run(e) => e.hint(),
             Self::Text(e) => e.hint(),
-            Self::Io(_) | Self::Torch(_) => None,
+            Self::Io(error) => run::file_hint(error),
+            Self::Torch(_) => None,
         }
     }
 }

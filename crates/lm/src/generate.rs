@@ -7,8 +7,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::bank::Bank;
 use crate::Lm;
+use crate::bank::Bank;
 
 /// How to sample.
 #[derive(Clone, Debug)]
@@ -113,7 +113,8 @@ fn generate_rows(
             if let Some(factors) = &mut factors {
                 factors.select_rows(&rows);
             }
-            (next, position, bias) = (next.index_select(0, &rows), position.index_select(0, &rows), bias.index_select(0, &rows));
+            (next, position, bias) =
+                (next.index_select(0, &rows), position.index_select(0, &rows), bias.index_select(0, &rows));
             live = left.iter().map(|row| live[*row as usize]).collect();
         }
         let seen = bias.narrow(1, 0, cache.len() + 1).unsqueeze(1).unsqueeze(1); // [B, 1, 1, S]

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 use crate::adamw::{Owner, Parameter};
 use crate::bank::Sharing;
 
-/// `score.weight`, `[1 or U, E]`, float32, no bias: the reward is its product with the last token's normed hidden state.
+/// `score.weight`, `[1 or U, E]`, float32, no bias: the reward is its product with the row's pooled hidden state.
 /// The methods with shared factors share it as well; separate adapters have separate heads.
 #[derive(Debug)]
 pub struct ScalarHead {
@@ -19,9 +19,9 @@ impl ScalarHead {
     /// The head's name in a file.
     pub const NAME: &str = "score.weight";
 
-    /// A head drawn uniformly with standard deviation `1 / sqrt(E + 1)` (Huang et al. 2024, detail 11).
-    pub fn new(hidden_size: i64, rng: &mut impl Rng, device: Device) -> Self {
-        let bound = (3.0 / (hidden_size + 1) as f32).sqrt(); // a uniform's deviation is bound / sqrt(3)
+    /// A head drawn uniformly with standard deviation `scale / sqrt(E + 1)`; 1 is Huang et al. 2024, detail 11.
+    pub fn new(hidden_size: i64, scale: f32, rng: &mut impl Rng, device: Device) -> Self {
+        let bound = scale * (3.0 / (hidden_size + 1) as f32).sqrt(); // a uniform's deviation is bound / sqrt(3)
         let values: Vec<f32> = (0..hidden_size).map(|_| rng.random_range(-bound..bound)).collect();
         Self::from_weight(&Tensor::from_slice(&values).view([1, hidden_size]).to_device(device), Sharing::Shared)
     }

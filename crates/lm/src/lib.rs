@@ -36,7 +36,7 @@ pub use generate::{Sample, Sampling, generate};
 pub use gguf::{ImportReport, gguf_parameters, import_gguf};
 pub use head::ScalarHead;
 pub use llama::{Cache, Lm, Rope};
-pub use rows::{Prefix, TokenRow, answer_logp, full_logits, last_hidden};
+pub use rows::{Pooling, Prefix, TokenRow, answer_logp, full_logits, pooled_hidden};
 pub use tch::{Kind, Tensor};
 /// The type of merging and of parity checks.
 pub const FLOAT32: Kind = Kind::Float;

@@ -19,9 +19,9 @@ pub struct Lm {
     pub device: Device,
     embed: Tensor, // [V, E]
     blocks: Vec<Block>,
-    norm: Tensor,         // [E]
-    lm_head: Tensor,      // [V, E]; the embedding if tied
-    inv_freq: Tensor,     // [D / 2], float32
+    norm: Tensor,     // [E]
+    lm_head: Tensor,  // [V, E]; the embedding if tied
+    inv_freq: Tensor, // [D / 2], float32
 }
 
 #[derive(Debug)]
@@ -198,7 +198,8 @@ impl Lm {
                 // The heads that share a key head are queries of one small attention: no key is copied.
                 let b = q.size()[0];
                 let q = q.view([b, kv_heads, -1, d]);
-                Tensor::scaled_dot_product_attention(&q, &k, &v, Some(bias), 0.0, false, None, false).view([b, -1, 1, d])
+                Tensor::scaled_dot_product_attention(&q, &k, &v, Some(bias), 0.0, false, None, false)
+                    .view([b, -1, 1, d])
             })
         });
         cache.len += 1;

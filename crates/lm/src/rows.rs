@@ -1,6 +1,7 @@
 //! Token rows, the frozen prefix of the network, and the two things that training reads off a row: the log-probability
-//! of its answer and its last hidden state.
+//! of its answer and its pooled hidden state.
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::Lm;
@@ -101,14 +102,42 @@ pub fn answer_logp(lm: &Lm, prefix: &Prefix, batch: &[usize], adapter: Option<&R
     Tensor::zeros([batch.len() as i64], (Kind::Float, lm.device)).index_add(0, &index(&owner), &logp)
 }
 
-/// The normed hidden state at each row's last token: `[B, E]`.
-pub fn last_hidden(lm: &Lm, prefix: &Prefix, batch: &[usize], adapter: Option<&RowFactors>) -> Tensor {
-    let y = prefix.finish(lm, batch, adapter);
+/// Which hidden states of a row a reward is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The row's last token: the end of turn. What sequence classifiers do.
+    Last,
+    /// The mean over the answer's tokens.
+    Mean,
+}
+
+/// The normed hidden state of each row, pooled: `[B, E]`, float32.
+pub fn pooled_hidden(
+    lm: &Lm,
+    prefix: &Prefix,
+    batch: &[usize],
+    adapter: Option<&RowFactors>,
+    pooling: Pooling,
+) -> Tensor {
+    let y = prefix.finish(lm, batch, adapter); // [B, T, E]
     let t_max = y.size()[1];
-    let last: Vec<i64> =
-        batch.iter().enumerate().map(|(b, i)| b as i64 * t_max + prefix.rows[*i].ids.len() as i64 - 1).collect();
-    let y = y.view([-1, lm.config.hidden_size]).index_select(0, &Tensor::from_slice(&last).to_device(lm.device));
-    lm.final_norm(&y)
+    let (mut positions, mut owner, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    for (b, i) in batch.iter().enumerate() {
+        let row = &prefix.rows[*i];
+        let end = row.ids.len();
+        let start = if pooling == Pooling::Last { end - 1 } else { row.answer_start };
+        for t in start..end {
+            positions.push(b as i64 * t_max + t as i64);
+            owner.push(b as i64);
+            weights.push(1.0 / (end - start) as f32);
+        }
+    }
+    let index = |v: &[i64]| Tensor::from_slice(v).to_device(lm.device);
+    let e = lm.config.hidden_size;
+    let y = lm.final_norm(&y.view([-1, e]).index_select(0, &index(&positions))).to_kind(Kind::Float); // [N, E]
+    let weighted = y * Tensor::from_slice(&weights).to_device(lm.device).unsqueeze(1);
+    Tensor::zeros([batch.len() as i64, e], (Kind::Float, lm.device)).index_add(0, &index(&owner), &weighted)
 }
 
 /// Logits `[T, V]` of one row, float32.

@@ -26,7 +26,12 @@ impl Tensors {
     /// Takes the tensor `name` out, of exactly this shape.
     pub fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let tensor = self.by_name.remove(name).ok_or_else(|| {
-            invalid(&self.place, format!("the tensor `{name}`"), "none of that name", "is this the model that config.json describes?")
+            invalid(
+                &self.place,
+                format!("the tensor `{name}`"),
+                "none of that name",
+                "is this the model that config.json describes?",
+            )
         })?;
         if tensor.size() != shape {
             return Err(invalid(
@@ -75,7 +80,12 @@ pub fn read_tensors(path: &Path, device: Device, kind: Option<Kind>) -> Result<T
 fn read_into(path: &Path, device: Device, kind: Option<Kind>, out: &mut Tensors) -> Result<()> {
     let file = fs_err::File::open(path)?;
     let damaged = |found: String| {
-        invalid(path.display(), "a whole safetensors file", found, "the file is damaged or cut: fetch or write it again")
+        invalid(
+            path.display(),
+            "a whole safetensors file",
+            found,
+            "the file is damaged or cut: fetch or write it again",
+        )
     };
     if file.metadata()?.len() == 0 {
         return Err(damaged("an empty file".into()));
@@ -140,7 +150,14 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option
             Kind::BFloat16 => Dtype::BF16,
             Kind::Half => Dtype::F16,
             Kind::Int64 => Dtype::I64,
-            other => return Err(invalid(path.display(), "a float or int64 tensor", format!("{name}: {other:?}"), "report this as a bug")),
+            other => {
+                return Err(invalid(
+                    path.display(),
+                    "a float or int64 tensor",
+                    format!("{name}: {other:?}"),
+                    "report this as a bug",
+                ));
+            }
         };
         let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
         tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
@@ -149,7 +166,8 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option
     }
     let mut views = Vec::with_capacity(buffers.len());
     for (name, dtype, shape, bytes) in &buffers {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| invalid(name, "a tensor", e.to_string(), "report this as a bug"))?;
+        let view = TensorView::new(*dtype, shape.clone(), bytes)
+            .map_err(|e| invalid(name, "a tensor", e.to_string(), "report this as a bug"))?;
         views.push((name.as_str(), view));
     }
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));

@@ -87,14 +87,12 @@ mod tiny {
     fn answer_log_probabilities_equal_transformers_batched_and_alone_from_any_prefix() {
         let golden: Golden = golden("llama.json");
         let model = model(&golden.names);
-        let rows: Vec<TokenRow> = golden
-            .rows
-            .iter()
-            .map(|r| TokenRow { ids: r.ids.clone(), answer_start: r.answer_start })
-            .collect();
+        let rows: Vec<TokenRow> =
+            golden.rows.iter().map(|r| TokenRow { ids: r.ids.clone(), answer_start: r.answer_start }).collect();
         for first_block in 0..=3 {
             let prefix = Prefix::new(&model, rows.clone(), first_block, |_| ());
-            let batched: Vec<f64> = Vec::try_from(lm::answer_logp(&model, &prefix, &[0, 1, 2], None).to_kind(Kind::Double)).unwrap();
+            let batched: Vec<f64> =
+                Vec::try_from(lm::answer_logp(&model, &prefix, &[0, 1, 2], None).to_kind(Kind::Double)).unwrap();
             for (i, row) in golden.rows.iter().enumerate() {
                 let alone = lm::answer_logp(&model, &prefix, &[i], None).double_value(&[0]);
                 assert!((batched[i] - row.answer_logp).abs() < 1e-4, "{} {}", batched[i], row.answer_logp);
@@ -181,7 +179,12 @@ fn adamw_equals_torch_over_100_steps_and_resumes_exactly() {
         let loss = ((x.get(1) - &target).square() * &scale).sum(Kind::Float);
         let norms = optimizer.step(&loss, 0.0, &[None, Some(config.rate(step, 100))], "test").unwrap();
         if let Some(want) = golden.iter().find(|g| g.step == step) {
-            assert!((norms.users[1] - want.norm).abs() < 1e-4 * want.norm.max(1e-3), "{} {}", norms.users[1], want.norm);
+            assert!(
+                (norms.users[1] - want.norm).abs() < 1e-4 * want.norm.max(1e-3),
+                "{} {}",
+                norms.users[1],
+                want.norm
+            );
             let difference = (x.get(1) - Tensor::from_slice(&want.x)).abs().max().double_value(&[]);
             assert!(difference < 1e-5, "step {step}: {difference}");
         }
@@ -251,7 +254,8 @@ mod smollm2 {
         assert!(tokenizer.largest_id() < model.config.vocab_size);
         for row in &golden.rows {
             let logits = lm::full_logits(&model, &row.ids, None);
-            let every = Tensor::arange_start_step(0, model.config.vocab_size, golden.stride, (Kind::Int64, Device::Cpu));
+            let every =
+                Tensor::arange_start_step(0, model.config.vocab_size, golden.stride, (Kind::Int64, Device::Cpu));
             let difference = max_difference(&logits.index_select(1, &every), &row.logits);
             let norm = (logits.logsumexp(1, false) - Tensor::from_slice(&row.logsumexp)).abs().max().double_value(&[]);
             assert!(difference < 5e-4 && norm < 5e-4, "logits differ by {difference}, logsumexp by {norm}");

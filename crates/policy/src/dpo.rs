@@ -165,7 +165,8 @@ pub fn train(
     }
     let steps = plans.iter().map(|(batches, _)| batches.len()).max().unwrap_or(0);
 
-    let bank_config = BankConfig { lora: lora.clone(), down: Sharing::Personal, up: Sharing::Personal, users: users.len() };
+    let bank_config =
+        BankConfig { lora: lora.clone(), down: Sharing::Personal, up: Sharing::Personal, users: users.len() };
     let bank = Bank::new(bank_config, &lm.config, users, lm.device, |name| run.rng(&["init", name]))?;
     let users_count = users.len().try_into().expect("a plan for at least one user");
     let mut adam = AdamW::new(optimizer.clone(), bank.parameters(), users_count);

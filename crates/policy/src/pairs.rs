@@ -133,7 +133,8 @@ mod tests {
         let mut counts = PairCounts::default();
         let prompt = [Message::user("q")];
         let pairs = rank_pairs("u", &prompt, &answers, &rewards, 5, &mut counts);
-        let texts: Vec<(&str, &str)> = pairs.iter().map(|p| (p.chosen.text.as_str(), p.rejected.text.as_str())).collect();
+        let texts: Vec<(&str, &str)> =
+            pairs.iter().map(|p| (p.chosen.text.as_str(), p.rejected.text.as_str())).collect();
         assert_eq!(texts, [("b", "c"), ("d", "a")]); // of five: b d e a c
         assert_eq!(counts, PairCounts { pairs: 2, empty: 1, equal: 0 });
         rank_pairs("u", &prompt, &["x", "y"].map(answer), &[1.0, 1.0], 1, &mut counts);
@@ -146,7 +147,8 @@ mod tests {
         let path = dir.path().join("pairs.parquet");
         let mut cut = answer("ends in the mid");
         cut.finished = false;
-        let pairs = [Pair { user: "ü".into(), prompt: vec![Message::user("\"q\"\n")], chosen: answer("x"), rejected: cut }];
+        let pairs =
+            [Pair { user: "ü".into(), prompt: vec![Message::user("\"q\"\n")], chosen: answer("x"), rejected: cut }];
         write_pairs(&path, &pairs).unwrap();
         assert_eq!(read_pairs(&path).unwrap(), pairs);
     }

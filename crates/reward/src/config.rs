@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use lm::{AdamWConfig, LoraConfig, Sharing};
+use lm::{AdamWConfig, LoraConfig, Pooling, Sharing};
 use serde::{Deserialize, Serialize};
 
 /// Which factors are personal.
@@ -34,6 +34,10 @@ impl Variant {
 pub struct RewardConfig {
     /// Which factors are personal.
     pub variant: Variant,
+    /// Which hidden states the head reads.
+    pub pooling: Pooling,
+    /// The head's start, relative to a deviation of `1 / sqrt(E + 1)`.
+    pub head_scale: f64,
     /// Rank, scale, layers.
     pub lora: LoraConfig,
     /// Peak learning rate, schedule, clip.

@@ -8,8 +8,8 @@ use rand::seq::SliceRandom;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use text::Tokenizer;
 use tch::Kind;
+use text::Tokenizer;
 
 use crate::config::{RewardConfig, Variant};
 use crate::{Error, Result, RewardModel, Texts};
@@ -44,6 +44,8 @@ pub fn fit(
 ) -> Result<(RewardModel, FitReport)> {
     let RewardConfig {
         variant,
+        pooling,
+        head_scale,
         ref lora,
         ref optimizer,
         batch_votes,
@@ -66,7 +68,8 @@ pub fn fit(
         });
     }
     let steps = batches.len();
-    let warm_up_steps = if variant == Variant::PShareLora { (warm_up_share * steps as f64).round() as usize } else { 0 };
+    let warm_up_steps =
+        if variant == Variant::PShareLora { (warm_up_share * steps as f64).round() as usize } else { 0 };
 
     // A warm-up trains one adapter for all; then every user gets a copy of it.
     let (down, up, head_sharing) = variant.sharing();
@@ -74,14 +77,14 @@ pub fn fit(
         let config = BankConfig { lora: lora.clone(), down, up, users: users.len() };
         Ok(Bank::new(config, &lm.config, users, lm.device, |name| run.rng(&["init", name]))?)
     };
-    let head = ScalarHead::new(lm.config.hidden_size, &mut run.rng(&["head"]), lm.device);
+    let head = ScalarHead::new(lm.config.hidden_size, head_scale as f32, &mut run.rng(&["head"]), lm.device);
     let head = if head_sharing == Sharing::Personal { head.personalised(users.len()) } else { head };
     let saved = Checkpoint::read(run)?;
     let mut step = saved.as_ref().map_or(0, |c| c.step);
     // The checkpoint of the last warm-up step still holds the global adapter.
     let warming = step < warm_up_steps || (saved.is_some() && step == warm_up_steps && warm_up_steps > 0);
     let bank = if warming { start(Sharing::Shared, Sharing::Shared)? } else { start(down, up)? };
-    let mut model = RewardModel { bank, head, users: users.to_vec() };
+    let mut model = RewardModel { bank, head, pooling, users: users.to_vec() };
     let optimiser = |model: &RewardModel| {
         let mut parameters: Vec<Parameter> = model.bank.parameters();
         parameters.push(model.head.parameter());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lm::{Bank, BankConfig, Lm, Prefix, ScalarHead, Sharing};
+use lm::{Bank, BankConfig, Lm, Pooling, Prefix, ScalarHead, Sharing};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -14,6 +14,8 @@ pub struct RewardModel {
     pub bank: Bank,
     /// The scalar head.
     pub head: ScalarHead,
+    /// Which hidden states the head reads.
+    pub pooling: Pooling,
     /// User ids; a user's index is the position here.
     pub users: Vec<String>,
 }
@@ -24,6 +26,7 @@ pub struct RewardModel {
 struct Header {
     bank: BankConfig,
     head: Sharing,
+    pooling: Pooling,
     users: Vec<String>,
 }
 
@@ -35,7 +38,7 @@ const SCORE_TOKENS: usize = 4096;
 impl RewardModel {
     /// Rewards `[B]` of the rows `batch` for each row's user, with gradients.
     pub(crate) fn forward(&self, lm: &Lm, prefix: &Prefix, batch: &[usize], users: &[usize]) -> lm::Tensor {
-        let hidden = lm::last_hidden(lm, prefix, batch, Some(&self.bank.gather(users)));
+        let hidden = lm::pooled_hidden(lm, prefix, batch, Some(&self.bank.gather(users)), self.pooling);
         self.head.score(&hidden, users)
     }
 
@@ -47,7 +50,8 @@ impl RewardModel {
         let mut scores = vec![0.0; rows.len()];
         let mut rest = order.as_slice();
         while !rest.is_empty() {
-            let take = (1..=rest.len()).take_while(|n| *n == 1 || length(rows[rest[n - 1]]) * n <= SCORE_TOKENS).count();
+            let take =
+                (1..=rest.len()).take_while(|n| *n == 1 || length(rows[rest[n - 1]]) * n <= SCORE_TOKENS).count();
             let (batch, later) = rest.split_at(take);
             rest = later;
             let indices: Vec<usize> = batch.iter().map(|i| rows[*i]).collect();
@@ -63,6 +67,7 @@ impl RewardModel {
         let header = Header {
             bank: self.bank.config().clone(),
             head: self.head.sharing(),
+            pooling: self.pooling,
             users: self.users.clone(),
         };
         let mut tensors = self.bank.named();
@@ -87,6 +92,11 @@ impl RewardModel {
         let owners = if header.head == Sharing::Personal { header.users.len() as i64 } else { 1 };
         let weight = tensors.take(ScalarHead::NAME, &[owners, lm.config.hidden_size])?;
         tensors.refuse_rest()?;
-        Ok(Self { bank, head: ScalarHead::from_weight(&weight, header.head), users: header.users })
+        Ok(Self {
+            bank,
+            head: ScalarHead::from_weight(&weight, header.head),
+            pooling: header.pooling,
+            users: header.users,
+        })
     }
 }

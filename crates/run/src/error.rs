@@ -30,9 +30,16 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io(_) => None,
+            Self::Io(error) => file_hint(error),
             Self::Invalid { hint, .. } => Some(hint.clone()),
             Self::Locked(_) => Some("wait for it, or stop it; a stopped run is continued by the same command".into()),
         }
     }
+}
+
+/// Advice where the user's file is at fault rather than the disk.
+pub fn file_hint(error: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | IsADirectory | NotADirectory)
+        .then(|| "check that the path is right and can be read".into())
 }

@@ -168,11 +168,7 @@ impl Run {
     }
 
     /// Keeps an intermediate result: computed once, read back by a resumed run.
-    pub fn part<T: Serialize + DeserializeOwned>(
-        &mut self,
-        name: &str,
-        compute: impl FnOnce() -> T,
-    ) -> Result<T> {
+    pub fn part<T: Serialize + DeserializeOwned>(&mut self, name: &str, compute: impl FnOnce() -> T) -> Result<T> {
         match self.finished_part(name)? {
             Some(value) => Ok(value),
             None => self.save_part(name, compute()),
@@ -243,10 +239,9 @@ impl Run {
         write_json(&self.partial.join(MANIFEST), &manifest)?;
         fs_err::remove_dir_all(self.partial.join(STATE))?;
         sync_folder(&self.partial)?;
-        let old = self.folder.with_file_name(format!(
-            "{}.old",
-            self.folder.file_name().unwrap_or_default().to_string_lossy()
-        ));
+        let old = self
+            .folder
+            .with_file_name(format!("{}.old", self.folder.file_name().unwrap_or_default().to_string_lossy()));
         if old.exists() {
             fs_err::remove_dir_all(&old)?;
         }

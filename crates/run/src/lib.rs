@@ -23,7 +23,7 @@ mod identity;
 mod progress;
 mod seed;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, file_hint};
 pub use folder::{Manifest, Run, Standing, read_json, standing, sync_folder, write_atomic, write_json};
 pub use identity::{Identity, hash_bytes, hash_file};
 pub use progress::Progress;

@@ -46,7 +46,10 @@ impl Progress {
             self.last_line = Instant::now();
             let elapsed = self.started.elapsed().as_secs_f64();
             let left = elapsed / (self.done - self.first).max(1) as f64 * self.total.saturating_sub(self.done) as f64;
-            eprintln!("  {}: {}/{} after {elapsed:.0} s, about {left:.0} s left {note}", self.label, self.done, self.total);
+            eprintln!(
+                "  {}: {}/{} after {elapsed:.0} s, about {left:.0} s left {note}",
+                self.label, self.done, self.total
+            );
         }
     }
 }

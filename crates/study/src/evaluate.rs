@@ -59,8 +59,7 @@ pub fn evaluate(
             hint: "this stage is for simulated raters".into(),
         });
     }
-    let prompts: Vec<Vec<Message>> =
-        list.iter().map(|p| Prompts::conversation(truth.system.as_deref(), p)).collect();
+    let prompts: Vec<Vec<Message>> = list.iter().map(|p| Prompts::conversation(truth.system.as_deref(), p)).collect();
     let copies = sampling.samples_per_prompt.get();
     let base = sample(lm, tokenizer, None, &prompts, copies, sampling, "base", run)?;
     let mut own = Vec::new();

@@ -65,7 +65,16 @@ impl Report {
             self.prompts, self.split, self.samples_per_prompt
         );
         let mut line = |cells: &[String]| _ = writeln!(out, "| {} |", cells.join(" | "));
-        let header = ["user", "win rate", "95% interval", "KL (nats/answer)", "tokens", "unfinished", "distinct-1", "distinct-2"];
+        let header = [
+            "user",
+            "win rate",
+            "95% interval",
+            "KL (nats/answer)",
+            "tokens",
+            "unfinished",
+            "distinct-1",
+            "distinct-2",
+        ];
         line(&header.map(String::from));
         line(&header.map(|_| "---".to_owned()));
         let answers = |m: &ModelReport| {
@@ -127,9 +136,13 @@ impl Report {
             for (j, value) in values.values().enumerate() {
                 let strength = ((value - 0.5).abs() * 4.0).min(1.0);
                 let fade = (255.0 * (1.0 - 0.7 * strength)) as u8;
-                let colour = if *value >= 0.5 { format!("rgb({fade},{fade},255)") } else { format!("rgb(255,{fade},{fade})") };
+                let colour =
+                    if *value >= 0.5 { format!("rgb({fade},{fade},255)") } else { format!("rgb(255,{fade},{fade})") };
                 let x = left + j * cell;
-                _ = writeln!(out, "<rect x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\" fill=\"{colour}\" stroke=\"white\"/>");
+                _ = writeln!(
+                    out,
+                    "<rect x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\" fill=\"{colour}\" stroke=\"white\"/>"
+                );
                 _ = writeln!(
                     out,
                     "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{value:.2}</text>",
@@ -139,7 +152,10 @@ impl Report {
             }
         }
         let y = height - 10;
-        _ = writeln!(out, "<text x=\"{left}\" y=\"{y}\">row: whose truth; column: whose model; win rate over the base</text>\n</svg>");
+        _ = writeln!(
+            out,
+            "<text x=\"{left}\" y=\"{y}\">row: whose truth; column: whose model; win rate over the base</text>\n</svg>"
+        );
         out
     }
 }

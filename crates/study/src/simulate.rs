@@ -78,8 +78,8 @@ impl Prompts {
             hint: "datasets/everyday/prompts.toml is an example".into(),
         };
         let text = fs_err::read_to_string(path).map_err(run::Error::from)?;
-        let prompts: Self = toml::from_str(&text)
-            .map_err(|e| wrong("the lists `train`, `dev` and `held_out`", e.to_string()))?;
+        let prompts: Self =
+            toml::from_str(&text).map_err(|e| wrong("the lists `train`, `dev` and `held_out`", e.to_string()))?;
         let mut seen = std::collections::HashSet::new();
         for prompt in prompts.train.iter().chain(&prompts.dev).chain(&prompts.held_out) {
             if !seen.insert(prompt.to_lowercase()) {
@@ -173,7 +173,10 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
         report.present.insert(feature_name(*feature), *present);
         if !(PRESENT_LOW..=PRESENT_HIGH).contains(present) {
             return Err(invalid(
-                format!("feature `{}` in {PRESENT_LOW} to {PRESENT_HIGH} of the base's samples", feature_name(*feature)),
+                format!(
+                    "feature `{}` in {PRESENT_LOW} to {PRESENT_HIGH} of the base's samples",
+                    feature_name(*feature)
+                ),
                 format!("{present:.2}"),
                 "replace it in `features`",
             ));
@@ -202,13 +205,8 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
             "replace features, or sample longer answers",
         )
     })?;
-    let truth_file = Truth {
-        scaler,
-        raters: raters.clone(),
-        scale,
-        system: system.map(str::to_owned),
-        prompts: prompts.clone(),
-    };
+    let truth_file =
+        Truth { scaler, raters: raters.clone(), scale, system: system.map(str::to_owned), prompts: prompts.clone() };
 
     let mut table = VoteTable::default();
     for (rater, weights) in raters {
@@ -221,7 +219,9 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
         report.best_of_n.insert(rater.clone(), share);
         if share < *gate {
             return Err(invalid(
-                format!("the best of {copies} by the truth of `{rater}` to beat another sample in {gate} of held-out prompts"),
+                format!(
+                    "the best of {copies} by the truth of `{rater}` to beat another sample in {gate} of held-out prompts"
+                ),
                 format!("{share:.2}"),
                 "the task is too hard for its features: replace some",
             ));
@@ -297,7 +297,15 @@ struct VoteTable {
 }
 
 impl VoteTable {
-    fn push(&mut self, rater: &str, system: Option<&str>, question: &str, answers: [&str; 2], choice: Choice, part: &str) {
+    fn push(
+        &mut self,
+        rater: &str,
+        system: Option<&str>,
+        question: &str,
+        answers: [&str; 2],
+        choice: Choice,
+        part: &str,
+    ) {
         let word = match choice {
             Choice::First => "first",
             Choice::Second => "second",
@@ -356,7 +364,8 @@ mod tests {
 
     #[test]
     fn raters_must_be_signs_and_orthogonal() {
-        let raters = |a: &[f64], b: &[f64]| BTreeMap::from([("a".to_owned(), a.to_vec()), ("b".to_owned(), b.to_vec())]);
+        let raters =
+            |a: &[f64], b: &[f64]| BTreeMap::from([("a".to_owned(), a.to_vec()), ("b".to_owned(), b.to_vec())]);
         check_raters(&raters(&[1.0, 1.0], &[1.0, -1.0]), 2).unwrap();
         let error = check_raters(&raters(&[1.0, 1.0], &[1.0, 1.0]), 2).unwrap_err().to_string();
         assert!(error.contains("orthogonal weights of `a` and `b`"), "{error}");

@@ -46,9 +46,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> std::result::Result<String, _> {
             Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
         });
-        environment
-            .add_template_owned("chat", source.to_owned())
-            .map_err(|e| Error::Template(format!("{e:#}")))?;
+        environment.add_template_owned("chat", source.to_owned()).map_err(|e| Error::Template(format!("{e:#}")))?;
         Ok(Self {
             environment,
             source: source.to_owned(),

@@ -39,13 +39,19 @@ impl Error {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Io(_) | Self::Tokenizer(_) => None,
+            Self::Io(error) => file_hint(error),
+            Self::Tokenizer(_) => None,
             Self::File { .. } => Some("import or download the model again".into()),
-            Self::Template(_) => {
-                Some("check the roles of the messages against the model's chat_template.jinja".into())
-            }
+            Self::Template(_) => Some("check the roles of the messages against the model's chat_template.jinja".into()),
             Self::DoubleBos(_) => Some("remove the BOS from the chat template or from the prompt".into()),
             Self::EmptyAnswer(_) => Some("drop the row".into()),
         }
     }
+}
+
+/// Advice where the user's file is at fault rather than the disk.
+fn file_hint(error: &std::io::Error) -> Option<String> {
+    use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | IsADirectory | NotADirectory)
+        .then(|| "check that the path is right and can be read".into())
 }

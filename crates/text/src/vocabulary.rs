@@ -89,7 +89,8 @@ impl Vocabulary {
     }
 
     fn pre_tokenizer(&self) -> Result<Value> {
-        let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let byte_level =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         match self.pre.as_str() {
             "gpt-2" => Ok(byte_level),
             // llama.cpp's `smollm`: single digits are split off before the GPT-2 pattern.
@@ -125,9 +126,10 @@ mod tests {
             eos_id: 2,
             unk_id: Some(0),
             pad_id: Some(2),
-            chat_template: "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}\
+            chat_template:
+                "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}\
                             {% endfor %}{{ '<|im_start|>assistant\n' }}"
-                .into(),
+                    .into(),
             context_length: 64,
         }
     }

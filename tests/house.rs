@@ -1,0 +1,128 @@
+//! Rules that a machine can check.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::tiny::repository;
+
+/// Imports go down a row or more, never up, never sideways.
+fn row(name: &str) -> Option<u32> {
+    match name {
+        "idiolect" => Some(3),
+        "reward" | "policy" | "study" | "export" => Some(2),
+        "lm" | "data" => Some(1),
+        "text" | "estimate" | "dist" | "run" => Some(0),
+        _ => None,
+    }
+}
+
+/// What may reach libtorch, and what may not.
+const WITHOUT_LIBTORCH: [&str; 4] = ["text", "estimate", "run", "data"];
+
+fn packages() -> BTreeMap<String, Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages.map(|p| (p["name"].as_str().unwrap().to_owned(), p.clone())).collect()
+}
+
+#[test]
+fn imports_go_down() {
+    let packages = packages();
+    assert!(packages.len() >= 10);
+    let mut edges = 0;
+    for (name, package) in &packages {
+        let own = row(name).unwrap_or_else(|| panic!("crate `{name}` has no row in design and test"));
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let dependency = dependency["name"].as_str().unwrap();
+            if let Some(theirs) = row(dependency).filter(|_| packages.contains_key(dependency)) {
+                assert!(theirs < own, "`{name}` (row {own}) imports `{dependency}` (row {theirs})");
+                edges += 1;
+            }
+            assert!(!(dependency == "tch" && WITHOUT_LIBTORCH.contains(&name.as_str())), "`{name}` imports tch");
+        }
+    }
+    assert!(edges > 20, "only {edges} imports seen");
+}
+
+#[test]
+fn the_code_map_says_what_the_manifests_say() {
+    let map = fs_err::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    for (name, package) in packages() {
+        let line = format!("| `{name}` | {} |", package["description"].as_str().unwrap());
+        assert!(map.contains(&line), "ARCHITECTURE.md lacks the line: {line}");
+    }
+}
+
+fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs_err::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, extension, found);
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn a_file_is_one_idea() {
+    let mut sources = Vec::new();
+    files(&repository().join("crates"), "rs", &mut sources);
+    files(&repository().join("tests"), "rs", &mut sources);
+    assert!(sources.len() > 50, "only {} files seen", sources.len());
+    for path in sources {
+        let lines = fs_err::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 500, "{} has {lines} lines", path.display());
+    }
+}
+
+#[test]
+fn every_pipeline_resolves() {
+    let mut pipelines = Vec::new();
+    files(&repository().join("pipelines"), "toml", &mut pipelines);
+    assert!(pipelines.len() >= 2);
+    let mut used = String::new();
+    for path in &pipelines {
+        // In a copy of the repository's settings, so that no checkpoint of the reader's is touched.
+        let folder = tempfile::tempdir().unwrap();
+        for part in ["pipelines", "configs", "datasets"] {
+            copy(&repository().join(part), &folder.path().join(part));
+        }
+        let base = repository().join(".deps/base/SmolLM2-135M-Instruct.Q4_1.gguf");
+        assert!(base.exists(), "./setup fetches {}", base.display());
+        fs_err::create_dir_all(folder.path().join(".deps/base")).unwrap();
+        std::os::unix::fs::symlink(&base, folder.path().join(".deps/base").join(base.file_name().unwrap())).unwrap();
+        let file = folder.path().join("pipelines").join(path.file_name().unwrap());
+        let output =
+            crate::tiny::program().arg("run").arg(&file).args(["--dry-run", "--threads", "1"]).output().unwrap();
+        assert!(output.status.success(), "{}: {}", path.display(), crate::tiny::stderr(&output));
+        used += &fs_err::read_to_string(path).unwrap();
+    }
+    let mut configs = Vec::new();
+    files(&repository().join("configs"), "toml", &mut configs);
+    assert!(configs.len() >= 8);
+    for config in configs {
+        let name = config.strip_prefix(repository()).unwrap().display().to_string();
+        assert!(used.contains(&name), "no pipeline uses {name}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs_err::create_dir_all(to).unwrap();
+    for entry in fs_err::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs_err::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Whole-program tests: the real binary on a tiny random Llama and generated files. Cargo ignores a virtual workspace's
+//! `tests/`, so `crates/idiolect/Cargo.toml` declares this file.
+
+/// The house: import rows of crates, lengths of files, configs that parse.
+mod house;
+/// Learners: equals a reference, repeats exactly, gets better, keeps its invariant.
+mod learners;
+/// Every stage from raw data to exported models, twice.
+mod pipeline;
+/// The program dies behind a checkpoint of each stage; the same command ends with the same bytes.
+mod resume;
+/// Real votes, where ../shared is at hand.
+mod shared_data;
+/// The tiny model and the workspace that the others use.
+mod tiny;
+/// Wrong input: a message with where, expected and found; exit code 2; nothing written.
+mod wrong_input;

@@ -1,0 +1,112 @@
+//! Every stage from raw data to exported models.
+
+use serde_json::Value;
+
+use crate::tiny::{Workspace, program, stderr};
+
+const KINDS: [&str; 8] = ["import", "simulate", "data", "reward", "pairs", "dpo", "evaluate", "export"];
+
+#[test]
+fn the_whole_pipeline_runs_then_stands_and_repeats_elsewhere() {
+    let workspace = Workspace::new();
+    let first = workspace.run(&[]).assert().success();
+    let printed = String::from_utf8_lossy(&first.get_output().stdout).into_owned();
+    assert!(printed.contains("| user | win rate | 95% interval |"), "{printed}");
+
+    let folder = workspace.path("checkpoints/tiny");
+    for kind in KINDS {
+        assert!(folder.join(kind).join("manifest.json").exists(), "{kind}");
+        assert!(!folder.join(kind).join("state").exists() && !folder.join(format!("{kind}.partial")).exists());
+    }
+    let report: Value = run::read_json(&folder.join("evaluate/report.json")).unwrap();
+    for user in ["ann", "Bo/../b"] {
+        let entry = &report["users"][user];
+        let [low, rate, high] = ["win_rate_low", "win_rate", "win_rate_high"].map(|k| entry[k].as_f64().unwrap());
+        assert!(0.0 <= low && low <= rate && rate <= high && high <= 1.0);
+        assert!(entry["kl"].is_f64() && report["matrix"][user]["ann"].is_f64());
+    }
+    assert!(fs_err::read_to_string(folder.join("evaluate/matrix.svg")).unwrap().contains("</svg>"));
+    let names: Value = run::read_json(&folder.join("export/users.json")).unwrap();
+    assert_eq!(names["ann"], "ann");
+    let other = names["Bo/../b"].as_str().unwrap();
+    assert!(folder.join("export/adapters").join(other).join("adapter_config.json").exists() && !other.contains('/'));
+    let export: Value = run::read_json(&folder.join("export/manifest.json")).unwrap();
+    assert!(export["summary"]["users"]["ann"]["merged_max_logit_difference"].as_f64().unwrap() < 1e-3);
+
+    let again = workspace.run(&[]).output().unwrap();
+    let said = stderr(&again);
+    assert!(again.status.success() && again.stdout.is_empty(), "{said}");
+    assert!(KINDS.iter().all(|kind| said.contains(&format!("{kind}: stands"))), "{said}");
+
+    // Another folder, the same bytes.
+    let elsewhere = Workspace::new();
+    elsewhere.run(&[]).assert().success();
+    assert_eq!(elsewhere.hashes(), workspace.hashes());
+
+    // One changed value: the stages behind it run, those before it stand.
+    let changed = workspace.run(&["--set", "dpo.beta=0.2", "--until", "dpo"]).output().unwrap();
+    let said = stderr(&changed);
+    assert!(said.contains("pairs: stands") && said.contains("dpo: running (changed: config.beta)"), "{said}");
+    let forced = workspace.run(&["--set", "dpo.beta=0.2", "--until", "dpo", "--force", "data"]).output().unwrap();
+    let said = stderr(&forced);
+    assert!(
+        said.contains("data: running (forced)") && said.contains("reward: stands"),
+        "the same content again: {said}"
+    );
+    // A file that is gone is noticed.
+    fs_err::remove_file(workspace.path("checkpoints/tiny/dpo/policies.safetensors")).unwrap();
+    let dry = workspace.run(&["--set", "dpo.beta=0.2", "--dry-run"]).output().unwrap();
+    let printed = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(printed.contains("damaged") && printed.contains("waits for dpo"), "{printed}");
+}
+
+#[test]
+fn adapter_and_merged_model_score_alike_and_unlike_the_base() {
+    let workspace = Workspace::new();
+    workspace.run(&[]).assert().success();
+    let folder = workspace.path("checkpoints/tiny");
+    let score = |name: &str, model: &str, adapter: Option<&str>| {
+        let dump = workspace.path(name);
+        let mut command = program();
+        command.args(["score", "--dtype", "float32", "--threads", "1", "--prompt", "what is 3?", "--greedy", "4"]);
+        command.arg("--model").arg(folder.join(model)).arg("--dump").arg(&dump);
+        if let Some(adapter) = adapter {
+            command.arg("--adapter").arg(folder.join(adapter));
+        }
+        let output = command.assert().success();
+        let said: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+        (lm::Tensor::read_npy(dump).unwrap(), said["greedy_ids"].clone())
+    };
+    let (base, _) = score("base.npy", "import", None);
+    let (adapter, greedy) = score("adapter.npy", "import", Some("export/adapters/ann"));
+    let (merged, greedy_merged) = score("merged.npy", "export/merged/ann", None);
+    let distance = |a: &lm::Tensor, b: &lm::Tensor| (a - b).abs().max().double_value(&[]);
+    assert!(distance(&adapter, &merged) < 1e-4 && greedy == greedy_merged);
+    assert!(distance(&adapter, &base) > 1e-3);
+}
+
+#[test]
+fn a_matrix_shares_what_it_does_not_reach_and_ends_with_one_table() {
+    let workspace = Workspace::new();
+    let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();
+    let matrix = "[matrix]\n\"reward.variant\" = [\"p-share-lora\", \"lora-global\", \"lora-local\"]\n\"reward.seed\" = [1, 2]\n";
+    fs_err::write(workspace.path("pipelines/tiny.toml"), text + matrix).unwrap();
+    workspace.run(&["--until", "reward"]).assert().success();
+    let folder = workspace.path("checkpoints/tiny");
+    let results: Vec<Value> = run::read_json(&folder.join("results.json")).unwrap();
+    assert_eq!(results.len(), 6);
+    assert!(results.iter().all(|r| r["reward_test_accuracy"].is_f64()));
+    assert!(folder.join("data/manifest.json").exists(), "one data folder for all cells");
+    assert!(folder.join("reward@reward.seed=2,reward.variant=lora-local/reward.safetensors").exists());
+}
+
+#[test]
+fn pairs_can_come_from_votes() {
+    let workspace = Workspace::new();
+    fs_err::write(workspace.path("configs/pairs.toml"), "from = \"votes\"\n").unwrap();
+    workspace.run(&["--until", "dpo"]).assert().success();
+    let data: Value = run::read_json(&workspace.path("checkpoints/tiny/data/report.json")).unwrap();
+    let pairs: Value = run::read_json(&workspace.path("checkpoints/tiny/pairs/manifest.json")).unwrap();
+    let made = pairs["summary"]["pairs"].as_u64().unwrap();
+    assert!(made > 0 && made <= data["splits"]["train"].as_u64().unwrap());
+}

@@ -1,0 +1,65 @@
+//! The program dies behind a checkpoint; the same command goes on and ends with the same bytes.
+
+use crate::tiny::{Workspace, stderr};
+
+#[test]
+fn a_run_killed_in_every_stage_ends_with_the_same_bytes() {
+    let undisturbed = Workspace::new();
+    undisturbed.run(&[]).assert().success();
+
+    let killed = Workspace::new();
+    // In the reward stage: during the warm-up, at its end, and behind it. In dpo: behind the reference, and twice later.
+    let points = [
+        "simulate:1",
+        "simulate:3",
+        "reward:1",
+        "reward:1",
+        "reward:2",
+        "pairs:1",
+        "pairs:2",
+        "dpo:1",
+        "dpo:1",
+        "dpo:2",
+        "evaluate:1",
+        "evaluate:2",
+    ];
+    for point in points {
+        let output = killed.run(&[]).env("IDIOLECT_ABORT_AFTER", point).output().unwrap();
+        assert!(!output.status.success(), "no checkpoint {point}: {}", stderr(&output));
+        assert!(stderr(&output).contains("aborting behind checkpoint"), "{}", stderr(&output));
+        let stage = point.split(':').next().unwrap();
+        assert!(!killed.path("checkpoints/tiny").join(stage).exists(), "no half-written {stage}");
+    }
+    let output = killed.run(&[]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("evaluate: running (an interrupted run goes on)"), "{}", stderr(&output));
+    assert_eq!(killed.hashes(), undisturbed.hashes());
+    for file in ["reward/reward.safetensors", "evaluate/report.json", "evaluate/answers.parquet", "pairs/pairs.parquet"]
+    {
+        let bytes = |w: &Workspace| fs_err::read(w.path("checkpoints/tiny").join(file)).unwrap();
+        assert!(bytes(&killed) == bytes(&undisturbed), "{file}");
+    }
+    // Every step is in the log once.
+    for stage in ["reward", "dpo"] {
+        let steps = |w: &Workspace| -> Vec<u64> {
+            let text = fs_err::read_to_string(w.path("checkpoints/tiny").join(stage).join("metrics.jsonl")).unwrap();
+            text.lines()
+                .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap())
+                .collect()
+        };
+        assert_eq!(steps(&killed), steps(&undisturbed));
+        assert_eq!(steps(&killed), (0..steps(&killed).len() as u64).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn two_runs_of_one_pipeline_do_not_meet() {
+    let workspace = Workspace::new();
+    let folder = workspace.path("checkpoints/tiny");
+    fs_err::create_dir_all(&folder).unwrap();
+    let lock = fs_err::File::create(folder.join(".lock")).unwrap();
+    lock.file().try_lock().unwrap();
+    let output = workspace.run(&[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("another run is working here"), "{}", stderr(&output));
+}
