@@ -1,6 +1,8 @@
 //! Whole-program tests: the real binary on a tiny random Llama and generated files. Cargo ignores a virtual workspace's
 //! `tests/`, so `crates/idiolect/Cargo.toml` declares this file.
 
+#![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
+
 /// The house: import rows of crates, lengths of files, configs that parse.
 mod house;
 /// Learners: equals a reference, repeats exactly, gets better, keeps its invariant.

@@ -1,7 +1,7 @@
 //! Running a pipeline: every stage in order, skipping what stands.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -83,7 +83,7 @@ fn why(standing: &Standing) -> String {
 
 /// Says what will run, why, with which token budget, and how long that may take.
 fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Compute) -> Result<()> {
-    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut total = Budget::default();
     let mut rows = Vec::new();
     for cell in &pipeline.cells {
@@ -112,7 +112,7 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
             if !contents.contains_key(kind) {
                 pending.push(kind);
             }
-            if seen.insert(plan.folder.clone(), ()).is_none() {
+            if seen.insert(plan.folder.clone()) {
                 let budget = plan.stage.budget(prompts.as_ref(), users);
                 if !contents.contains_key(kind) {
                     total.sampled += budget.sampled;
@@ -204,7 +204,7 @@ fn run_cell(
 
 fn execute(
     plan: &StagePlan,
-    target: &PathBuf,
+    target: &Path,
     identity: run::Identity,
     inputs: &Inputs,
     compute: &Compute,

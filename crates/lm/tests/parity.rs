@@ -1,5 +1,7 @@
 //! Equal to transformers and torch: numbers made by tests/golden/make.py.
 
+#![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
+
 use std::path::{Path, PathBuf};
 
 use lm::{AdamW, AdamWConfig, Compute, Lm, Owner, Parameter, Prefix, Sampling, Schedule, Tensors, TokenRow};
