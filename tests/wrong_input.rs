@@ -94,7 +94,7 @@ fn a_missing_column_and_a_null_answer() {
 
     let text = |values: &[&str]| data::Column::Text(values.iter().map(|v| (*v).to_owned()).collect());
     let columns = vec![("user_id", text(&["u"])), ("prompt", text(&["p"])), ("rejected", text(&["b"]))];
-    data::write_table(&workspace.path("votes.parquet"), columns).unwrap();
+    data::write_table(&workspace.path("votes.parquet"), &columns).unwrap();
     refuses(
         &workspace,
         &["--until", "data"],

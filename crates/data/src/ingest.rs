@@ -250,7 +250,7 @@ mod tests {
         let names = ["rater", "q", "one", "two", "pick", "part"];
         let columns =
             names.iter().enumerate().map(|(c, n)| (*n, Column::Text(rows.iter().map(|r| r[c].into()).collect())));
-        write_table(&path, columns.collect()).unwrap();
+        write_table(&path, &columns.collect::<Vec<_>>()).unwrap();
         (dir, path)
     }
 

@@ -1,6 +1,6 @@
 //! Real preference files in, the canonical table out.
 //!
-//! A data set is described by its [`Card`]; [`ingest`] reads the Parquet file that the card speaks of, checks every row,
+//! A data set is described by its [`Card`]; [`ingest()`] reads the Parquet file that the card speaks of, checks every row,
 //! splits by prompt, and gives votes with a [`Report`] of all that was kept, dropped and why.
 //!
 //! ```no_run

@@ -65,7 +65,7 @@ pub(crate) fn write_batch(path: &Path, batch: &RecordBatch) -> Result<()> {
 }
 
 /// Writes columns of equal length.
-pub fn write_table(path: &Path, columns: Vec<(&str, Column)>) -> Result<()> {
+pub fn write_table(path: &Path, columns: &[(&str, Column)]) -> Result<()> {
     let arrays: Vec<(&str, ArrayRef)> = columns.iter().map(|(name, column)| (*name, column.array())).collect();
     let fields: Vec<Field> = arrays.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), false)).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays.into_iter().map(|(_, a)| a).collect())

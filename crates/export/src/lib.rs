@@ -1,6 +1,6 @@
 //! Every user's model in the formats that other software loads, each read back and re-scored before the stage ends.
 //!
-//! [`write`] makes a PEFT adapter folder for every user and, for those who are named, a merged Hugging Face folder.
+//! [`write()`] makes a PEFT adapter folder for every user and, for those who are named, a merged Hugging Face folder.
 //! [`read_adapter`] loads any PEFT LoRA folder of the layers that we know, strictly.
 
 mod error;

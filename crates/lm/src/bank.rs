@@ -178,8 +178,9 @@ impl Bank {
                 let (input, output) = projection.shape(lm);
                 let bound = 1.0 / (input as f32).sqrt();
                 let mut values = Vec::new();
-                for owner in 0..owners(config.down, config.users) {
-                    let owner = if config.down == Sharing::Shared { "shared" } else { &owner_names[owner] };
+                let shared = ["shared".to_owned()];
+                let names = if config.down == Sharing::Shared { &shared[..] } else { owner_names };
+                for owner in names {
                     let mut rng = rng(&format!("{}/{owner}", projection.path(block)));
                     values.extend((0..rank * input).map(|_| rng.random_range(-bound..bound)));
                 }

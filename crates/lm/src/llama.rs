@@ -10,6 +10,7 @@ use crate::{Compute, LlamaConfig, Result, Tensors, read_folder};
 
 /// The frozen base: weights in `kind`, never trained in place.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "lm_head is the checkpoint's name")]
 pub struct Lm {
     /// `config.json`
     pub config: LlamaConfig,

@@ -232,7 +232,7 @@ pub fn train(
         step += 1;
         let mean: f64 = metrics.loss.iter().sum::<f64>() / metrics.loss.len() as f64;
         bar.advance(1, &format!("loss {mean:.3}"));
-        if step % save_every_steps.get() == 0 && step < steps {
+        if step.is_multiple_of(save_every_steps.get()) && step < steps {
             let note = serde_json::to_string(&history).expect("plain data");
             lm::write_tensors(&run.state(CHECKPOINT), &adam.state(), Some(("history", note)))?;
             run.checkpointed();

@@ -82,7 +82,7 @@ pub fn write_pairs(path: &Path, pairs: &[Pair]) -> Result<()> {
     let flag = |f: &dyn Fn(&Pair) -> bool| Column::Boolean(pairs.iter().map(f).collect());
     Ok(write_table(
         path,
-        vec![
+        &[
             ("user_id", text(&|p| p.user.clone())),
             ("prompt", text(&|p| serde_json::to_string(&p.prompt).expect("plain data"))),
             ("chosen", text(&|p| p.chosen.text.clone())),

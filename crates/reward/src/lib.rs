@@ -1,8 +1,8 @@
 //! Personalised reward models: parameters mostly shared, partly personal, learnt from pooled votes.
 //!
-//! [`fit`] is P-ShareLoRA (arXiv 2503.19201): a personal down-projection for every user, one up-projection and one
+//! [`fit()`] is P-ShareLoRA (arXiv 2503.19201): a personal down-projection for every user, one up-projection and one
 //! scalar head for all, warmed up from a global adapter. LoRA-global and LoRA-local are the same loop with other
-//! [`Variant`]s. [`evaluate`] gives each user's held-out accuracy with an interval.
+//! [`Variant`]s. [`evaluate()`] gives each user's held-out accuracy with an interval.
 
 mod config;
 mod error;

@@ -102,6 +102,9 @@ pub fn standing(folder: &Path, wanted: &Identity) -> Result<Standing> {
     let partial = partial_of(folder);
     // A kill between the two renames of `finish` leaves a complete partial folder.
     if !folder.exists() && partial.join(MANIFEST).exists() {
+        if partial.join(STATE).exists() {
+            fs_err::remove_dir_all(partial.join(STATE))?;
+        }
         fs_err::rename(&partial, folder)?;
     }
     if folder.join(MANIFEST).exists() {

@@ -200,5 +200,5 @@ fn write_answers(
         ("finished", Column::Boolean(finished)),
     ];
     columns.extend(truths.iter().map(|(name, column)| (name.as_str(), column.clone())));
-    Ok(write_table(&run.path("answers.parquet"), columns)?)
+    Ok(write_table(&run.path("answers.parquet"), &columns)?)
 }

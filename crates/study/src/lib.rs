@@ -1,7 +1,7 @@
 //! Simulated raters whose truth is known, and what that truth says of trained policies.
 //!
-//! [`simulate`] samples answers of the base, gives every rater a fixed taste for style features, and writes their votes
-//! as a source file. [`evaluate`] samples every user's model on prompts that no stage has seen and measures, by the
+//! [`simulate()`] samples answers of the base, gives every rater a fixed taste for style features, and writes their votes
+//! as a source file. [`evaluate()`] samples every user's model on prompts that no stage has seen and measures, by the
 //! truth, whether it moved towards its user.
 
 mod error;

@@ -189,7 +189,7 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
         ("test", &prompts.held_out, &held_out, votes_per_user.test),
     ];
     let mut differences = Vec::new(); // of all pairs of training samples, all raters, ties left out
-    for (_, weights) in raters {
+    for weights in raters.values() {
         let think = |a: &Answer| truth(weights, &scaler.scores(&a.text));
         for answers in &train {
             let values: Vec<f64> = answers.iter().map(think).collect();
@@ -331,11 +331,14 @@ impl VoteTable {
             ("choice", choice),
             ("part", part),
         ];
-        Ok(write_table(path, columns.into_iter().map(|(name, values)| (name, Column::Text(values))).collect())?)
+        Ok(write_table(path, &columns.map(|(name, values)| (name, Column::Text(values))))?)
     }
 }
 
-fn write_samples(path: &Path, parts: &[(&str, &Vec<String>, &Vec<Vec<Answer>>)]) -> Result<()> {
+/// Name, prompts and answers of a part.
+type Part<'a> = (&'a str, &'a Vec<String>, &'a Vec<Vec<Answer>>);
+
+fn write_samples(path: &Path, parts: &[Part]) -> Result<()> {
     let (mut part, mut prompt, mut answer, mut finished) = (vec![], vec![], vec![], vec![]);
     for (name, prompts, answers) in parts {
         for (p, list) in prompts.iter().zip(*answers) {
@@ -349,7 +352,7 @@ fn write_samples(path: &Path, parts: &[(&str, &Vec<String>, &Vec<Vec<Answer>>)])
     }
     Ok(write_table(
         path,
-        vec![
+        &[
             ("part", Column::Text(part)),
             ("prompt", Column::Text(prompt)),
             ("answer", Column::Text(answer)),
