@@ -6,6 +6,7 @@
 mod base;
 mod cli;
 mod estimate_time;
+mod execute;
 mod pipeline;
 mod problem;
 mod runner;

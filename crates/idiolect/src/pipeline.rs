@@ -195,7 +195,7 @@ impl Cell {
                     "make a second pipeline",
                 ));
             }
-            for needed in stage.needs() {
+            for needed in stage.reads() {
                 if !stages.iter().any(|s| s.stage.kind() == *needed) {
                     return Err(problem(
                         format!("stage `{}`: expected a stage `{needed}` before it, found none", stage.kind()),

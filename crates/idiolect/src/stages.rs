@@ -1,18 +1,17 @@
-//! The stages: what each reads, what decides its result, and what it does.
+//! The stages: what each reads, and what decides its result. What each does is in `execute`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use data::{Card, Selection, Split};
+use data::Selection;
 use lm::Compute;
-use run::{Run, hash_file};
+use run::hash_file;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use study::SamplingConfig;
 
-use crate::base;
 use crate::problem::problem;
 
 /// Where the base model comes from.
@@ -30,10 +29,10 @@ pub(crate) enum ImportConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DataConfig {
     /// The data set's card.
-    card: PathBuf,
+    pub(crate) card: PathBuf,
     /// A Parquet file; without it, the votes of the stage `simulate`.
-    path: Option<PathBuf>,
-    selection: Selection,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) selection: Selection,
 }
 
 /// Where a user's pairs come from.
@@ -134,11 +133,6 @@ impl Stage {
         }
     }
 
-    /// Stages that must come before it.
-    pub(crate) fn needs(&self) -> &'static [&'static str] {
-        self.reads()
-    }
-
     /// The resolved settings, for the fingerprint and the run's folder.
     pub(crate) fn config(&self) -> Value {
         match self {
@@ -224,263 +218,4 @@ impl Stage {
             Self::Import(_) | Self::Data(_) | Self::Pairs(PairsConfig::Votes) | Self::Export(_) => Budget::default(),
         }
     }
-
-    /// Does the work, into the run's folder. Gives what the manifest says of it, and what is printed.
-    pub(crate) fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
-        match self {
-            Self::Import(config) => import(config, compute, run),
-            Self::Simulate(config) => {
-                let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-                let report = study::simulate(config, &lm, &tokenizer, run)?;
-                let text = format!(
-                    "{} samples, {:.0}% ended by themselves; {} votes, {} ties; agreement with own truth {}; best of n beats another sample {}",
-                    report.samples,
-                    report.finished * 100.0,
-                    report.votes,
-                    report.ties,
-                    shares(&report.agreement),
-                    shares(&report.best_of_n)
-                );
-                run::write_json(&run.path("report.json"), &report)?;
-                Ok((json!(report), text))
-            }
-            Self::Data(config) => ingest(config, inputs, run),
-            Self::Reward(config) => fit(config, inputs, compute, run),
-            Self::Pairs(config) => pairs(config, inputs, compute, run),
-            Self::Dpo(config) => {
-                let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-                let pairs = policy::read_pairs(&inputs["pairs"].join("pairs.parquet"))?;
-                let users: Vec<String> = pairs
-                    .iter()
-                    .map(|p| p.user.clone())
-                    .collect::<std::collections::BTreeSet<_>>()
-                    .into_iter()
-                    .collect();
-                let (policies, report) = policy::train(config, &lm, &tokenizer, &pairs, &users, run)?;
-                policies.write(&run.path("policies.safetensors"))?;
-                run::write_json(&run.path("report.json"), &report)?;
-                let each = report.users.iter().map(|(user, r)| {
-                    format!(
-                        "{user}: {} pairs, {} steps, loss {:.3}, accuracy {:.2}",
-                        r.pairs, r.steps, r.final_loss, r.final_accuracy
-                    )
-                });
-                Ok((json!(report), format!("{} tokens; {}", report.tokens, each.collect::<Vec<_>>().join("; "))))
-            }
-            Self::Evaluate(config) => {
-                let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-                let policies = policy::Policies::read(&inputs["dpo"].join("policies.safetensors"), &lm)?;
-                let truth: study::Truth = run::read_json(&inputs["simulate"].join("truth.json"))?;
-                let report = study::evaluate(config, &lm, &tokenizer, &policies.bank, &policies.users, &truth, run)?;
-                Ok((json!(report), report.markdown()))
-            }
-            Self::Export(config) => {
-                // Merging and parity are float32 matters, whatever the pipeline computes in.
-                let float32 = Compute { kind: lm::FLOAT32, ..compute.clone() };
-                let (lm, tokenizer) = base::load(&inputs["import"], &float32)?;
-                let policies = policy::Policies::read(&inputs["dpo"].join("policies.safetensors"), &lm)?;
-                let report =
-                    export::write(config, &inputs["import"], &lm, &tokenizer, &policies.bank, &policies.users, run)?;
-                let worst = report.users.values().map(|u| u.adapter_max_logit_difference).fold(0.0, f64::max);
-                let merged: Vec<String> = report
-                    .users
-                    .iter()
-                    .filter_map(|(user, u)| u.merged_max_logit_difference.map(|d| format!("{user} merged, {d:.1e}")))
-                    .collect();
-                let text = format!(
-                    "{} adapters, read back within {worst:.1e} of a logit; {}",
-                    report.users.len(),
-                    merged.join("; ")
-                );
-                Ok((json!(report), text))
-            }
-        }
-    }
-}
-
-fn shares(map: &BTreeMap<String, f64>) -> String {
-    map.iter().map(|(k, v)| format!("{k} {v:.2}")).collect::<Vec<_>>().join(", ")
-}
-
-/// Files of a model folder that later stages and exports read.
-const MODEL_FILES: [&str; 7] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "model.safetensors.index.json",
-];
-
-fn import(config: &ImportConfig, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
-    let folder = run.path("");
-    match config {
-        ImportConfig::Gguf { gguf } => {
-            let report = lm::import_gguf(gguf, &folder)?;
-            base::load(&folder, compute)?;
-            let text =
-                format!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types);
-            Ok((json!({"tensors": report.tensors, "parameters": report.parameters}), text))
-        }
-        ImportConfig::Folder { folder: source } => {
-            let (lm, _) = base::load(source, compute)?;
-            for entry in fs_err::read_dir(source)? {
-                let path = entry?.path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if MODEL_FILES.contains(&name.as_str()) || path.extension().is_some_and(|e| e == "safetensors") {
-                    fs_err::copy(&path, folder.join(&name))?;
-                }
-            }
-            Ok((json!({"blocks": lm.depth()}), format!("copied {}", source.display())))
-        }
-    }
-}
-
-fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value, String)> {
-    let DataConfig { card, path, selection } = config;
-    let card = Card::read(card)?;
-    let source = path.clone().unwrap_or_else(|| inputs["simulate"].join("votes.parquet"));
-    let (votes, report) = data::ingest(&card, &source, selection, run.seed())?;
-    data::write_votes(&run.path("votes.parquet"), &votes)?;
-    run::write_json(&run.path("report.json"), &report)?;
-    let counts = |map: &BTreeMap<String, usize>| {
-        if map.is_empty() {
-            "none".into()
-        } else {
-            map.iter().map(|(k, v)| format!("{k} {v}")).collect::<Vec<_>>().join(", ")
-        }
-    };
-    let text = format!(
-        "{} rows: {} votes kept of {} users, {} of them ties; dropped: {}; users below the minimum: {}; votes by split: {}; prompts by split: {}",
-        report.rows,
-        report.kept,
-        report.users,
-        report.ties,
-        counts(&report.dropped),
-        counts(&report.dropped_users),
-        counts(&report.splits),
-        counts(&report.prompts)
-    );
-    Ok((json!(report), text))
-}
-
-fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
-    let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-    let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
-    let users = data::user_ids(&votes);
-    let (model, report) = reward::fit(config, &lm, &tokenizer, &votes, &users, run)?;
-    model.write(&run.path("reward.safetensors"))?;
-    let mut evaluations = Vec::new();
-    for split in [Split::Dev, Split::Test] {
-        evaluations.push(reward::evaluate(&model, &lm, &tokenizer, &votes, split, config.max_row_tokens, run)?);
-    }
-    let summary = json!({"fit": report, "dev": evaluations[0], "test": evaluations[1]});
-    run::write_json(&run.path("report.json"), &summary)?;
-    let mut text = format!(
-        "{} votes on {} texts; {} steps ({} of warm-up), {} tokens, final loss {:.3}; accuracy on dev {:.3}, on test {:.3}\n",
-        report.votes,
-        report.texts,
-        report.steps,
-        report.warm_up_steps,
-        report.tokens,
-        report.final_loss,
-        evaluations[0].mean_accuracy,
-        evaluations[1].mean_accuracy
-    );
-    let rows: Vec<Vec<String>> = evaluations[1]
-        .users
-        .iter()
-        .map(|u| {
-            let interval = format!("{:.3} to {:.3}", u.accuracy.low, u.accuracy.high);
-            vec![
-                u.user.clone(),
-                u.votes.to_string(),
-                format!("{:.3}", u.accuracy.mean),
-                interval,
-                format!("{:.3}", u.longer),
-            ]
-        })
-        .collect();
-    text += &crate::table::markdown(&["user", "test votes", "accuracy", "95% interval", "longer answer"], &rows);
-    Ok((summary, text))
-}
-
-fn pairs(config: &PairsConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
-    let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
-    let (pairs, counts) = match config {
-        PairsConfig::Votes => {
-            let pairs = policy::vote_pairs(&votes);
-            let counts = policy::PairCounts { pairs: pairs.len(), ..policy::PairCounts::default() };
-            (pairs, counts)
-        }
-        PairsConfig::Reward { pairs_per_prompt, max_row_tokens, sampling } => {
-            let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-            let model = reward::RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
-            let mut prompts: Vec<Vec<text::Message>> =
-                votes.iter().filter(|v| v.split == Split::Train).map(|v| v.prompt.clone()).collect();
-            prompts.sort_by_key(|p| serde_json::to_string(p).expect("plain data"));
-            prompts.dedup();
-            let copies = sampling.samples_per_prompt.get();
-            let samples = study::sample(&lm, &tokenizer, None, &prompts, copies, sampling, "samples to rank", run)?;
-            rank(&model, &lm, &tokenizer, &prompts, &samples, *pairs_per_prompt, *max_row_tokens)?
-        }
-    };
-    policy::write_pairs(&run.path("pairs.parquet"), &pairs)?;
-    let text =
-        format!("{} pairs; left out: {} empty samples, {} pairs of equals", counts.pairs, counts.empty, counts.equal);
-    Ok((json!(counts), text))
-}
-
-/// Every user's pairs from the same samples.
-fn rank(
-    model: &reward::RewardModel,
-    lm: &lm::Lm,
-    tokenizer: &text::Tokenizer,
-    prompts: &[Vec<text::Message>],
-    samples: &[Vec<text::Answer>],
-    pairs_per_prompt: usize,
-    max_row_tokens: usize,
-) -> Result<(Vec<policy::Pair>, policy::PairCounts)> {
-    let mut rows: Vec<lm::TokenRow> = Vec::new();
-    let mut row_of: Vec<Vec<Option<usize>>> = Vec::new(); // of each prompt and sample; none for an empty one
-    for (prompt, answers) in prompts.iter().zip(samples) {
-        let mut indices = Vec::new();
-        for answer in answers {
-            if answer.text.trim().is_empty() {
-                indices.push(None);
-                continue;
-            }
-            // Scored as the votes were: with the end-of-turn token.
-            let row = tokenizer.row(prompt, &answer.text, text::Ending::Finished)?;
-            if row.ids.len() > max_row_tokens {
-                return Err(problem(
-                    format!(
-                        "pairs, prompt `{}`: expected at most {max_row_tokens} tokens, found {}",
-                        prompt.last().map_or("", |m| &m.content),
-                        row.ids.len()
-                    ),
-                    "raise `max_row_tokens`",
-                ));
-            }
-            rows.push(row.into());
-            indices.push(Some(rows.len() - 1));
-        }
-        row_of.push(indices);
-    }
-    let all: Vec<usize> = (0..rows.len()).collect();
-    let mut bar = run::Progress::new("pairs: frozen blocks", rows.len(), 0);
-    let prefix = lm::Prefix::new(lm, rows, model.bank.first_block(), |n| bar.advance(n, ""));
-    drop(bar);
-    let mut bar = run::Progress::new("pairs: rewards", model.users.len(), 0);
-    let (mut pairs, mut counts) = (Vec::new(), policy::PairCounts::default());
-    for (u, user) in model.users.iter().enumerate() {
-        let rewards = model.score(lm, &prefix, &all, u);
-        for ((prompt, answers), indices) in prompts.iter().zip(samples).zip(&row_of) {
-            let own: Vec<f32> = indices.iter().map(|i| i.map_or(f32::NAN, |i| rewards[i])).collect();
-            pairs.extend(policy::rank_pairs(user, prompt, answers, &own, pairs_per_prompt, &mut counts));
-        }
-        bar.advance(1, user);
-    }
-    Ok((pairs, counts))
 }

@@ -74,6 +74,11 @@ impl Compute {
         entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
 
+    /// The same, with a float32 base.
+    pub fn in_float32(&self) -> Self {
+        Self { kind: Kind::Float, ..self.clone() }
+    }
+
     /// `float32` or `bfloat16`.
     pub fn dtype(&self) -> &'static str {
         if self.kind == Kind::BFloat16 { "bfloat16" } else { "float32" }

@@ -37,7 +37,5 @@ pub use gguf::{ImportReport, gguf_parameters, import_gguf};
 pub use head::ScalarHead;
 pub use llama::{Cache, Lm, Rope};
 pub use rows::{Pooling, Prefix, TokenRow, answer_logp, full_logits, pooled_hidden};
-pub use tch::{Kind, Tensor};
-/// The type of merging and of parity checks.
-pub const FLOAT32: Kind = Kind::Float;
+pub use tch::Tensor;
 pub use weights::{Tensors, read_folder, read_tensors, write_tensors};
