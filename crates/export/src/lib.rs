@@ -3,13 +3,12 @@
 //! [`write()`] makes a PEFT adapter folder for every user and, for those who are named, a merged Hugging Face folder.
 //! [`read_adapter`] loads any PEFT LoRA folder of the layers that we know, strictly.
 
-mod error;
 mod merged;
 mod names;
 mod peft;
 mod write;
 
-pub use error::{Error, Result};
+pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use names::folder_name;
 pub use peft::{read_adapter, write_adapter};
 pub use write::{ExportConfig, ExportReport, UserExport, write};

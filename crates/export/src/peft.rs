@@ -3,11 +3,10 @@
 use std::num::NonZero;
 use std::path::Path;
 
-use lm::{Bank, LlamaConfig, LoraConfig, Projection};
+use lm::{Bank, LlamaConfig, LoraConfig, Projection, invalid};
 use serde_json::{Value, json};
 
 use crate::Result;
-use crate::error::invalid;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

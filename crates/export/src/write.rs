@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lm::{Bank, Compute, Lm, full_logits};
+use lm::{Bank, Compute, Lm, full_logits, invalid};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use text::{Message, Tokenizer};
 
-use crate::error::invalid;
 use crate::merged::write_merged;
 use crate::peft::write_adapter;
 use crate::{Result, folder_name, read_adapter};

@@ -31,10 +31,8 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| e.downcast_ref::<text::Error>().map(text::Error::hint))
             .or_else(|| e.downcast_ref::<run::Error>().map(run::Error::hint))
             .or_else(|| e.downcast_ref::<lm::Error>().map(lm::Error::hint))
-            .or_else(|| e.downcast_ref::<reward::Error>().map(reward::Error::hint))
             .or_else(|| e.downcast_ref::<policy::Error>().map(policy::Error::hint))
             .or_else(|| e.downcast_ref::<study::Error>().map(study::Error::hint))
-            .or_else(|| e.downcast_ref::<export::Error>().map(export::Error::hint))
             .flatten()
     })
 }

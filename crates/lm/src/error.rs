@@ -55,7 +55,7 @@ impl Error {
 }
 
 /// Shorthand for [`Error::Invalid`].
-pub(crate) fn invalid(
+pub fn invalid(
     place: impl std::fmt::Display,
     expected: impl Into<String>,
     found: impl Into<String>,

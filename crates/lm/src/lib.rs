@@ -31,7 +31,7 @@ pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
 pub use bank::{Bank, BankConfig, LoraConfig, Projection, RowFactors, Sharing};
 pub use compute::{Compute, tune_allocator};
 pub use config::LlamaConfig;
-pub use error::{Error, Result};
+pub use error::{Error, Result, invalid};
 pub use generate::{Sample, Sampling, generate};
 pub use gguf::{ImportReport, gguf_parameters, import_gguf};
 pub use head::ScalarHead;

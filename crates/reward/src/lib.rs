@@ -5,15 +5,14 @@
 //! [`Variant`]s. [`evaluate()`] gives each user's held-out accuracy with an interval.
 
 mod config;
-mod error;
 mod evaluate;
 mod fit;
 mod model;
 mod texts;
 
 pub use config::{RewardConfig, Variant};
-pub use error::{Error, Result};
 pub use evaluate::{Evaluation, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};
+pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
 pub use texts::Texts;
