@@ -254,6 +254,7 @@ mod smollm2 {
 
         let model = Lm::load(dir.path(), &compute).unwrap();
         assert!(tokenizer.largest_id() < model.config.vocab_size);
+        assert!(golden.rows.iter().any(|row| row.greedy.len() == 16));
         for row in &golden.rows {
             let logits = lm::full_logits(&model, &row.ids, None);
             let every =
@@ -263,7 +264,7 @@ mod smollm2 {
             assert!(difference < 5e-4 && norm < 5e-4, "logits differ by {difference}, logsumexp by {norm}");
             let sampling = Sampling { max_new_tokens: 16, temperature: None, stop_ids: vec![] };
             let ours = &lm::generate(&model, None, std::slice::from_ref(&row.ids), &[[0; 32]], &sampling)[0].ids;
-            assert_eq!(ours[..], row.greedy[..]);
+            assert_eq!(ours[..row.greedy.len()], row.greedy[..]); // transformers stops behind an end-of-turn token
         }
     }
 }
