@@ -75,7 +75,7 @@ pub fn fit(
     let (down, up, head_sharing) = variant.sharing();
     let start = |down, up| -> Result<Bank> {
         let config = BankConfig { lora: lora.clone(), down, up, users: users.len() };
-        Ok(Bank::new(config, &lm.config, users, lm.device, |name| run.rng(&["init", name]))?)
+        Bank::new(config, &lm.config, users, lm.device, |name| run.rng(&["init", name]))
     };
     let head = ScalarHead::new(lm.config.hidden_size, head_scale as f32, &mut run.rng(&["head"]), lm.device);
     let head = if head_sharing == Sharing::Personal { head.personalised(users.len()) } else { head };

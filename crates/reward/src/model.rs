@@ -73,7 +73,7 @@ impl RewardModel {
         let mut tensors = self.bank.named();
         tensors.push((ScalarHead::NAME.into(), self.head.weight.shallow_clone()));
         let header = serde_json::to_string(&header).expect("plain data");
-        Ok(lm::write_tensors(path, &tensors, Some((HEADER, header)))?)
+        lm::write_tensors(path, &tensors, Some((HEADER, header)))
     }
 
     /// Reads what [`Self::write`] wrote, strictly, for the base `lm`.
