@@ -9,7 +9,7 @@ mod house;
 mod learners;
 /// Every stage from raw data to exported models, twice.
 mod pipeline;
-/// The program dies behind a checkpoint of each stage; the same command ends with the same bytes.
+/// The program dies behind a checkpoint of each stage that has some; the same command ends with the same bytes.
 mod resume;
 /// Real votes, where ../shared is at hand.
 mod shared_data;

@@ -3,7 +3,7 @@
 use crate::tiny::{Workspace, stderr};
 
 #[test]
-fn a_run_killed_in_every_stage_ends_with_the_same_bytes() {
+fn a_run_killed_in_every_stage_that_checkpoints_ends_with_the_same_bytes() {
     let undisturbed = Workspace::new();
     undisturbed.run(&[]).assert().success();
 

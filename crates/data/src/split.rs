@@ -85,6 +85,8 @@ mod tests {
     #[test]
     fn near_duplicates_fall_on_one_side_and_shares_are_met() {
         let at = |text: &str| by_prompt(&[Message::user(text)], 7, 0.1, 0.3);
+        let same = |a: &str, b: &str| normalised(&[Message::user(a)]) == normalised(&[Message::user(b)]);
+        assert!(same("How are you?", "  how ARE you") && !same("How are you?", "How is she?"));
         assert_eq!(at("How are you?"), at("  how ARE you"));
         let n = 4000;
         let test = (0..n).filter(|i| at(&format!("prompt {i}")) == Split::Test).count() as f64 / f64::from(n);

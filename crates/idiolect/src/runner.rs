@@ -155,7 +155,7 @@ fn simulated(cell: &Cell) -> (Option<study::Prompts>, usize) {
     (config.and_then(|c| study::Prompts::read(&c.prompts).ok()), config.map_or(0, |c| c.raters.len()))
 }
 
-/// Numbers in the base, from the size of its file (a GGUF of Q4_1 has five bits a weight).
+/// Numbers in the base: from a GGUF file's header, or from the size of float32 weights.
 fn parameters(cell: &Cell) -> Option<f64> {
     let Stage::Import(config) = &cell.stages.first()?.stage else { return None };
     match config {
