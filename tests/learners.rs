@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 
 use data::{Split, Vote};
-use lm::{AdamWConfig, Compute, Lm, LoraConfig, Pooling, Projection, Schedule};
+use lm::{Activations, AdamWConfig, Blocks, Compute, InitBound, InitUsers, Lm, LoraConfig, Pooling, Schedule, Targets};
 use policy::{DpoConfig, Pair};
 use reward::{RewardConfig, Variant};
 use run::{Identity, Run};
@@ -53,8 +53,12 @@ fn lora() -> LoraConfig {
     LoraConfig {
         rank: count(2),
         alpha: 4.0,
-        targets: vec![Projection::Q, Projection::V, Projection::Down],
-        last_blocks: count(2),
+        use_rslora: false,
+        dropout: 0.1,
+        targets: Targets::Names(["q_proj", "v_proj", "down_proj"].map(String::from).to_vec()),
+        blocks: Blocks::Last { last: count(2) },
+        init_bound: InitBound::default(),
+        init_users: InitUsers::Independent,
     }
 }
 
@@ -94,6 +98,8 @@ fn reward_config(variant: Variant) -> RewardConfig {
         token_budget: 1_000_000,
         warm_up_share: 0.2,
         max_row_tokens: 200,
+        micro_batch_tokens: count(150),
+        activations: Activations::Keep,
         save_every_steps: count(1000),
     }
 }
@@ -139,8 +145,8 @@ fn a_vote_by_one_user_does_not_touch_the_others_personal_factors() {
     for (user, moved) in [(0, true), (1, true), (2, false)] {
         let downs = model.bank.of_user(user).into_iter().zip(start.bank.of_user(user));
         let mut distance = 0.0f64;
-        for ((_, _, a, _), (_, _, b, _)) in downs {
-            distance = distance.max((a - b).abs().max().double_value(&[]));
+        for (a, b) in downs {
+            distance = distance.max((a.down - b.down).abs().max().double_value(&[]));
         }
         assert_eq!(distance > 0.0, moved, "user {user}: {distance}");
     }
@@ -170,6 +176,8 @@ fn dpo_config() -> DpoConfig {
         max_epochs: count(3),
         token_budget_per_user: 1_000_000,
         max_row_tokens: 200,
+        micro_batch_tokens: count(150),
+        activations: Activations::Keep,
         save_every_steps: count(1000),
     }
 }
@@ -181,9 +189,10 @@ fn train(bench: &Bench, users: &[&str], name: &str) -> (Factors, policy::DpoRepo
     let users: Vec<String> = users.iter().map(|u| (*u).to_owned()).collect();
     let own: Vec<Pair> = pairs().into_iter().filter(|p| users.contains(&p.user)).collect();
     let (policies, report) = policy::train(&dpo_config(), &bench.lm, &bench.tokenizer, &own, &users, &mut run).unwrap();
-    let factors = users.iter().enumerate().map(|(u, user)| {
-        (user.clone(), policies.bank.of_user(u).into_iter().flat_map(|(_, _, down, up)| [down, up]).collect())
-    });
+    let factors = users
+        .iter()
+        .enumerate()
+        .map(|(u, user)| (user.clone(), policies.bank.of_user(u).into_iter().flat_map(|f| [f.down, f.up]).collect()));
     (factors.collect(), report)
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn write_model(folder: &Path) {
 
 const OPTIMIZER: &str = "learning_rate = 1e-2\nschedule = \"linear\"\nwarmup_ratio = 0.1\nweight_decay = 0.0\n\
                          betas = [0.9, 0.999]\nepsilon = 1e-8\nmax_grad_norm = 1.0\n";
-const LORA: &str = "rank = 2\nalpha = 4\ntargets = [\"q_proj\", \"v_proj\"]\nlast_blocks = 2\n";
+const LORA: &str = "rank = 2\nalpha = 4\ntargets = [\"q_proj\", \"v_proj\"]\nblocks = { last = 2 }\n";
 const SAMPLING: &str = "samples_per_prompt = 4\nmax_new_tokens = 12\ntemperature = 1.0\nbatch_rows = 8\n";
 
 /// A folder with a tiny model, `pipelines/tiny.toml` and all configs.
@@ -123,7 +123,7 @@ impl Workspace {
             "configs/reward.toml",
             format!(
                 "variant = \"p-share-lora\"\npooling = \"mean\"\nhead_scale = 1.0\nbatch_votes = 8\nmax_epochs = 2\n\
-                 token_budget = 40000\nwarm_up_share = 0.3\nmax_row_tokens = 200\nsave_every_steps = 2\n\
+                 token_budget = 40000\nwarm_up_share = 0.3\nmax_row_tokens = 200\nmicro_batch_tokens = 300\nactivations = \"keep\"\nsave_every_steps = 2\n\
                  [lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
             ),
         );
@@ -135,7 +135,7 @@ impl Workspace {
             "configs/dpo.toml",
             format!(
                 "beta = 0.1\nbatch_pairs = 2\nmax_epochs = 2\ntoken_budget_per_user = 20000\nmax_row_tokens = 200\n\
-                 save_every_steps = 3\n[lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
+                 micro_batch_tokens = 200\nactivations = \"recompute\"\nsave_every_steps = 3\n[lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
             ),
         );
         write(

@@ -1,36 +1,131 @@
 """Makes the golden numbers of the tests, with transformers 5.23 on torch 2.11:
 
-    python tests/golden/make.py [PATH/TO/SmolLM2-135M-Instruct.Q4_1.gguf]
+    python tests/golden/make.py [--out FOLDER] [PATH/TO/SmolLM2-135M-Instruct.Q4_1.gguf]
 
-smollm2.json   logits of the default base as transformers' own GGUF loading dequantises it, float32, every 509th
-               vocabulary entry at every position; and token ids of texts without digits (transformers' converter does
-               not isolate digits, llama.cpp and we do)
-llama.json     logits of a tiny Llama whose weights are a formula, so that the test can make them again
+families.json   tiny models of every family whose weights are a formula, so that the test can make them again: logits,
+                hidden states, log-probabilities, the same from left- and right-padded batches, greedy text
+smollm2.json    the default base as transformers' own GGUF loading dequantises it, float32: logits at every 509th
+                vocabulary entry, hidden states at every 61st number, log-probabilities; and token ids of texts without
+                digits (transformers' converter does not isolate digits, llama.cpp and we do)
+adamw.json      100 steps of torch's AdamW
+templates.json  apply_chat_template on templates that we wrote with the constructs of published ones
 """
+import argparse
 import json
-import math
 import os
-import sys
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-GGUF = sys.argv[1] if len(sys.argv) > 1 else os.path.join(
-    HERE, "..", "..", ".deps", "base", "SmolLM2-135M-Instruct.Q4_1.gguf")
+parser = argparse.ArgumentParser()
+parser.add_argument("--out", default=HERE)
+parser.add_argument("gguf", nargs="?",
+                    default=os.path.join(HERE, "..", "..", ".deps", "base", "SmolLM2-135M-Instruct.Q4_1.gguf"))
+args = parser.parse_args()
 TEXTS = ["What should I cook for a friend who is coming to dinner tonight?",
          "Ünïcödé — “quotes”, emoji 🙂 and\n\n\ttabs  and   spaces.",
          "def f(x):\n    return {'a': [x, -x]}  # a comment"]
 
 
 def write(name, value):
-    with open(os.path.join(HERE, name), "w") as f:
+    with open(os.path.join(args.out, name), "w") as f:
         json.dump(value, f, indent=None, separators=(",", ":"), ensure_ascii=False)
         f.write("\n")
 
 
+def short(tensor):
+    return [round(float(v), 6) for v in tensor.reshape(-1)]
+
+
+def logp_of(logits, ids, start):
+    """Log-probability of each token from `start`, given what is before it."""
+    logp = torch.log_softmax(logits.float(), -1)
+    return torch.stack([logp[t - 1, ids[t]] for t in range(start, len(ids))])
+
+
+# ---- families
+
+SIZES = dict(vocab_size=48, hidden_size=32, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
+             max_position_embeddings=64, tie_word_embeddings=False)
+LLAMA = dict(SIZES, num_key_value_heads=2, rms_norm_eps=1e-5)
+GPT = dict(vocab_size=48, n_positions=64, n_embd=32, n_layer=3, n_head=4)
+LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=16)
+FAMILIES = {
+    "llama": ("llama", dict(LLAMA)),
+    "llama, biases, tied": ("llama", dict(LLAMA, attention_bias=True, mlp_bias=True, tie_word_embeddings=True, head_dim=12)),
+    "llama, RoPE llama3": ("llama", dict(LLAMA, rope_parameters=LLAMA3)),
+    "llama, RoPE linear": ("llama", dict(LLAMA, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0))),
+    "qwen2": ("qwen2", dict(LLAMA)),
+    "qwen2, sliding window": ("qwen2", dict(LLAMA, use_sliding_window=True, sliding_window=8, max_window_layers=1)),
+    "qwen3": ("qwen3", dict(LLAMA, head_dim=12)),
+    "mistral, sliding window": ("mistral", dict(LLAMA, sliding_window=8, head_dim=8)),
+    "gemma3": ("gemma3_text", dict(LLAMA, head_dim=12, sliding_window=8, query_pre_attn_scalar=16, tie_word_embeddings=True,
+                                   layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
+    "gpt2": ("gpt2", dict(GPT)),
+    "gpt_neox": ("gpt_neox", dict(SIZES, rope_parameters=dict(rope_type="default", rope_theta=10000.0,
+                                                              partial_rotary_factor=0.5))),
+    "gpt_neox, serial": ("gpt_neox", dict(SIZES, use_parallel_residual=False)),
+    "gptj": ("gptj", dict(GPT, rotary_dim=4)),
+}
+LENGTHS = [9, 5, 30]  # the last exceeds the windows and llama3's original length
+STRIDE = 5
+
+
+def formula(model):
+    """Fills a model with numbers that the test can compute as well; gives (name, shape) of what its file holds."""
+    tied = {k for k in model.state_dict() if k in ("lm_head.weight",) and model.config.tie_word_embeddings}
+    named = sorted((k, v) for k, v in model.state_dict().items() if k not in tied and v.is_floating_point())
+    for k, (name, p) in enumerate(named):
+        i = torch.arange(p.numel(), dtype=torch.int64)
+        wave = ((i * i * 31 + i * 7919 + k * 10007) % 1009).double() / 504.5 - 1  # from -1 to 1, exact everywhere
+        scale, centre = (0.35, 0.0) if p.dim() > 1 else (0.1, 0.0) if name.endswith("bias") else (0.1, 1.0)
+        p.data.copy_((centre + scale * wave).reshape(p.shape).float())
+    return [[name, list(p.shape)] for name, p in named]
+
+
+def family(model_type, fields):
+    config = AutoConfig.for_model(model_type, bos_token_id=None, eos_token_id=None, pad_token_id=None, **fields)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    names = formula(model)
+    rows, ids = [], [[(7 * t * t + 3 * t + 5 * row) % 48 for t in range(n)] for row, n in enumerate(LENGTHS)]
+    longest = max(LENGTHS)
+    sides = {}
+    for side in ("left", "right"):
+        pad = [[0] * (longest - len(r)) for r in ids]
+        full = torch.tensor([p + r if side == "left" else r + p for r, p in zip(ids, pad)])
+        mask = torch.tensor([[0] * len(p) + [1] * len(r) if side == "left" else [1] * len(r) + [0] * len(p)
+                             for r, p in zip(ids, pad)])
+        with torch.no_grad():
+            out = model(input_ids=full, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+        sides[side] = [o[len(p):] if side == "left" else o[:len(r)] for o, r, p in zip(out, ids, pad)]
+    for i, row in enumerate(ids):
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([row]), output_hidden_states=True)
+            greedy = list(row)
+            for _ in range(8):
+                greedy.append(int(model(input_ids=torch.tensor([greedy])).logits[0, -1].argmax()))
+        rows.append({"ids": row, "answer_start": 3, "logits": short(out.logits[0]),
+                     "hidden": [short(h[0].reshape(-1)[::STRIDE]) for h in out.hidden_states],
+                     "logp": short(logp_of(out.logits[0], row, 3)), "greedy": greedy[len(row):],
+                     **{side: short(logp_of(sides[side][i], row, 3)) for side in sides}})
+    saved = json.loads(config.to_json_string(use_diff=False))
+    keep = {k: v for k, v in saved.items() if k in fields or k in ("model_type", "rope_parameters", "layer_types",
+            "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "hidden_act", "hidden_activation", "n_inner",
+            "activation_function", "attention_bias", "sliding_window", "tie_word_embeddings")}
+    keep["model_type"] = model_type
+    return {"config": keep, "names": names, "rows": rows}
+
+
+def families():
+    write("families.json", {"stride": STRIDE, "families": {n: family(*spec) for n, spec in FAMILIES.items()}})
+
+
+# ---- the default base
+
 def smollm2():
-    folder, name = os.path.split(GGUF)
+    folder, name = os.path.split(args.gguf)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32).eval()
     texts = [{"text": t, "ids": tokenizer(t)["input_ids"]} for t in TEXTS]
@@ -39,33 +134,18 @@ def smollm2():
     rows = []
     for ids in [texts[0]["ids"], texts[1]["ids"], tokenizer(chat)["input_ids"]]:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids])).logits[0]
+            out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        logits = out.logits[0]
         greedy = model.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False)[0, len(ids):].tolist()
-        rows.append({"ids": ids, "logits": [[round(float(v), 6) for v in row[::509]] for row in logits],
-                     "logsumexp": [round(float(v), 6) for v in logits.logsumexp(-1)], "greedy": greedy})
-    write("smollm2.json", {"stride": 509, "texts": texts, "chat": chat, "rows": rows})
+        rows.append({"ids": ids, "logits": [short(row[::509]) for row in logits],
+                     "logsumexp": short(logits.logsumexp(-1)), "greedy": greedy,
+                     "hidden_max": [float(h.abs().max()) for h in out.hidden_states],
+                     "hidden": [[float(v) for v in h[0, -1, ::61]] for h in out.hidden_states],
+                     "logp": short(logp_of(logits, ids, 1))})
+    write("smollm2.json", {"stride": 509, "hidden_stride": 61, "texts": texts, "chat": chat, "rows": rows})
 
 
-def tiny():
-    config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5,
-                         rope_theta=10000.0, tie_word_embeddings=False)
-    model = LlamaForCausalLM(config).eval()
-    for k, (name, p) in enumerate(sorted(model.named_parameters())):
-        i = torch.arange(p.numel(), dtype=torch.float64)
-        wave = torch.sin(0.37 * i + 1.3 * k)
-        p.data = (1 + 0.1 * wave if p.dim() == 1 else 0.4 * wave).reshape(p.shape).float()
-    ids = [[(7 * t * t + 3 * t + 5 * row) % 64 for t in range(length)] for row, length in enumerate([9, 5, 14])]
-    rows = []
-    for row in ids:
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([row])).logits[0]
-        logp = torch.log_softmax(logits, -1)
-        rows.append({"ids": row, "logits": [[round(float(v), 6) for v in r] for r in logits],
-                     "answer_start": 3, "answer_logp": sum(float(logp[t - 1, row[t]]) for t in range(3, len(row)))})
-    assert math.isfinite(rows[0]["answer_logp"])
-    write("llama.json", {"names": sorted(n for n, _ in model.named_parameters()), "rows": rows})
-
+# ---- AdamW
 
 def adamw():
     """100 steps of torch.optim.AdamW with clip_grad_norm_ on f(x) = sum((x - t)^2 * s)."""
@@ -83,6 +163,7 @@ def adamw():
     write("adamw.json", trace)
 
 
-tiny()
+torch.set_num_threads(1)
+families()
 adamw()
 smollm2()

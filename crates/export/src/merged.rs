@@ -22,7 +22,13 @@ pub(crate) fn write_merged(folder: &Path, base: &Path, lm: &Lm, bank: &Bank, use
     fs_err::create_dir_all(folder)?;
     let mut weights = lm::read_folder(base, Device::Cpu, Kind::Float)?.by_name;
     for (name, merged) in bank.merged(lm, user) {
-        weights.insert(name, merged.to_device(Device::Cpu));
+        // A checkpoint may have been saved without the base model's prefix.
+        let short = name.split_once('.').map_or("", |(_, rest)| rest);
+        let stored = if weights.contains_key(&name) { name.as_str() } else { short };
+        let place = weights.get_mut(stored).ok_or_else(|| {
+            lm::invalid(base.display(), format!("the tensor `{name}`"), "none of that name", "report this as a bug")
+        })?;
+        *place = merged.to_device(Device::Cpu);
     }
     let weights: Vec<(String, Tensor)> = weights.into_iter().collect();
     lm::write_tensors(&folder.join("model.safetensors"), &weights, Some(("format", "pt".into())))?;

@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::path::Path;
 
-use lm::{Bank, LlamaConfig, LoraConfig, Projection, invalid};
+use lm::{Bank, Blocks, InitBound, InitUsers, Lm, LoraConfig, Targets, UserFactors, invalid};
 use serde_json::{Value, json};
 
 use crate::Result;
@@ -13,23 +13,26 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
 /// Writes one user's adapter. `base` is what PEFT is to find under `base_model_name_or_path`.
-pub fn write_adapter(folder: &Path, bank: &Bank, user: usize, base: &str, card: &str) -> Result<()> {
+pub fn write_adapter(folder: &Path, lm: &Lm, bank: &Bank, user: usize, base: &str, card: &str) -> Result<()> {
     fs_err::create_dir_all(folder)?;
-    let LoraConfig { rank, alpha, targets, last_blocks: _ } = &bank.config().lora;
+    let lora = &bank.config().lora;
     let factors = bank.of_user(user);
-    let mut blocks: Vec<usize> = factors.iter().map(|(block, ..)| *block).collect();
+    let layers: Vec<&lm::Layer> = factors.iter().map(|f| &lm.layers()[f.layer]).collect();
+    let (mut blocks, mut targets): (Vec<usize>, Vec<&str>) = layers.iter().map(|l| (l.block, l.name())).unzip();
+    blocks.sort_unstable();
     blocks.dedup();
+    targets.sort_unstable();
+    targets.dedup();
     let config = json!({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "revision": null,
-        "r": rank, "lora_alpha": alpha, "lora_dropout": 0.0,
-        "target_modules": targets.iter().map(|t| t.name()).collect::<Vec<_>>(),
-        "layers_to_transform": blocks, "layers_pattern": "layers",
-        "bias": "none", "fan_in_fan_out": false, "inference_mode": true, "use_rslora": false, "use_dora": false,
+        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": targets,
+        "layers_to_transform": blocks, "layers_pattern": layers.first().map(|l| list_name(&l.path)),
+        "bias": "none", "fan_in_fan_out": layers.iter().any(|l| l.transposed), "inference_mode": true,
+        "use_rslora": lora.use_rslora, "use_dora": false,
         "modules_to_save": null, "rank_pattern": {}, "alpha_pattern": {}, "init_lora_weights": true,
     });
     let mut tensors = Vec::new();
-    for (block, projection, down, up) in factors {
-        let path = projection.path(block);
+    for UserFactors { layer: _, path, down, up } in factors {
         tensors.push((format!("{PREFIX}{path}.lora_A.weight"), down));
         tensors.push((format!("{PREFIX}{path}.lora_B.weight"), up));
     }
@@ -39,9 +42,15 @@ pub fn write_adapter(folder: &Path, bank: &Bank, user: usize, base: &str, card: 
     Ok(())
 }
 
+/// What the list of blocks is called: the part of a path in front of the block's number.
+fn list_name(path: &str) -> &str {
+    let parts: Vec<&str> = path.split('.').collect();
+    parts.windows(2).find(|w| w[1].parse::<usize>().is_ok()).map_or("layers", |w| w[0])
+}
+
 /// Reads a PEFT LoRA folder as a bank of one user. What this code would not compute is refused: DoRA, biases, trained
 /// embeddings, ranks that differ by layer.
-pub fn read_adapter(folder: &Path, config: &LlamaConfig, device: tch::Device) -> Result<Bank> {
+pub fn read_adapter(folder: &Path, lm: &Lm) -> Result<Bank> {
     let path = folder.join(CONFIG);
     let value: Value = run::read_json(&path)?;
     let refuse = |field: &str, expected: &str| {
@@ -51,7 +60,7 @@ pub fn read_adapter(folder: &Path, config: &LlamaConfig, device: tch::Device) ->
     if value["peft_type"] != "LORA" {
         return Err(refuse("peft_type", "`LORA`"));
     }
-    for field in ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias"] {
+    for field in ["use_dora", "lora_bias"] {
         if value[field] == true {
             return Err(refuse(field, "false"));
         }
@@ -70,50 +79,38 @@ pub fn read_adapter(folder: &Path, config: &LlamaConfig, device: tch::Device) ->
         value["r"].as_u64().and_then(|r| NonZero::new(r as usize)).ok_or_else(|| refuse("r", "a positive rank"))?;
     let alpha = value["lora_alpha"].as_f64().ok_or_else(|| refuse("lora_alpha", "a number"))?;
 
-    let mut tensors = lm::read_tensors(&folder.join(WEIGHTS), device, Some(tch::Kind::Float))?;
-    let all = [
-        Projection::Q,
-        Projection::K,
-        Projection::V,
-        Projection::O,
-        Projection::Gate,
-        Projection::Up,
-        Projection::Down,
-    ];
-    let mut factors = Vec::new();
-    for block in 0..config.num_hidden_layers {
-        for projection in all {
-            let path = projection.path(block);
-            let (a, b) = (format!("{PREFIX}{path}.lora_A.weight"), format!("{PREFIX}{path}.lora_B.weight"));
-            let Some(down) = tensors.by_name.remove(&a) else { continue };
-            let up = tensors.by_name.remove(&b).ok_or_else(|| {
-                invalid(
-                    folder.join(WEIGHTS).display(),
-                    format!("the tensor `{b}`"),
-                    "none of that name",
-                    "write the adapter again",
-                )
-            })?;
-            let (input, output) = projection.shape(config);
-            let rank = rank.get() as i64;
-            if down.size() != [rank, input] || up.size() != [output, rank] {
-                return Err(invalid(
-                    format!("{}, `{path}`", folder.join(WEIGHTS).display()),
-                    format!("[{rank}, {input}] and [{output}, {rank}]"),
-                    format!("{:?} and {:?}", down.size(), up.size()),
-                    "the adapter belongs to another base",
-                ));
-            }
-            factors.push((block, projection, down, up));
-        }
-    }
-    tensors.refuse_rest()?;
-    let Some(first_block) = factors.iter().map(|(block, ..)| *block).min() else {
-        return Err(invalid(folder.join(WEIGHTS).display(), "LoRA factors", "none", "write the adapter again"));
+    let weights = folder.join(WEIGHTS);
+    let mut tensors = lm::read_tensors(&weights, lm.device, Some(tch::Kind::Float))?;
+    let name = |path: &str, role: &str| format!("{PREFIX}{path}.lora_{role}.weight");
+    let adapted: Vec<&lm::Layer> =
+        lm.layers().iter().filter(|l| tensors.by_name.contains_key(&name(&l.path, "A"))).collect();
+    let Some(from) = adapted.iter().map(|l| l.block).min() else {
+        return Err(invalid(
+            weights.display(),
+            "LoRA factors of this base's layers",
+            "none",
+            "write the adapter again",
+        ));
     };
-    let mut targets: Vec<Projection> = factors.iter().map(|(_, projection, ..)| *projection).collect();
+    let mut targets: Vec<String> = adapted.iter().map(|l| l.name().to_owned()).collect();
     targets.sort();
     targets.dedup();
-    let last_blocks = NonZero::new(config.num_hidden_layers - first_block).expect("a block below the depth");
-    Ok(Bank::single(LoraConfig { rank, alpha, targets, last_blocks }, first_block, factors))
+    let lora = LoraConfig {
+        rank,
+        alpha,
+        use_rslora: value["use_rslora"] == true,
+        dropout: 0.0,
+        targets: Targets::Names(targets),
+        blocks: Blocks::Range { from, to: lm.depth() },
+        init_bound: InitBound::default(),
+        init_users: InitUsers::default(),
+    };
+    let bank = Bank::single(lora, lm, |path| {
+        let down = tensors.by_name.remove(&name(path, "A"))?;
+        Some((down, tensors.by_name.remove(&name(path, "B"))?))
+    });
+    let bank =
+        bank.map_err(|e| invalid(weights.display(), "an adapter of this base", e.to_string(), "write it again"))?;
+    tensors.refuse_rest()?;
+    Ok(bank)
 }

@@ -78,7 +78,7 @@ pub fn write(
             let found = format!("`{name}` for `{other}` and `{user}`");
             return Err(invalid("export", "a folder for each user", found, "rename one of the users"));
         }
-        let wanted = full_logits(lm, &ids, Some(&bank.gather(&[u])));
+        let wanted = full_logits(lm, &ids, Some((bank, u)));
         let check = |what: &str, logits: &lm::Tensor| -> Result<f64> {
             let difference = (logits - &wanted).abs().max().double_value(&[]);
             if difference <= *tolerance {
@@ -94,9 +94,9 @@ pub fn write(
 
         let adapter = format!("adapters/{name}");
         let folder = run.path(&adapter);
-        write_adapter(&folder, bank, u, &base.display().to_string(), &card(user, base))?;
-        let back = read_adapter(&folder, &lm.config, lm.device)?;
-        let adapted = full_logits(lm, &ids, Some(&back.gather(&[0])));
+        write_adapter(&folder, lm, bank, u, &base.display().to_string(), &card(user, base))?;
+        let back = read_adapter(&folder, lm)?;
+        let adapted = full_logits(lm, &ids, Some((&back, 0)));
         let moved = (&adapted - &plain).abs().max().double_value(&[]);
         if moved == 0.0 {
             let hint = "was the policy stage given any pairs?";

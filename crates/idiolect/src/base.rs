@@ -11,7 +11,7 @@ use crate::problem::problem;
 /// Loads a folder strictly. A tokenizer that can yield an id without an embedding is refused.
 pub(crate) fn load(folder: &Path, compute: &Compute) -> Result<(Lm, Tokenizer)> {
     let tokenizer = Tokenizer::from_folder(folder)?;
-    let config = lm::LlamaConfig::read(folder)?;
+    let config = lm::ModelConfig::read(folder)?.shape;
     if tokenizer.largest_id() >= config.vocab_size {
         return Err(problem(
             format!(

@@ -35,22 +35,27 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
     let ScoreArgs { model, adapter, prompt, dump, greedy, compute } = args;
     let compute = compute.resolve()?;
     let (lm, tokenizer) = base::load(model, &compute)?;
-    let bank = adapter.as_ref().map(|folder| export::read_adapter(folder, &lm.config, lm.device)).transpose()?;
-    let factors = bank.as_ref().map(|b| b.gather(&[0]));
+    let bank = adapter.as_ref().map(|folder| export::read_adapter(folder, &lm)).transpose()?;
     let ids = tokenizer.encode(prompt)?;
     if ids.is_empty() {
         return Err(crate::problem::problem("--prompt: expected at least one token, found none", "write some words"));
     }
-    let logits = lm::full_logits(&lm, &ids, factors.as_ref()); // [T, V]
+    let logits = lm::full_logits(&lm, &ids, bank.as_ref().map(|b| (b, 0))); // [T, V]
     if let Some(path) = dump {
         logits.write_npy(path)?;
     }
     let (values, indices) = logits.get(-1).topk(8, -1, true, true);
     let (values, indices) = (Vec::<f32>::try_from(values)?, Vec::<i64>::try_from(indices)?);
-    let sampling = lm::Sampling { max_new_tokens: *greedy, temperature: None, stop_ids: tokenizer.stop_ids().to_vec() };
+    let sampling = lm::Sampling::greedy(*greedy, tokenizer.stop_ids().to_vec());
     let users = [0];
-    let answer =
-        lm::generate(&lm, bank.as_ref().map(|b| (b, &users[..])), std::slice::from_ref(&ids), &[[0; 32]], &sampling);
+    let answer = lm::generate(
+        &lm,
+        bank.as_ref().map(|b| (b, &users[..])),
+        std::slice::from_ref(&ids),
+        &[[0; 32]],
+        &sampling,
+        lm::Hooks::default(),
+    );
     table::print(&serde_json::to_string_pretty(&json!({
         "prompt_ids": ids,
         "top": indices.iter().zip(values).collect::<Vec<_>>(),

@@ -50,13 +50,21 @@ pub struct AdamWConfig {
 }
 
 /// Learning rate over the steps, behind the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
     /// The peak throughout.
     Constant,
     /// Linearly to zero.
     Linear,
+    /// Along half a cosine to zero.
+    Cosine,
+    /// The last part of a linear schedule, which an earlier training ran up to the share `from`: starts at
+    /// `learning_rate * (1 - from)`. P-ShareLoRA's variant G trains its personal epoch so (`from` = 2/3).
+    LinearTail {
+        /// Share of the schedule that lies behind, from 0 to below 1.
+        from: f64,
+    },
 }
 
 impl AdamWConfig {
@@ -67,10 +75,14 @@ impl AdamWConfig {
         if step < warmup {
             return self.learning_rate * (step + 1.0) / warmup;
         }
-        match self.schedule {
-            Schedule::Constant => self.learning_rate,
-            Schedule::Linear => self.learning_rate * (steps as f64 - step) / (steps as f64 - warmup).max(1.0),
-        }
+        let left = (steps as f64 - step) / (steps as f64 - warmup).max(1.0); // 1 at the end of the warm-up
+        let share = match self.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Linear => left,
+            Schedule::Cosine => 0.5 - 0.5 * (std::f64::consts::PI * left).cos(),
+            Schedule::LinearTail { from } => (1.0 - from) * left,
+        };
+        self.learning_rate * share
     }
 }
 
@@ -113,19 +125,25 @@ impl AdamW {
         Self { config, slots, shared_steps: 0, user_steps: vec![0; users.get()] }
     }
 
-    /// Backpropagates `loss` and takes one step: shared parameters at learning rate `shared`, each user's at `users`, where
-    /// `None` is a user without rows in the batch.
+    /// Takes one step along `gradients`, which are in the order of the parameters: shared parameters at learning rate
+    /// `shared`, each user's at `users`, where `None` is a user without rows in the batch.
     ///
     /// # Errors
-    /// A loss or a norm that is not finite, named by `place`; nothing is changed then.
-    pub fn step(&mut self, loss: &Tensor, shared: f64, users: &[Option<f64>], place: &str) -> Result<GradientNorms> {
+    /// A norm that is not finite, named by `place`; nothing is changed then.
+    pub fn step(
+        &mut self,
+        gradients: &[Tensor],
+        shared: f64,
+        users: &[Option<f64>],
+        place: &str,
+    ) -> Result<GradientNorms> {
         let not_finite = |what: String| Error::NotFinite { place: place.to_owned(), what };
-        if !loss.double_value(&[]).is_finite() {
-            return Err(not_finite("the loss".into()));
-        }
-        let leaves: Vec<&Tensor> = self.slots.iter().map(|s| &s.parameter.tensor).collect();
-        let gradients = Tensor::f_run_backward(&[loss], &leaves, false, false)?;
-        no_grad(|| self.apply(&gradients, shared, users, not_finite))
+        no_grad(|| self.apply(gradients, shared, users, not_finite))
+    }
+
+    /// What is trained, in order.
+    pub fn parameters(&self) -> Vec<Tensor> {
+        self.slots.iter().map(|s| s.parameter.tensor.shallow_clone()).collect()
     }
 
     fn apply(

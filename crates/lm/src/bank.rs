@@ -1,82 +1,18 @@
 //! The adapter bank: LoRA factors of all users for all adapted layers (Hu et al. 2021; P-ShareLoRA, arXiv 2503.19201).
 //!
-//! Per layer `down [Nd, r, in]` and `up [Nu, out, r]`, where N is 1 (shared) or the number of users (personal). A row
-//! of a batch gathers its user's factors; `y += alpha / r * up (down x)`.
+//! Per layer `down [Nd, r, in]` and `up [Nu, out, r]`, and between them nothing, a `kernel [Nk, r, r]` or a `scale
+//! [Nk, r]`, where N is 1 (shared) or the number of users (personal): `y += s * up (middle (down x))`.
 
-use std::collections::BTreeMap;
-use std::num::NonZero;
-
-use rand::Rng;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adamw::{Owner, Parameter};
 use crate::error::invalid;
-use crate::{LlamaConfig, Lm, Result, Tensors};
-
-/// A linear layer of a block, under its published name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Projection {
-    /// Queries.
-    #[serde(rename = "q_proj")]
-    Q,
-    /// Keys.
-    #[serde(rename = "k_proj")]
-    K,
-    /// Values.
-    #[serde(rename = "v_proj")]
-    V,
-    /// Attention's output.
-    #[serde(rename = "o_proj")]
-    O,
-    /// The MLP's gate.
-    #[serde(rename = "gate_proj")]
-    Gate,
-    /// The MLP's upward projection.
-    #[serde(rename = "up_proj")]
-    Up,
-    /// The MLP's downward projection.
-    #[serde(rename = "down_proj")]
-    Down,
-}
-
-impl Projection {
-    /// `q_proj`, ...
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q => "q_proj",
-            Self::K => "k_proj",
-            Self::V => "v_proj",
-            Self::O => "o_proj",
-            Self::Gate => "gate_proj",
-            Self::Up => "up_proj",
-            Self::Down => "down_proj",
-        }
-    }
-
-    /// The published path of this layer in block `block`, such as `model.layers.3.self_attn.q_proj`.
-    pub fn path(self, block: usize) -> String {
-        let module = match self {
-            Self::Q | Self::K | Self::V | Self::O => "self_attn",
-            Self::Gate | Self::Up | Self::Down => "mlp",
-        };
-        format!("model.layers.{block}.{module}.{}", self.name())
-    }
-
-    /// (in, out) of this layer.
-    pub fn shape(self, config: &LlamaConfig) -> (i64, i64) {
-        let (e, m) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) =
-            (config.num_attention_heads * config.head_dim(), config.num_key_value_heads() * config.head_dim());
-        match self {
-            Self::Q => (e, q),
-            Self::K | Self::V => (e, kv),
-            Self::O => (q, e),
-            Self::Gate | Self::Up => (e, m),
-            Self::Down => (m, e),
-        }
-    }
-}
+use crate::lora::{InitUsers, LoraConfig};
+use crate::row_factors::{Factors, RowFactors};
+use crate::{Lm, Result, Tensors};
 
 /// Is a factor one for all, or one per user?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,18 +24,26 @@ pub enum Sharing {
     Personal,
 }
 
-/// What is adapted, as written in a stage's TOML.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoraConfig {
-    /// r
-    pub rank: NonZero<usize>,
-    /// The product is scaled by `alpha / r`.
-    pub alpha: f64,
-    /// Which linear layers.
-    pub targets: Vec<Projection>,
-    /// Adapters sit on the last so many blocks; what lies below is computed once per text.
-    pub last_blocks: NonZero<usize>,
+/// What stands between `down` and `up`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Middle {
+    /// Nothing.
+    #[default]
+    None,
+    /// A matrix `[r, r]`, at first uniform within `1 / sqrt(r)`.
+    Kernel(Sharing),
+    /// A diagonal `[r]`, at first ones.
+    Scale(Sharing),
+}
+
+impl Middle {
+    fn sharing(self) -> Option<Sharing> {
+        match self {
+            Self::None => None,
+            Self::Kernel(sharing) | Self::Scale(sharing) => Some(sharing),
+        }
+    }
 }
 
 /// A bank's shape.
@@ -108,33 +52,46 @@ pub struct LoraConfig {
 pub struct BankConfig {
     /// Rank, scale, layers.
     pub lora: LoraConfig,
-    /// Who owns `down`.
+    /// Who owns the down-projections.
     pub down: Sharing,
-    /// Who owns `up`.
+    /// Who owns the up-projections.
     pub up: Sharing,
-    /// Number of users.
+    /// What stands between them.
+    #[serde(default)]
+    pub middle: Middle,
+    /// U
     pub users: usize,
 }
 
+/// An adapted layer.
 #[derive(Debug)]
-struct Factors {
-    down: Tensor, // [Nd, r, in]
-    up: Tensor,   // [Nu, out, r]
+struct Adapted {
+    layer: usize, // of the model
+    path: String,
+    factors: Factors,
 }
 
-/// All factors, float32.
+/// Factors of all users, float32.
 #[derive(Debug)]
 pub struct Bank {
     config: BankConfig,
     first_block: usize,
-    factors: BTreeMap<(usize, Projection), Factors>,
+    device: Device,
+    layers: Vec<Adapted>, // in the model's order
+    model_layers: usize,
 }
 
-/// Each row's factors, gathered: `down [1 or B, r, in]`, `up [1 or B, out, r]`.
+/// One user's factors of one layer.
 #[derive(Debug)]
-pub struct RowFactors {
-    scale: f64,
-    factors: BTreeMap<(usize, Projection), Factors>,
+pub struct UserFactors {
+    /// Index among the model's layers.
+    pub layer: usize,
+    /// The layer's published path.
+    pub path: String,
+    /// `[r, in]`, the middle multiplied in.
+    pub down: Tensor,
+    /// `[out, r]`
+    pub up: Tensor,
 }
 
 fn owners(sharing: Sharing, users: usize) -> usize {
@@ -142,68 +99,84 @@ fn owners(sharing: Sharing, users: usize) -> usize {
 }
 
 impl Bank {
-    /// Fresh factors: `down` uniform within `1 / sqrt(in)` (PyTorch's Kaiming-uniform of an `[r, in]` linear layer, as
-    /// PEFT has it), `up` zero, so that the bank changes nothing yet.
+    /// A bank that changes nothing: down-projections drawn as the configuration says, up-projections zero.
     ///
-    /// `rng(name)` is the random stream of a factor's first axis: `name` is `layer path / owner`, where the owner is
-    /// `shared` or what `owner_names` calls the user, so a user's draw does not depend on who else is there.
-    pub fn new<R: Rng>(
-        config: BankConfig,
-        lm: &LlamaConfig,
-        owner_names: &[String],
-        device: Device,
-        rng: impl Fn(&str) -> R,
-    ) -> Result<Self> {
-        let depth = lm.num_hidden_layers;
-        let first_block = depth.checked_sub(config.lora.last_blocks.get()).ok_or_else(|| {
-            invalid(
-                "`lora.last_blocks`",
-                format!("at most {depth}, the model's blocks"),
-                config.lora.last_blocks.to_string(),
-                "lower it",
-            )
-        })?;
-        if config.lora.targets.is_empty() {
-            return Err(invalid(
-                "`lora.targets`",
-                "at least one layer",
-                "none",
-                "the usual ones are q_proj and v_proj",
-            ));
-        }
+    /// `rng(name)` gives the random stream of one factor; a personal factor's name ends with its owner's id, so a user's
+    /// start does not depend on who else is there. `owner_names` are the users' ids.
+    pub fn new<R: Rng>(config: BankConfig, lm: &Lm, owner_names: &[String], rng: impl Fn(&str) -> R) -> Result<Self> {
         let rank = config.lora.rank.get() as i64;
-        let mut factors = BTreeMap::new();
-        for block in first_block..depth {
-            for projection in &config.lora.targets {
-                let (input, output) = projection.shape(lm);
-                let bound = 1.0 / (input as f32).sqrt();
-                let mut values = Vec::new();
-                let shared = ["shared".to_owned()];
-                let names = if config.down == Sharing::Shared { &shared[..] } else { owner_names };
-                for owner in names {
-                    let mut rng = rng(&format!("{}/{owner}", projection.path(block)));
-                    values.extend((0..rank * input).map(|_| rng.random_range(-bound..bound)));
-                }
-                let down = Tensor::from_slice(&values).view([-1, rank, input]).to_device(device);
-                let up_owners = owners(config.up, config.users) as i64;
-                let up = Tensor::zeros([up_owners, output, rank], (Kind::Float, device));
-                let (down, up) = (down.set_requires_grad(true), up.set_requires_grad(true));
-                factors.insert((block, *projection), Factors { down, up });
+        let everyone = ["shared".to_owned()];
+        // Numbers within a bound: an owner's own, or the same for all.
+        let draw = |path: &str, sharing: Sharing, count: i64, bound: f32| -> Vec<f32> {
+            let one = |name: &str| {
+                let mut rng = rng(&format!("{path}/{name}"));
+                (0..count).map(|_| rng.random_range(-bound..bound)).collect::<Vec<f32>>()
+            };
+            match (sharing, config.lora.init_users) {
+                (Sharing::Shared, _) => one(&everyone[0]),
+                (Sharing::Personal, InitUsers::Independent) => owner_names.iter().flat_map(|n| one(n)).collect(),
+                (Sharing::Personal, InitUsers::Same) => one(&everyone[0]).repeat(config.users),
             }
+        };
+        Self::assemble(config.clone(), lm, |path, input, output| {
+            let down = draw(path, config.down, rank * input, config.lora.bound(input));
+            let middle = match config.middle {
+                Middle::None => None,
+                Middle::Kernel(sharing) => {
+                    let values = draw(&format!("{path}.kernel"), sharing, rank * rank, 1.0 / (rank as f32).sqrt());
+                    Some(Tensor::from_slice(&values).view([-1, rank, rank]))
+                }
+                Middle::Scale(sharing) => {
+                    Some(Tensor::ones([owners(sharing, config.users) as i64, rank], (Kind::Float, Device::Cpu)))
+                }
+            };
+            let up_shape = [owners(config.up, config.users) as i64, output, rank];
+            Ok(Factors {
+                down: Tensor::from_slice(&down).view([-1, rank, input]),
+                up: Tensor::zeros(up_shape, (Kind::Float, Device::Cpu)),
+                middle,
+            })
+        })
+    }
+
+    /// A bank whose factors, given a layer's (path, in, out), `make` gives.
+    fn assemble(config: BankConfig, lm: &Lm, mut make: impl FnMut(&str, i64, i64) -> Result<Factors>) -> Result<Self> {
+        let mut layers = Vec::new();
+        for layer in config.lora.layers(lm)? {
+            let model_layer = &lm.layers()[layer];
+            let (input, output) = model_layer.shape();
+            let factors = make(&model_layer.path, input, output)?;
+            let leaf = |t: Tensor| t.to_device(lm.device).to_kind(Kind::Float).set_requires_grad(true);
+            layers.push(Adapted { layer, path: model_layer.path.clone(), factors: factors.map(leaf) });
         }
-        Ok(Self { config, first_block, factors })
+        let first_block = layers.iter().map(|a| lm.layers()[a.layer].block).min().unwrap_or(lm.depth());
+        Ok(Self { config, first_block, device: lm.device, layers, model_layers: lm.layers().len() })
     }
 
     /// The same function for every user, from a bank that is shared throughout: factors are copied to each owner.
     pub fn personalised(&self, down: Sharing, up: Sharing, users: usize) -> Self {
         let copies = |t: &Tensor, sharing: Sharing| {
-            let n = owners(sharing, users) as i64;
-            t.detach().expand([n, -1, -1], false).contiguous().copy().set_requires_grad(true)
+            let mut size = t.size();
+            size[0] = owners(sharing, users) as i64;
+            t.detach().expand(size, false).contiguous().copy().set_requires_grad(true)
         };
-        let factors =
-            self.factors.iter().map(|(k, f)| (*k, Factors { down: copies(&f.down, down), up: copies(&f.up, up) }));
-        let config = BankConfig { lora: self.config.lora.clone(), down, up, users };
-        Self { config, first_block: self.first_block, factors: factors.collect() }
+        let layers = self.layers.iter().map(|a| Adapted {
+            layer: a.layer,
+            path: a.path.clone(),
+            factors: Factors {
+                down: copies(&a.factors.down, down),
+                up: copies(&a.factors.up, up),
+                middle: a.factors.middle.as_ref().map(|m| copies(m, Sharing::Shared)),
+            },
+        });
+        let config = BankConfig { lora: self.config.lora.clone(), down, up, middle: self.config.middle, users };
+        Self {
+            config,
+            first_block: self.first_block,
+            device: self.device,
+            layers: layers.collect(),
+            model_layers: self.model_layers,
+        }
     }
 
     /// The bank's shape.
@@ -216,59 +189,79 @@ impl Bank {
         self.first_block
     }
 
-    /// The factors of each row's user. One user's rows, or a bank shared throughout, gather a single copy.
-    pub fn gather(&self, users: &[usize]) -> RowFactors {
-        let one = users.iter().all(|u| *u == users[0]);
-        let device = self.factors.values().next().map_or(Device::Cpu, |f| f.down.device());
-        let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(device);
+    /// The factors of a batch's rows: `users[s]` owns the `lengths[s]` tokens of sequence `s`.
+    pub fn rows(&self, users: &[usize], lengths: &[usize]) -> RowFactors {
+        assert_eq!(users.len(), lengths.len(), "a user for every sequence");
+        self.gather(crate::row_factors::group(users, lengths, self.device))
+    }
+
+    /// The factors of rows of one token each, every row a group of its own: its bits do not depend on who else is there.
+    pub(crate) fn rows_apart(&self, users: &[usize]) -> RowFactors {
+        self.gather((users.to_vec(), Some(crate::row_factors::Grouping::each(users.len()))))
+    }
+
+    fn gather(&self, (groups, grouping): (Vec<usize>, Option<crate::row_factors::Grouping>)) -> RowFactors {
+        let index = Tensor::from_slice(&groups.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(self.device);
         let pick = |t: &Tensor, sharing: Sharing| match sharing {
             Sharing::Shared => t.shallow_clone(),
-            Sharing::Personal if one => t.narrow(0, users[0] as i64, 1),
+            Sharing::Personal if grouping.is_none() => t.narrow(0, groups[0] as i64, 1),
             Sharing::Personal => t.index_select(0, &index),
         };
-        let factors = self
-            .factors
-            .iter()
-            .map(|(key, f)| (*key, Factors { down: pick(&f.down, self.config.down), up: pick(&f.up, self.config.up) }));
-        RowFactors { scale: self.scale(), factors: factors.collect() }
+        let gather = |f: &Factors| Factors {
+            down: pick(&f.down, self.config.down),
+            up: pick(&f.up, self.config.up),
+            middle: f.middle.as_ref().zip(self.config.middle.sharing()).map(|(m, s)| pick(m, s)),
+        };
+        let mut by_layer = vec![None; self.model_layers];
+        self.layers.iter().enumerate().for_each(|(i, a)| by_layer[a.layer] = Some(i));
+        let layers = self.layers.iter().map(|a| gather(&a.factors)).collect();
+        RowFactors::new(self.config.lora.scale(), by_layer, layers, grouping)
     }
 
-    /// `alpha / r`
-    pub fn scale(&self) -> f64 {
-        self.config.lora.alpha / self.config.lora.rank.get() as f64
+    /// Dropout's streams for the rows of a batch: none if the bank drops nothing.
+    pub fn dropout(&self, seeds: Vec<[u8; 32]>, lengths: &[usize]) -> Option<crate::row_factors::Dropout> {
+        (self.config.lora.dropout > 0.0)
+            .then(|| crate::row_factors::Dropout::new(self.config.lora.dropout, seeds, lengths.to_vec()))
     }
 
-    /// (layer path, down `[r, in]`, up `[out, r]`) of one user, in the order of the blocks.
-    pub fn of_user(&self, user: usize) -> Vec<(usize, Projection, Tensor, Tensor)> {
+    /// One user's factors in the model's order.
+    pub fn of_user(&self, user: usize) -> Vec<UserFactors> {
         let pick =
             |t: &Tensor, sharing: Sharing| t.get(if sharing == Sharing::Personal { user as i64 } else { 0 }).detach();
-        self.factors
-            .iter()
-            .map(|((b, p), f)| (*b, *p, pick(&f.down, self.config.down), pick(&f.up, self.config.up)))
-            .collect()
+        let each = |a: &Adapted| {
+            let (down, up) = (pick(&a.factors.down, self.config.down), pick(&a.factors.up, self.config.up));
+            let middle = a.factors.middle.as_ref().zip(self.config.middle.sharing()).map(|(m, s)| pick(m, s));
+            let down = match middle {
+                None => down,
+                Some(kernel) if kernel.dim() == 2 => kernel.matmul(&down),
+                Some(scale) => down * scale.unsqueeze(1),
+            };
+            UserFactors { layer: a.layer, path: a.path.clone(), down, up }
+        };
+        no_grad(|| self.layers.iter().map(each).collect())
     }
 
-    /// What an optimiser trains, by name: `<layer path>.down`, `<layer path>.up`.
+    /// What an optimiser trains, by name: `<layer path>.down`, `.up`, `.kernel`, `.scale`.
     pub fn parameters(&self) -> Vec<Parameter> {
         let owner = |s: Sharing| if s == Sharing::Personal { Owner::PerUser } else { Owner::Shared };
-        self.factors
-            .iter()
-            .flat_map(|((block, projection), f)| {
-                let path = projection.path(*block);
-                [
-                    Parameter {
-                        name: format!("{path}.down"),
-                        tensor: f.down.shallow_clone(),
-                        owner: owner(self.config.down),
-                    },
-                    Parameter {
-                        name: format!("{path}.up"),
-                        tensor: f.up.shallow_clone(),
-                        owner: owner(self.config.up),
-                    },
-                ]
-            })
-            .collect()
+        let mut out = Vec::new();
+        for Adapted { path, factors, .. } in &self.layers {
+            let mut push = |role: &str, tensor: &Tensor, sharing| {
+                out.push(Parameter {
+                    name: format!("{path}.{role}"),
+                    tensor: tensor.shallow_clone(),
+                    owner: owner(sharing),
+                });
+            };
+            push("down", &factors.down, self.config.down);
+            push("up", &factors.up, self.config.up);
+            match (self.config.middle, &factors.middle) {
+                (Middle::Kernel(sharing), Some(kernel)) => push("kernel", kernel, sharing),
+                (Middle::Scale(sharing), Some(scale)) => push("scale", scale, sharing),
+                _ => {}
+            }
+        }
+        out
     }
 
     /// The factors by name, to be written.
@@ -277,67 +270,61 @@ impl Bank {
     }
 
     /// Takes a bank of this shape out of a file's tensors.
-    pub fn take(config: BankConfig, lm: &LlamaConfig, tensors: &mut Tensors) -> Result<Self> {
+    pub fn take(config: BankConfig, lm: &Lm, tensors: &mut Tensors) -> Result<Self> {
         let rank = config.lora.rank.get() as i64;
-        let first_block = lm.num_hidden_layers.saturating_sub(config.lora.last_blocks.get());
-        let mut factors = BTreeMap::new();
-        for block in first_block..lm.num_hidden_layers {
-            for projection in &config.lora.targets {
-                let (input, output) = projection.shape(lm);
-                let path = projection.path(block);
-                let mut take = |role: &str, shape: [i64; 3]| -> Result<Tensor> {
-                    Ok(tensors.take(&format!("{path}.{role}"), &shape)?.to_kind(Kind::Float).set_requires_grad(true))
-                };
-                let down = take("down", [owners(config.down, config.users) as i64, rank, input])?;
-                let up = take("up", [owners(config.up, config.users) as i64, output, rank])?;
-                factors.insert((block, *projection), Factors { down, up });
+        let count = |sharing| owners(sharing, config.users) as i64;
+        Self::assemble(config.clone(), lm, |path, input, output| {
+            let mut take = |role: &str, shape: &[i64]| tensors.take(&format!("{path}.{role}"), shape);
+            Ok(Factors {
+                down: take("down", &[count(config.down), rank, input])?,
+                up: take("up", &[count(config.up), output, rank])?,
+                middle: match config.middle {
+                    Middle::None => None,
+                    Middle::Kernel(sharing) => Some(take("kernel", &[count(sharing), rank, rank])?),
+                    Middle::Scale(sharing) => Some(take("scale", &[count(sharing), rank])?),
+                },
+            })
+        })
+    }
+
+    /// A bank of one user from explicit factors: an adapter read from a file. `take(path)` gives `down [r, in]` and
+    /// `up [out, r]` of an adapted layer.
+    pub fn single(lora: LoraConfig, lm: &Lm, mut take: impl FnMut(&str) -> Option<(Tensor, Tensor)>) -> Result<Self> {
+        let rank = lora.rank.get() as i64;
+        let config =
+            BankConfig { lora, down: Sharing::Personal, up: Sharing::Personal, middle: Middle::None, users: 1 };
+        Self::assemble(config, lm, |path, input, output| {
+            let missing = || invalid("adapter", format!("factors of `{path}`"), "none", "write the adapter again");
+            let (down, up) = take(path).ok_or_else(missing)?;
+            if down.size() != [rank, input] || up.size() != [output, rank] {
+                return Err(invalid(
+                    format!("adapter, `{path}`"),
+                    format!("[{rank}, {input}] and [{output}, {rank}]"),
+                    format!("{:?} and {:?}", down.size(), up.size()),
+                    "the adapter belongs to another base",
+                ));
             }
-        }
-        Ok(Self { config, first_block, factors })
+            Ok(Factors { down: down.unsqueeze(0), up: up.unsqueeze(0), middle: None })
+        })
     }
 
-    /// A bank of one user from explicit factors, `down [r, in]` and `up [out, r]` by layer: an adapter read from a file.
-    pub fn single(lora: LoraConfig, first_block: usize, factors: Vec<(usize, Projection, Tensor, Tensor)>) -> Self {
-        let config = BankConfig { lora, down: Sharing::Personal, up: Sharing::Personal, users: 1 };
-        let factors = factors.into_iter().map(|(block, projection, down, up)| {
-            ((block, projection), Factors { down: down.unsqueeze(0), up: up.unsqueeze(0) })
-        });
-        Self { config, first_block, factors: factors.collect() }
-    }
-
-    /// The base's weight plus this user's adapter, `[out, in]`, computed and given in float32.
+    /// The base's weights plus this user's adapter by published name, as the checkpoint stores them, computed and given in
+    /// float32.
     pub fn merged(&self, lm: &Lm, user: usize) -> Vec<(String, Tensor)> {
         self.of_user(user)
             .into_iter()
-            .map(|(block, projection, down, up)| {
-                let weight = lm.weight(block, projection).to_kind(Kind::Float);
-                (format!("{}.weight", projection.path(block)), weight + up.matmul(&down) * self.scale())
+            .map(|UserFactors { layer, path, down, up }| {
+                let layer = &lm.layers()[layer];
+                let weight = layer.weight.to_kind(Kind::Float) + up.matmul(&down) * self.config.lora.scale();
+                (format!("{path}.weight"), if layer.transposed { weight.tr().contiguous() } else { weight })
             })
             .collect()
     }
 }
 
-impl RowFactors {
-    /// `y` plus the adapter's part for the layer's input `x` `[B, T, in]`; nothing where the layer is not adapted.
-    pub(crate) fn add(&self, block: usize, projection: Projection, x: &Tensor, y: &Tensor) -> Option<Tensor> {
-        let Factors { down, up } = self.factors.get(&(block, projection))?;
-        let low = apply(&x.to_kind(Kind::Float), down); // [B, T, r]
-        Some(y + (apply(&low, up) * self.scale).to_kind(y.kind()))
-    }
-
-    /// The rows `rows`, where rows have factors of their own.
-    pub(crate) fn select_rows(&mut self, rows: &Tensor) {
-        for f in self.factors.values_mut() {
-            for t in [&mut f.down, &mut f.up] {
-                if t.size()[0] > 1 {
-                    *t = t.index_select(0, rows);
-                }
-            }
-        }
-    }
-}
-
-/// `x [B, T, in]` times `factor [1 or B, out, in]` transposed.
-fn apply(x: &Tensor, factor: &Tensor) -> Tensor {
-    if factor.size()[0] == 1 { x.matmul(&factor.get(0).tr()) } else { x.bmm(&factor.transpose(1, 2)) }
+/// A stream for a layer of a row's dropout.
+pub(crate) fn layer_stream(seed: &[u8; 32], layer: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::from_seed(*seed);
+    rng.set_stream(layer as u64);
+    rng
 }

@@ -1,113 +1,54 @@
-//! `config.json` of the Llama family, under its published names.
+//! `config.json` of any family.
 
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::Result;
 use crate::error::invalid;
+use crate::families;
+use crate::parts::Heads;
 
-/// What decides a Llama's shape. Fields that are absent in a file take transformers' defaults.
-#[derive(Clone, Debug, Deserialize)]
-pub struct LlamaConfig {
+/// A model's sizes, whatever its family calls them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
     /// V
     pub vocab_size: i64,
     /// E
     pub hidden_size: i64,
-    /// Width of the gated MLP.
-    pub intermediate_size: i64,
     /// Number of blocks.
-    pub num_hidden_layers: usize,
-    /// H
-    pub num_attention_heads: i64,
-    /// Heads of keys and values; H unless given.
-    num_key_value_heads: Option<i64>,
-    /// D; E / H unless given.
-    head_dim: Option<i64>,
-    /// Longest context in tokens.
-    pub max_position_embeddings: i64,
-    /// Epsilon of the RMS norms.
-    pub rms_norm_eps: f64,
-    #[serde(default = "ten_thousand")]
-    rope_theta: f64,
-    rope_parameters: Option<Value>,
-    rope_scaling: Option<Value>,
-    /// Is the output projection the embedding?
-    #[serde(default)]
-    pub tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    #[serde(default = "silu")]
-    hidden_act: String,
-    #[serde(default)]
-    model_type: String,
+    pub blocks: usize,
+    pub(crate) heads: Heads,
+    /// Longest context in tokens, where the configuration tells.
+    pub max_positions: Option<i64>,
 }
 
-fn ten_thousand() -> f64 {
-    10_000.0
+/// A folder's `config.json`, read and checked.
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// `model_type`
+    pub model_type: String,
+    /// Sizes.
+    pub shape: Shape,
+    pub(crate) kind: families::Kind,
+    pub(crate) value: Value,
+    pub(crate) place: String,
 }
 
-fn silu() -> String {
-    "silu".into()
-}
-
-impl LlamaConfig {
-    /// Reads and checks `config.json`. What this code does not compute is refused, never ignored.
+impl ModelConfig {
+    /// Reads `config.json`. What this code does not compute is refused, never ignored.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let bytes = fs_err::read(&path)?;
-        let place = path.display();
-        let config: Self = serde_json::from_slice(&bytes).map_err(|e| {
-            invalid(&place, "a Llama configuration", e.to_string(), "point at a folder that holds a Llama model")
-        })?;
-        let refuse = |field: &str, expected: &str, found: String| {
-            Err(invalid(format!("{place}, `{field}`"), expected, found, "this model is not supported yet"))
+        let place = path.display().to_string();
+        let value: Value = serde_json::from_slice(&fs_err::read(&path)?)
+            .map_err(|e| invalid(&place, "JSON", e.to_string(), "fetch the model's config.json again"))?;
+        let model_type = value["model_type"].as_str().unwrap_or_default().to_owned();
+        let Some((_, kind)) = families::KINDS.iter().find(|(name, _)| *name == model_type) else {
+            let names = families::KINDS.map(|(name, _)| format!("`{name}`")).join(", ");
+            let place = format!("{place}, `model_type`");
+            return Err(invalid(place, names, value["model_type"].to_string(), "this model is not supported yet"));
         };
-        if config.model_type != "llama" {
-            return refuse("model_type", "`llama`", format!("`{}`", config.model_type));
-        }
-        if config.hidden_act != "silu" {
-            return refuse("hidden_act", "`silu`", format!("`{}`", config.hidden_act));
-        }
-        if config.attention_bias || config.mlp_bias {
-            return refuse("attention_bias, mlp_bias", "false", "true".into());
-        }
-        for (field, rope) in [("rope_scaling", &config.rope_scaling), ("rope_parameters", &config.rope_parameters)] {
-            if let Some(Value::Object(map)) = rope {
-                let kind = map.get("rope_type").or_else(|| map.get("type")).and_then(Value::as_str);
-                if kind.is_some_and(|k| k != "default") {
-                    return refuse(field, "no RoPE scaling", format!("{kind:?}"));
-                }
-            }
-        }
-        let heads = config.num_attention_heads;
-        if heads <= 0 || config.hidden_size % heads != 0 || heads % config.num_key_value_heads().max(1) != 0 {
-            let found = format!("{heads} heads, {} key/value heads", config.num_key_value_heads());
-            return refuse(
-                "num_attention_heads",
-                "a divisor of hidden_size and a multiple of the key/value heads",
-                found,
-            );
-        }
-        Ok(config)
-    }
-
-    /// Heads of keys and values.
-    pub fn num_key_value_heads(&self) -> i64 {
-        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
-    }
-
-    /// D
-    pub fn head_dim(&self) -> i64 {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
-    }
-
-    /// Base of the rotary frequencies (transformers 5 moved it into `rope_parameters`).
-    pub fn rope_theta(&self) -> f64 {
-        let nested = self.rope_parameters.as_ref().and_then(|p| p.get("rope_theta")).and_then(Value::as_f64);
-        nested.unwrap_or(self.rope_theta)
+        let shape = families::shape(*kind, &value, &place)?;
+        Ok(Self { model_type, shape, kind: *kind, value, place })
     }
 }

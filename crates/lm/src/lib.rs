@@ -4,38 +4,59 @@
 //! reward model (bank and [`ScalarHead`]). Adapters sit on the last blocks, so the blocks below them are run once per
 //! text and kept ([`Prefix`]). Weights are named as in the published checkpoint.
 //!
-//! Axis letters: `B` batch, `T` tokens, `E` hidden, `V` vocabulary, `H` heads, `D` head size, `R` LoRA rank, `U` users.
+//! A batch of rows is laid end to end ([`Batch`]): `N` tokens without padding, and what rows of one prompt begin with only
+//! once. [`Trace`] runs it forward and back.
+//!
+//! Axis letters: `B` batch, `N` tokens of a batch, `T` tokens, `E` hidden, `V` vocabulary, `H` heads, `D` head size, `R` LoRA rank, `U` users.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), lm::Error> {
 //! let compute = lm::Compute::new("cpu", "auto", None)?;
 //! let model = lm::Lm::load("checkpoints/quickstart/import".as_ref(), &compute)?;
-//! let samples = lm::generate(&model, None, &[vec![1, 2, 3]], &[[0; 32]], &lm::Sampling {
-//!     max_new_tokens: 8, temperature: Some(1.0), stop_ids: vec![2] });
+//! let sampling = lm::Sampling::at(1.0, 8, vec![2]);
+//! let samples = lm::generate(&model, None, &[vec![1, 2, 3]], &[[0; 32]], &sampling, lm::Hooks::default());
 //! # Ok(()) }
 //! ```
 
 mod adamw;
 mod bank;
+mod cache;
 mod compute;
 mod config;
 mod error;
+mod families;
 mod generate;
 mod gguf;
 mod head;
-mod llama;
+mod layout;
+mod lora;
+mod model;
+mod packed;
+mod parts;
+mod pass;
+mod read_out;
+mod row_factors;
 mod rows;
+mod sampling;
+mod source;
+mod trace;
 mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
-pub use bank::{Bank, BankConfig, LoraConfig, Projection, RowFactors, Sharing};
+pub use bank::{Bank, BankConfig, Middle, Sharing, UserFactors};
 pub use compute::{Compute, tune_allocator};
-pub use config::LlamaConfig;
+pub use config::{ModelConfig, Shape};
 pub use error::{Error, Result, invalid};
-pub use generate::{Sample, Sampling, generate};
+pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_parameters, import_gguf};
 pub use head::ScalarHead;
-pub use llama::{Cache, Lm, Rope};
-pub use rows::{Pooling, Prefix, TokenRow, answer_logp, full_logits, pooled_hidden};
+pub use lora::{AllBlocks, AllLinear, Blocks, InitBound, InitRule, InitUsers, LoraConfig, Targets};
+pub use model::Lm;
+pub use read_out::{Pooling, answer_logp, forward, full_logits, hidden_states, pooled_hidden, token_logp};
+pub use row_factors::{Dropout, RowFactors};
+pub use rows::{Batch, Prefix, TokenRow, under_budget};
+pub use sampling::Sampling;
+pub use source::Layer;
 pub use tch::Tensor;
+pub use trace::{Activations, Trace, accumulate, gradients};
 pub use weights::{Tensors, read_folder, read_tensors, write_tensors};

@@ -1,18 +1,18 @@
-//! Token rows, the frozen prefix of the network, and the two things that training reads off a row: the log-probability
-//! of its answer and its pooled hidden state.
+//! Token rows, batches of them, and the frozen part of the network, which is run once for every distinct text.
 
-use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use std::collections::HashMap;
+
+use tch::{Tensor, no_grad};
 
 use crate::Lm;
-use crate::bank::RowFactors;
+use crate::layout::{Layout, Tree};
 
 /// One prompt with its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenRow {
     /// Ids, `[T]`.
     pub ids: Vec<i64>,
-    /// Index of the answer's first token.
+    /// Index of the answer's first token, at least 1.
     pub answer_start: usize,
 }
 
@@ -22,40 +22,77 @@ impl From<text::Row> for TokenRow {
     }
 }
 
-/// Tokens of one forward pass without gradients, padding included.
-const PREFIX_TOKENS: usize = 4096;
+/// Tokens of one forward pass without gradients.
+const PASS_TOKENS: usize = 4096;
 
 /// Hidden states of distinct rows right below the first adapted block: nothing that training changes reaches them, so
-/// they are computed once.
+/// they are computed once, and what rows of one prompt share, once for all of them.
 #[derive(Debug)]
 pub struct Prefix {
     rows: Vec<TokenRow>,
-    hidden: Vec<Tensor>, // [T, E] each, in the model's type
+    stored: Vec<Stored>,
     first_block: usize,
+}
+
+/// Where a row's hidden states are.
+#[derive(Debug)]
+struct Stored {
+    hidden: Tensor, // [tokens of its tree, E], shared by the tree's rows
+    places: Vec<i64>,
+}
+
+/// Rows that are computed together. Those of a group share one adapter, and what they begin with.
+#[derive(Debug)]
+pub struct Batch {
+    /// Hidden states below the first adapted block, `[N, E]`.
+    pub(crate) x: Tensor,
+    pub(crate) layout: Layout,
+    /// (row, places of its tokens among N), in the order of the groups.
+    pub(crate) rows: Vec<(TokenRow, Vec<i64>)>,
+    pub(crate) first_block: usize,
+}
+
+impl Batch {
+    /// Tokens of each group: what [`crate::Bank::rows`] asks for.
+    pub fn lengths(&self) -> &[usize] {
+        &self.layout.lengths
+    }
 }
 
 impl Prefix {
     /// Runs the blocks below `first_block` over every row, in batches of similar length.
     pub fn new(lm: &Lm, rows: Vec<TokenRow>, first_block: usize, mut progress: impl FnMut(usize)) -> Self {
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|i| (rows[*i].ids.len(), *i));
-        let mut hidden: Vec<Option<Tensor>> = (0..rows.len()).map(|_| None).collect();
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let fits = |n: usize| rows[rest[n - 1]].ids.len() * n <= PREFIX_TOKENS;
-            let take = (1..=rest.len()).take_while(|n| *n == 1 || fits(*n)).last().unwrap_or(1);
-            let (batch, later) = rest.split_at(take);
-            rest = later;
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let mut trees: Vec<(Tree, Vec<usize>)> = by_prompt(&rows, &all)
+            .into_iter()
+            .map(|members| {
+                let ids: Vec<&[i64]> = members.iter().map(|i| rows[*i].ids.as_slice()).collect();
+                (Tree::new(&ids), members)
+            })
+            .collect();
+        let lengths: Vec<usize> = trees.iter().map(|(tree, _)| tree.len()).collect();
+        let mut stored: Vec<Option<Stored>> = (0..rows.len()).map(|_| None).collect();
+        for pass in under_budget(&lengths, PASS_TOKENS) {
+            let now: Vec<(Tree, Vec<usize>)> = pass.iter().map(|i| std::mem::take(&mut trees[*i])).collect();
             let x = no_grad(|| {
-                let ids = pad_ids(lm, batch.iter().map(|i| rows[*i].ids.as_slice()));
-                lm.blocks(lm.embed(&ids), 0..first_block, &lm.rope_range(ids.size()[1]), None)
+                let batch: Vec<&Tree> = now.iter().map(|(tree, _)| tree).collect();
+                let layout = Layout::new(&batch, 1, lm.kind, lm.device);
+                let ids: Vec<i64> = batch.iter().flat_map(|t| t.ids.iter().copied()).collect();
+                let x = lm.embed(&ids, &layout.positions);
+                lm.blocks(x, 0..first_block, &lm.over(&layout, None, None))
             });
-            for (n, i) in batch.iter().enumerate() {
-                hidden[*i] = Some(x.get(n as i64).narrow(0, 0, rows[*i].ids.len() as i64).copy());
+            let mut start = 0;
+            for (tree, members) in &now {
+                let hidden = x.narrow(0, start, tree.len() as i64).copy();
+                start += tree.len() as i64;
+                for (r, i) in members.iter().enumerate() {
+                    let places = (0..rows[*i].ids.len()).map(|t| tree.locate(r, t) as i64).collect();
+                    stored[*i] = Some(Stored { hidden: hidden.shallow_clone(), places });
+                }
+                progress(members.len());
             }
-            progress(take);
         }
-        Self { rows, hidden: hidden.into_iter().flatten().collect(), first_block }
+        Self { stored: stored.into_iter().flatten().collect(), rows, first_block }
     }
 
     /// The rows, in the order in which they are indexed.
@@ -63,88 +100,94 @@ impl Prefix {
         &self.rows
     }
 
-    /// Hidden states `[B, T, E]` behind all blocks, with the adapter, of the rows `batch`.
-    fn finish(&self, lm: &Lm, batch: &[usize], adapter: Option<&RowFactors>) -> Tensor {
-        let hidden: Vec<&Tensor> = batch.iter().map(|i| &self.hidden[*i]).collect();
-        let x = Tensor::pad_sequence(&hidden, true, 0.0, "right"); // [B, T, E]
-        let rope = lm.rope_range(x.size()[1]);
-        lm.blocks(x, self.first_block..lm.depth(), &rope, adapter)
+    /// Batches of at most 4096 tokens, or one group, that hold each of `rows` once; rows of one prompt are grouped. For
+    /// passes of one user's rows without gradients.
+    pub fn passes(&self, rows: &[usize]) -> Vec<Vec<Vec<usize>>> {
+        let groups = by_prompt(&self.rows, rows);
+        let tokens = |group: &Vec<usize>| group.iter().map(|i| self.rows[*i].ids.len()).sum();
+        let lengths: Vec<usize> = groups.iter().map(tokens).collect();
+        let pick = |batch: Vec<usize>| batch.into_iter().map(|g| groups[g].clone()).collect();
+        under_budget(&lengths, PASS_TOKENS).into_iter().map(pick).collect()
+    }
+
+    /// A batch of groups of rows. What the rows of a group begin with is computed once; its result is that of each row
+    /// alone.
+    pub fn batch(&self, lm: &Lm, groups: &[Vec<usize>]) -> Batch {
+        let (mut trees, mut pieces, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut start = 0;
+        for group in groups {
+            let ids: Vec<&[i64]> = group.iter().map(|i| self.rows[*i].ids.as_slice()).collect();
+            let tree = Tree::new(&ids);
+            let trunk = (0..tree.len()).take_while(|t| tree.branches[*t] == 0).count();
+            for (r, i) in group.iter().enumerate() {
+                let Stored { hidden, places } = &self.stored[*i];
+                let from = if r == 0 { 0 } else { trunk }; // the first row brings the trunk
+                if from < places.len() {
+                    let index = Tensor::from_slice(&places[from..]).to_device(lm.device);
+                    pieces.push(hidden.index_select(0, &index));
+                }
+                let locate = |t| (start + tree.locate(r, t)) as i64;
+                rows.push((self.rows[*i].clone(), (0..places.len()).map(locate).collect()));
+            }
+            start += tree.len();
+            trees.push(tree);
+        }
+        let trees: Vec<&Tree> = trees.iter().collect();
+        let layout = Layout::new(&trees, 1, lm.kind, lm.device);
+        Batch { x: Tensor::cat(&pieces, 0), layout, rows, first_block: self.first_block }
     }
 }
 
-/// Ids `[B, T]`, padded on the right with 0: causality and the answer's positions keep padding out of every result.
-fn pad_ids<'a>(lm: &Lm, rows: impl Iterator<Item = &'a [i64]>) -> Tensor {
-    let rows: Vec<Tensor> = rows.map(Tensor::from_slice).collect();
-    Tensor::pad_sequence(&rows, true, 0.0, "right").to_device(lm.device)
+/// Groups rows of one prompt, in the order in which prompts first appear; a group is at most a quarter of a pass.
+fn by_prompt(rows: &[TokenRow], some: &[usize]) -> Vec<Vec<usize>> {
+    let mut index: HashMap<&[i64], usize> = HashMap::new();
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for i in some {
+        let row = &rows[*i];
+        let g = *index.entry(&row.ids[..row.answer_start]).or_insert_with(|| {
+            groups.push(Vec::new());
+            groups.len() - 1
+        });
+        groups[g].push(*i);
+    }
+    let split = |group: Vec<usize>| -> Vec<Vec<usize>> {
+        let longest = group.iter().map(|i| rows[*i].ids.len()).max().unwrap_or(1);
+        group.chunks((PASS_TOKENS / 4 / longest).max(1)).map(<[usize]>::to_vec).collect()
+    };
+    groups.into_iter().flat_map(split).collect()
 }
 
-/// Log-probability of each row's answer given its prompt, summed over answer tokens: `[B]`, float32.
-///
-/// The vocabulary projection is computed at answer tokens only.
-pub fn answer_logp(lm: &Lm, prefix: &Prefix, batch: &[usize], adapter: Option<&RowFactors>) -> Tensor {
-    let y = prefix.finish(lm, batch, adapter); // [B, T, E]
-    let t_max = y.size()[1];
-    let (mut positions, mut targets, mut owner) = (Vec::new(), Vec::new(), Vec::new());
-    for (b, i) in batch.iter().enumerate() {
-        let row = &prefix.rows[*i];
-        // An answer's first token is predicted at the prompt's last; a row always has a prompt token (`answer_start > 0`).
-        for t in row.answer_start.max(1)..row.ids.len() {
-            positions.push(b as i64 * t_max + t as i64 - 1);
-            targets.push(row.ids[t]);
-            owner.push(b as i64);
+/// Splits groups of rows into batches of at most `budget` tokens (a larger group is a batch of its own), short ones
+/// first. Gives indices of `groups`; every batch is as full as the order allows.
+pub fn under_budget(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|i| (lengths[*i], *i));
+    let mut out: Vec<Vec<usize>> = Vec::new();
+    let mut spent = 0;
+    for i in order {
+        match out.last_mut() {
+            Some(batch) if spent + lengths[i] <= budget => {
+                spent += lengths[i];
+                batch.push(i);
+            }
+            _ => {
+                spent = lengths[i];
+                out.push(vec![i]);
+            }
         }
     }
-    let index = |v: &[i64]| Tensor::from_slice(v).to_device(lm.device);
-    let y = y.view([-1, lm.config.hidden_size]).index_select(0, &index(&positions)); // [N, E]
-    let logits = lm.logits(&lm.final_norm(&y)).to_kind(Kind::Float); // [N, V]
-    let chosen = logits.gather(1, &index(&targets).unsqueeze(1), false).squeeze_dim(1); // [N]
-    let logp = chosen - logits.logsumexp(1, false);
-    Tensor::zeros([batch.len() as i64], (Kind::Float, lm.device)).index_add(0, &index(&owner), &logp)
+    out
 }
 
-/// Which hidden states of a row a reward is read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pooling {
-    /// The row's last token: the end of turn. What sequence classifiers do.
-    Last,
-    /// The mean over the answer's tokens.
-    Mean,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The normed hidden state of each row, pooled: `[B, E]`, float32.
-pub fn pooled_hidden(
-    lm: &Lm,
-    prefix: &Prefix,
-    batch: &[usize],
-    adapter: Option<&RowFactors>,
-    pooling: Pooling,
-) -> Tensor {
-    let y = prefix.finish(lm, batch, adapter); // [B, T, E]
-    let t_max = y.size()[1];
-    let (mut positions, mut owner, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-    for (b, i) in batch.iter().enumerate() {
-        let row = &prefix.rows[*i];
-        let end = row.ids.len();
-        let start = if pooling == Pooling::Last { end - 1 } else { row.answer_start };
-        for t in start..end {
-            positions.push(b as i64 * t_max + t as i64);
-            owner.push(b as i64);
-            weights.push(1.0 / (end - start) as f32);
-        }
+    #[test]
+    fn batches_hold_every_group_once_within_the_budget() {
+        let lengths = [50, 10, 70, 200, 30, 10];
+        let batches = under_budget(&lengths, 100);
+        assert_eq!(batches, vec![vec![1, 5, 4, 0], vec![2], vec![3]]);
+        assert!(under_budget(&[], 10).is_empty());
     }
-    let index = |v: &[i64]| Tensor::from_slice(v).to_device(lm.device);
-    let e = lm.config.hidden_size;
-    let y = lm.final_norm(&y.view([-1, e]).index_select(0, &index(&positions))).to_kind(Kind::Float); // [N, E]
-    let weighted = y * Tensor::from_slice(&weights).to_device(lm.device).unsqueeze(1);
-    Tensor::zeros([batch.len() as i64, e], (Kind::Float, lm.device)).index_add(0, &index(&owner), &weighted)
-}
-
-/// Logits `[T, V]` of one row, float32.
-pub fn full_logits(lm: &Lm, ids: &[i64], adapter: Option<&RowFactors>) -> Tensor {
-    no_grad(|| {
-        let ids = pad_ids(lm, std::iter::once(ids));
-        let x = lm.blocks(lm.embed(&ids), 0..lm.depth(), &lm.rope_range(ids.size()[1]), adapter);
-        lm.logits(&lm.final_norm(&x)).squeeze_dim(0).to_kind(Kind::Float)
-    })
 }

@@ -59,7 +59,7 @@ impl Tensors {
     }
 }
 
-fn kind_of(dtype: Dtype) -> Option<Kind> {
+pub(crate) fn kind_of(dtype: Dtype) -> Option<Kind> {
     match dtype {
         Dtype::F32 => Some(Kind::Float),
         Dtype::F16 => Some(Kind::Half),
@@ -116,7 +116,7 @@ pub fn read_folder(folder: &Path, device: Device, kind: Kind) -> Result<Tensors>
     Ok(out)
 }
 
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     if single.exists() {
         return Ok(vec![single]);

@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 
-use lm::{AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Prefix, Sharing, Tensor, TokenRow, answer_logp};
+use lm::{
+    Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, Sharing, Tensor, TokenRow,
+    Trace, answer_logp,
+};
 use rand::seq::SliceRandom;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,10 @@ pub struct DpoConfig {
     pub token_budget_per_user: usize,
     /// A row longer than this is an error that names it.
     pub max_row_tokens: usize,
+    /// A batch is computed in parts of so many tokens; the result does not change.
+    pub micro_batch_tokens: NonZero<usize>,
+    /// What a part keeps for its backward pass.
+    pub activations: Activations,
     /// Steps between two checkpoints.
     pub save_every_steps: NonZero<usize>,
 }
@@ -133,9 +140,6 @@ fn plan(config: &DpoConfig, run: &Run, rows: &Rows, own: &[usize], user: &str) -
     (batches, spent)
 }
 
-/// Rows of one forward pass for the reference's log-probabilities.
-const REFERENCE_ROWS: usize = 16;
-
 /// Trains a policy for every user in `users`, side by side, resuming where an earlier run stopped.
 pub fn train(
     config: &DpoConfig,
@@ -146,7 +150,18 @@ pub fn train(
     run: &mut Run,
 ) -> Result<(Policies, DpoReport)> {
     // No `..`: a new field that nobody reads here does not compile.
-    let DpoConfig { lora, optimizer, beta, max_row_tokens, save_every_steps, .. } = config;
+    let DpoConfig {
+        lora,
+        optimizer,
+        beta,
+        batch_pairs: _,
+        max_epochs: _,
+        token_budget_per_user: _,
+        max_row_tokens,
+        micro_batch_tokens,
+        activations,
+        save_every_steps,
+    } = config;
     let rows = Rows::new(tokenizer, pairs, *max_row_tokens)?;
     let plans: Vec<(Vec<Vec<usize>>, usize)> = users
         .iter()
@@ -165,9 +180,9 @@ pub fn train(
     }
     let steps = plans.iter().map(|(batches, _)| batches.len()).max().unwrap_or(0);
 
-    let bank_config =
-        BankConfig { lora: lora.clone(), down: Sharing::Personal, up: Sharing::Personal, users: users.len() };
-    let bank = Bank::new(bank_config, &lm.config, users, lm.device, |name| run.rng(&["init", name]))?;
+    let (down, up) = (Sharing::Personal, Sharing::Personal);
+    let bank_config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
+    let bank = Bank::new(bank_config, lm, users, |name| run.rng(&["init", name]))?;
     let users_count = users.len().try_into().expect("a plan for at least one user");
     let mut adam = AdamW::new(optimizer.clone(), bank.parameters(), users_count);
     let mut history: Vec<Vec<Option<(f64, f64)>>> = Vec::new(); // of each step and user: loss, accuracy
@@ -187,37 +202,54 @@ pub fn train(
         None => run.save_part("reference", reference_logp(lm, &prefix))?,
     };
 
+    let parameters: Vec<Tensor> = bank.parameters().into_iter().map(|p| p.tensor).collect();
     let mut bar = Progress::new("dpo: training", steps, step);
     while step < steps {
-        // Every user's batch of this step, chosen rows before rejected ones.
+        // Every user's batch of this step.
         let batch: Vec<(usize, usize)> = plans
             .iter()
             .enumerate()
             .flat_map(|(u, (batches, _))| batches.get(step).into_iter().flatten().map(move |p| (u, *p)))
             .collect();
-        let indices: Vec<usize> =
-            batch.iter().map(|(_, p)| rows.pairs[*p].0).chain(batch.iter().map(|(_, p)| rows.pairs[*p].1)).collect();
-        let owners: Vec<usize> = batch.iter().chain(&batch).map(|(u, _)| *u).collect();
-        let logp_ref: Vec<f32> = indices.iter().map(|i| reference[*i]).collect();
-
-        let logp = answer_logp(lm, &prefix, &indices, Some(&bank.gather(&owners))).view([2, -1]); // [2, B]
-        let logp_ref = Tensor::from_slice(&logp_ref).to_device(lm.device).view([2, -1]);
-        let margin = dpo_margin(&logp, &logp_ref, *beta); // [B]
-        let each = dpo_loss(&margin); // [B]
         // The sum of the users' means: a user's gradient does not depend on who else is in the batch.
         let counts: Vec<usize> = (0..users.len()).map(|u| batch.iter().filter(|(v, _)| *v == u).count()).collect();
-        let weights: Vec<f32> = batch.iter().map(|(u, _)| 1.0 / counts[*u] as f32).collect();
-        let loss = (&each * Tensor::from_slice(&weights).to_device(lm.device)).sum(Kind::Float);
+        let present: Vec<&str> = (0..users.len()).filter(|u| counts[*u] > 0).map(|u| users[u].as_str()).collect();
+        let place = format!("dpo, step {step}, users {}, pairs {}", present.join(", "), numbers(&batch));
+        let seeds = dropout_seeds(run, step, &batch, users);
+
+        // The batch in parts: gradients and metrics are those of the whole.
+        let lengths: Vec<usize> = batch.iter().map(|(_, p)| rows.tokens(*p)).collect();
+        let (mut gradients, mut metrics) = (None, vec![PairMetrics::default(); batch.len()]);
+        for part in lm::under_budget(&lengths, micro_batch_tokens.get()) {
+            let groups: Vec<Vec<usize>> =
+                part.iter().map(|i| rows.pairs[batch[*i].1]).map(|(c, r)| vec![c, r]).collect();
+            let own: Vec<usize> = part.iter().map(|i| batch[*i].0).collect();
+            let of_rows: Vec<f32> = groups.iter().flatten().map(|i| reference[*i]).collect();
+            let weights: Vec<f32> = own.iter().map(|u| 1.0 / counts[*u] as f32).collect();
+            let on_device = |values: &[f32]| Tensor::from_slice(values).to_device(lm.device);
+            let inputs = prefix.batch(lm, &groups);
+            let dropout = bank.dropout(part.iter().map(|i| seeds[*i]).collect(), inputs.lengths());
+            let factors = bank.rows(&own, inputs.lengths()).with_dropout(dropout);
+
+            let trace = Trace::new(lm, &inputs, factors, *activations);
+            let logp = answer_logp(lm, &inputs, &trace.hidden).view([-1, 2]).tr(); // [2, P]: chosen, rejected
+            let logp_ref = on_device(&of_rows).view([-1, 2]).tr();
+            let margin = dpo_margin(&logp, &logp_ref, *beta); // [P]
+            let each = dpo_loss(&margin); // [P]
+            let loss = (&each * on_device(&weights)).sum(Kind::Float);
+            lm::accumulate(&mut gradients, trace.backward(&loss, &parameters, &[], &place)?);
+            let values = PairMetrics::of(&each, &margin, &logp, &logp_ref, *beta);
+            part.iter().zip(values).for_each(|(i, value)| metrics[*i] = value);
+        }
 
         let rates: Vec<Option<f64>> = plans
             .iter()
             .map(|(batches, _)| (step < batches.len()).then(|| optimizer.rate(step, batches.len())))
             .collect();
-        let present: Vec<&str> = (0..users.len()).filter(|u| counts[*u] > 0).map(|u| users[u].as_str()).collect();
-        let norms = adam.step(&loss, 0.0, &rates, &format!("dpo, step {step}, users {}", present.join(", ")))?;
+        let norms = adam.step(&gradients.unwrap_or_default(), 0.0, &rates, &place)?;
 
-        let metrics = StepMetrics::new(&each, &margin, &logp, &logp_ref, *beta);
-        let of_user = |u: usize| metrics.of(&batch, u);
+        let of_user =
+            |u: usize| PairMetrics::mean(batch.iter().zip(&metrics).filter(|((v, _), _)| *v == u).map(|(_, m)| m));
         history.push((0..users.len()).map(|u| of_user(u).map(|m| (m.loss, m.accuracy))).collect());
         let mut line = json!({"step": step});
         for (u, user) in users.iter().enumerate() {
@@ -230,7 +262,7 @@ pub fn train(
         }
         run.log(&line)?;
         step += 1;
-        let mean: f64 = metrics.loss.iter().sum::<f64>() / metrics.loss.len() as f64;
+        let mean: f64 = metrics.iter().map(|m| m.loss).sum::<f64>() / metrics.len() as f64;
         bar.advance(1, &format!("loss {mean:.3}"));
         if step.is_multiple_of(save_every_steps.get()) && step < steps {
             let note = serde_json::to_string(&history).expect("plain data");
@@ -277,29 +309,40 @@ fn read_checkpoint(run: &Run) -> Result<Option<(lm::Tensors, History)>> {
     Ok(Some((tensors, history)))
 }
 
+/// Numbers of a batch's pairs in the table, for messages.
+fn numbers(batch: &[(usize, usize)]) -> String {
+    batch.iter().map(|(_, p)| (p + 1).to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// A dropout stream for every pair of a step: decided by user, step and the pair's number among the user's.
+fn dropout_seeds(run: &Run, step: usize, batch: &[(usize, usize)], users: &[String]) -> Vec<[u8; 32]> {
+    let mut counts = vec![0usize; users.len()];
+    let seed = |(user, _): &(usize, usize)| {
+        counts[*user] += 1;
+        let name = ["dpo", "dropout", &users[*user], &step.to_string(), &counts[*user].to_string()];
+        run::derive(run.seed(), &name)
+    };
+    batch.iter().map(seed).collect()
+}
+
 /// Log-probabilities of every row under the base.
 fn reference_logp(lm: &Lm, prefix: &Prefix) -> Vec<f32> {
-    let mut bar = Progress::new("dpo: reference", prefix.rows().len(), 0);
-    let indices: Vec<usize> = (0..prefix.rows().len()).collect();
-    let mut out = Vec::with_capacity(indices.len());
-    for batch in indices.chunks(REFERENCE_ROWS) {
-        let logp = no_grad(|| answer_logp(lm, prefix, batch, None));
-        out.extend(Vec::<f32>::try_from(logp).expect("one number a row"));
-        bar.advance(batch.len(), "");
+    let count = prefix.rows().len();
+    let mut bar = Progress::new("dpo: reference", count, 0);
+    let mut out = vec![0.0; count];
+    for groups in prefix.passes(&(0..count).collect::<Vec<_>>()) {
+        let batch = prefix.batch(lm, &groups);
+        let logp = no_grad(|| answer_logp(lm, &batch, &lm::forward(lm, &batch, None)));
+        let logp = Vec::<f32>::try_from(logp).expect("one number a row");
+        bar.advance(logp.len(), "");
+        groups.into_iter().flatten().zip(logp).for_each(|(row, value)| out[row] = value);
     }
     out
 }
 
-/// TRL's names for what is seen of a step, pair by pair.
-struct StepMetrics {
-    loss: Vec<f64>,
-    margin: Vec<f64>,
-    chosen: Vec<f64>,
-    rejected: Vec<f64>,
-    logp: Vec<f64>,
-}
-
-struct UserMetrics {
+/// What is seen of a pair in a step.
+#[derive(Clone, Debug, Default)]
+struct PairMetrics {
     loss: f64,
     accuracy: f64,
     chosen: f64,
@@ -308,32 +351,34 @@ struct UserMetrics {
     logp_rejected: f64,
 }
 
-impl StepMetrics {
-    fn new(each: &Tensor, margin: &Tensor, logp: &Tensor, logp_ref: &Tensor, beta: f64) -> Self {
+impl PairMetrics {
+    fn of(each: &Tensor, margin: &Tensor, logp: &Tensor, logp_ref: &Tensor, beta: f64) -> Vec<Self> {
         let list = |t: &Tensor| Vec::<f64>::try_from(t.detach().to_kind(Kind::Double).reshape(-1)).expect("a list");
         let rewards = (logp - logp_ref) * beta;
-        Self {
-            loss: list(each),
-            margin: list(margin),
-            chosen: list(&rewards.get(0)),
-            rejected: list(&rewards.get(1)),
-            logp: list(logp),
-        }
+        let (loss, margin) = (list(each), list(margin));
+        let (chosen, rejected) = (list(&rewards.get(0)), list(&rewards.get(1)));
+        let (logp_chosen, logp_rejected) = (list(&logp.get(0)), list(&logp.get(1)));
+        let pair = |i: usize| Self {
+            loss: loss[i],
+            accuracy: f64::from(u8::from(margin[i] > 0.0)),
+            chosen: chosen[i],
+            rejected: rejected[i],
+            logp_chosen: logp_chosen[i],
+            logp_rejected: logp_rejected[i],
+        };
+        (0..loss.len()).map(pair).collect()
     }
 
-    fn of(&self, batch: &[(usize, usize)], user: usize) -> Option<UserMetrics> {
-        let own: Vec<usize> = (0..batch.len()).filter(|b| batch[*b].0 == user).collect();
-        if own.is_empty() {
-            return None;
-        }
-        let mean = |f: &dyn Fn(usize) -> f64| own.iter().map(|b| f(*b)).sum::<f64>() / own.len() as f64;
-        Some(UserMetrics {
-            loss: mean(&|b| self.loss[b]),
-            accuracy: mean(&|b| f64::from(u8::from(self.margin[b] > 0.0))),
-            chosen: mean(&|b| self.chosen[b]),
-            rejected: mean(&|b| self.rejected[b]),
-            logp_chosen: mean(&|b| self.logp[b]),
-            logp_rejected: mean(&|b| self.logp[b + batch.len()]),
+    fn mean<'a>(pairs: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        let all: Vec<&Self> = pairs.collect();
+        let mean = |f: fn(&Self) -> f64| all.iter().map(|m| f(m)).sum::<f64>() / all.len() as f64;
+        (!all.is_empty()).then(|| Self {
+            loss: mean(|m| m.loss),
+            accuracy: mean(|m| m.accuracy),
+            chosen: mean(|m| m.chosen),
+            rejected: mean(|m| m.rejected),
+            logp_chosen: mean(|m| m.logp_chosen),
+            logp_rejected: mean(|m| m.logp_rejected),
         })
     }
 }

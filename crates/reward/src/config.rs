@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use lm::{AdamWConfig, LoraConfig, Pooling, Sharing};
+use lm::{Activations, AdamWConfig, LoraConfig, Pooling, Sharing};
 use serde::{Deserialize, Serialize};
 
 /// Which factors are personal.
@@ -52,6 +52,10 @@ pub struct RewardConfig {
     pub warm_up_share: f64,
     /// A row longer than this is an error that names it.
     pub max_row_tokens: usize,
+    /// A batch is computed in parts of so many tokens; the result does not change.
+    pub micro_batch_tokens: NonZero<usize>,
+    /// What a part keeps for its backward pass.
+    pub activations: Activations,
     /// Steps between two checkpoints.
     pub save_every_steps: NonZero<usize>,
 }

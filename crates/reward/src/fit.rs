@@ -3,7 +3,7 @@
 //! Left out on purpose: ties (they carry no likelihood here), margins, reward centring, early stopping.
 
 use data::{Split, Vote};
-use lm::{AdamW, Bank, BankConfig, Lm, Parameter, Prefix, ScalarHead, Sharing, Tensor};
+use lm::{AdamW, Bank, BankConfig, Lm, Middle, Parameter, Prefix, ScalarHead, Sharing, Tensor, Trace};
 use rand::seq::SliceRandom;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,8 @@ pub fn fit(
         token_budget,
         warm_up_share,
         max_row_tokens,
+        micro_batch_tokens,
+        activations,
         save_every_steps,
     } = *config;
     let votes: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Train && !v.tie).collect();
@@ -74,10 +76,10 @@ pub fn fit(
     // A warm-up trains one adapter for all; then every user gets a copy of it.
     let (down, up, head_sharing) = variant.sharing();
     let start = |down, up| -> Result<Bank> {
-        let config = BankConfig { lora: lora.clone(), down, up, users: users.len() };
-        Bank::new(config, &lm.config, users, lm.device, |name| run.rng(&["init", name]))
+        let config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
+        Bank::new(config, lm, users, |name| run.rng(&["init", name]))
     };
-    let head = ScalarHead::new(lm.config.hidden_size, head_scale as f32, &mut run.rng(&["head"]), lm.device);
+    let head = ScalarHead::new(lm.shape.hidden_size, head_scale as f32, &mut run.rng(&["head"]), lm.device);
     let head = if head_sharing == Sharing::Personal { head.personalised(users.len()) } else { head };
     let saved = Checkpoint::read(run)?;
     let mut step = saved.as_ref().map_or(0, |c| c.step);
@@ -109,23 +111,44 @@ pub fn fit(
             adam = optimiser(&model);
         }
         let batch = &batches[step];
-        let rows: Vec<usize> =
-            batch.iter().map(|v| texts.votes[*v].0).chain(batch.iter().map(|v| texts.votes[*v].1)).collect();
         let voters: Vec<usize> = batch.iter().map(|v| owner[*v]).collect();
-        let twice = [voters.as_slice(), &voters].concat();
-
-        let rewards = model.forward(lm, &prefix, &rows, &twice).view([2, -1]); // [2, P]: chosen, rejected
-        let margin = rewards.get(0) - rewards.get(1); // [P]
-        let each = -margin.log_sigmoid(); // [P]
-        let loss = match variant {
-            Variant::PShareLora | Variant::LoraGlobal => each.mean(Kind::Float), // every vote counts once
-            Variant::LoraLocal => sum_of_user_means(&each, &voters, users.len()),
+        let weights = match variant {
+            // Every vote counts once.
+            Variant::PShareLora | Variant::LoraGlobal => vec![1.0 / batch.len() as f32; batch.len()],
+            Variant::LoraLocal => weights_of_user_means(&voters, users.len()),
         };
+        let place = format!("reward, step {step}, rows {}", source_rows(&votes, batch));
+        let parameters: Vec<Tensor> = model.bank.parameters().into_iter().map(|p| p.tensor).collect();
+        let seeds = dropout_seeds(run, step, &voters, users);
+
+        // The batch in parts: gradients and margins are those of the whole.
+        let lengths: Vec<usize> = batch.iter().map(|v| texts.tokens(*v)).collect();
+        let (mut gradients, mut margins) = (None, vec![0.0; batch.len()]);
+        for part in lm::under_budget(&lengths, micro_batch_tokens.get()) {
+            let pairs: Vec<Vec<usize>> = part.iter().map(|i| texts.votes[batch[*i]]).map(|(c, r)| vec![c, r]).collect();
+            let own: Vec<usize> = part.iter().map(|i| voters[*i]).collect();
+            let of_part: Vec<f32> = part.iter().map(|i| weights[*i]).collect();
+            let rows = prefix.batch(lm, &pairs);
+            let dropout = model.bank.dropout(part.iter().map(|i| seeds[*i]).collect(), rows.lengths());
+            let factors = model.bank.rows(&own, rows.lengths()).with_dropout(dropout);
+
+            let trace = Trace::new(lm, &rows, factors, activations);
+            let hidden = lm::pooled_hidden(lm, &rows, &trace.hidden, pooling); // [2P, E]
+            let twice: Vec<usize> = own.iter().flat_map(|u| [*u, *u]).collect();
+            let rewards = model.head.score(&hidden, &twice).view([-1, 2]); // [P, 2]: chosen, rejected
+            let margin = rewards.select(1, 0) - rewards.select(1, 1); // [P]
+            let loss = (-margin.log_sigmoid() * Tensor::from_slice(&of_part).to_device(lm.device)).sum(Kind::Float);
+            let head = [model.head.weight.shallow_clone()];
+            lm::accumulate(&mut gradients, trace.backward(&loss, &parameters, &head, &place)?);
+            let values = Vec::<f64>::try_from(margin.detach().to_kind(Kind::Double))?;
+            part.iter().zip(values).for_each(|(i, value)| margins[*i] = value);
+        }
 
         let rate = optimizer.rate(step, steps);
         let present: Vec<Option<f64>> = (0..users.len()).map(|u| voters.contains(&u).then_some(rate)).collect();
-        let place = format!("reward, step {step}, rows {}", source_rows(&votes, batch));
-        let norms = adam.step(&loss, rate, &present, &place)?;
+        let norms = adam.step(&gradients.unwrap_or_default(), rate, &present, &place)?;
+        let margin = Tensor::from_slice(&margins);
+        let each = -margin.log_sigmoid(); // [P]
 
         let mean = each.mean(Kind::Double).double_value(&[]);
         losses.push(mean);
@@ -176,12 +199,23 @@ fn plan(
     (batches, spent)
 }
 
-/// Each user's mean loss, summed: a user's gradient does not depend on how many rows others have.
-fn sum_of_user_means(each: &Tensor, owner: &[usize], users: usize) -> Tensor {
+/// Weights that make a sum over votes the sum of users' means: a user's gradient does not depend on how many votes others
+/// have in the batch.
+fn weights_of_user_means(owner: &[usize], users: usize) -> Vec<f32> {
     let mut counts = vec![0usize; users];
     owner.iter().for_each(|u| counts[*u] += 1);
-    let weights: Vec<f32> = owner.iter().map(|u| 1.0 / counts[*u] as f32).collect();
-    (each * Tensor::from_slice(&weights).to_device(each.device())).sum(Kind::Float)
+    owner.iter().map(|u| 1.0 / counts[*u] as f32).collect()
+}
+
+/// A dropout stream for every vote of a step: decided by user, step and the vote's number among the user's.
+fn dropout_seeds(run: &Run, step: usize, voters: &[usize], users: &[String]) -> Vec<[u8; 32]> {
+    let mut counts = vec![0usize; users.len()];
+    let seed = |user: &usize| {
+        counts[*user] += 1;
+        let name = ["reward", "dropout", &users[*user], &step.to_string(), &counts[*user].to_string()];
+        run::derive(run.seed(), &name)
+    };
+    voters.iter().map(seed).collect()
 }
 
 fn source_rows(votes: &[&Vote], batch: &[usize]) -> String {

@@ -1,5 +1,6 @@
 //! A fitted reward model: bank, head, users, and its file.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use lm::{Bank, BankConfig, Lm, Pooling, Prefix, ScalarHead, Sharing};
@@ -32,34 +33,22 @@ struct Header {
 
 const HEADER: &str = "idiolect.reward";
 
-/// Tokens of one scoring batch, padding included.
-const SCORE_TOKENS: usize = 4096;
-
 impl RewardModel {
-    /// Rewards `[B]` of the rows `batch` for each row's user, with gradients.
-    pub(crate) fn forward(&self, lm: &Lm, prefix: &Prefix, batch: &[usize], users: &[usize]) -> lm::Tensor {
-        let hidden = lm::pooled_hidden(lm, prefix, batch, Some(&self.bank.gather(users)), self.pooling);
-        self.head.score(&hidden, users)
-    }
-
     /// One user's rewards of the rows `rows` of a prefix that was computed below this model's first adapted block.
     pub fn score(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize) -> Vec<f32> {
-        let length = |i: usize| prefix.rows()[i].ids.len();
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|i| (length(rows[*i]), rows[*i]));
-        let mut scores = vec![0.0; rows.len()];
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let take =
-                (1..=rest.len()).take_while(|n| *n == 1 || length(rows[rest[n - 1]]) * n <= SCORE_TOKENS).count();
-            let (batch, later) = rest.split_at(take);
-            rest = later;
-            let indices: Vec<usize> = batch.iter().map(|i| rows[*i]).collect();
-            let values = tch::no_grad(|| self.forward(lm, prefix, &indices, &vec![user; indices.len()]));
+        let mut scores = HashMap::new();
+        for groups in prefix.passes(rows) {
+            let batch = prefix.batch(lm, &groups);
+            let factors = self.bank.rows(&vec![user; groups.len()], batch.lengths());
+            let values = tch::no_grad(|| {
+                let hidden = lm::forward(lm, &batch, Some(&factors));
+                let hidden = lm::pooled_hidden(lm, &batch, &hidden, self.pooling);
+                self.head.score(&hidden, &vec![user; hidden.size()[0] as usize])
+            });
             let values = Vec::<f32>::try_from(values).expect("one reward a row");
-            batch.iter().zip(values).for_each(|(i, value)| scores[*i] = value);
+            scores.extend(groups.into_iter().flatten().zip(values));
         }
-        scores
+        rows.iter().map(|row| scores[row]).collect()
     }
 
     /// Writes `reward.safetensors`: factors by layer path, `score.weight`, shape and users in the header.
@@ -88,9 +77,9 @@ impl RewardModel {
                 hint: "point at a reward.safetensors that the reward stage wrote".into(),
             });
         };
-        let bank = Bank::take(header.bank, &lm.config, &mut tensors)?;
+        let bank = Bank::take(header.bank, lm, &mut tensors)?;
         let owners = if header.head == Sharing::Personal { header.users.len() as i64 } else { 1 };
-        let weight = tensors.take(ScalarHead::NAME, &[owners, lm.config.hidden_size])?;
+        let weight = tensors.take(ScalarHead::NAME, &[owners, lm.shape.hidden_size])?;
         tensors.refuse_rest()?;
         Ok(Self {
             bank,

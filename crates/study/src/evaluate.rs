@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use data::{Column, write_table};
 use estimate::{clustered_mean, distinct_n, win_rate};
-use lm::{Bank, Lm, Prefix, TokenRow, answer_logp};
+use lm::{Bank, Lm, Prefix, TokenRow, answer_logp, forward};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
@@ -131,9 +131,6 @@ fn model_report(tokenizer: &Tokenizer, answers: &[Vec<Answer>]) -> Result<ModelR
     })
 }
 
-/// Rows of one scoring pass.
-const SCORE_ROWS: usize = 16;
-
 /// Mean of log p(answer) - log p_base(answer) over a model's own answers: nats an answer, nats a token.
 fn divergence(
     lm: &Lm,
@@ -154,14 +151,14 @@ fn divergence(
     let tokens: usize = rows.iter().map(|r| r.ids.len() - r.answer_start).sum();
     let count = rows.len();
     let prefix = Prefix::new(lm, rows, bank.first_block(), |_| ());
-    let indices: Vec<usize> = (0..count).collect();
-    let factors = bank.gather(&[user]);
     let mut bar = Progress::new(&format!("evaluate: KL of {name}"), count, 0);
     let mut sum = 0.0;
-    for batch in indices.chunks(SCORE_ROWS) {
-        let gain = no_grad(|| answer_logp(lm, &prefix, batch, Some(&factors)) - answer_logp(lm, &prefix, batch, None));
-        sum += gain.sum(tch::Kind::Double).double_value(&[]);
-        bar.advance(batch.len(), "");
+    for groups in prefix.passes(&(0..count).collect::<Vec<_>>()) {
+        let batch = prefix.batch(lm, &groups);
+        let factors = bank.rows(&vec![user; groups.len()], batch.lengths());
+        let logp = |adapter| no_grad(|| answer_logp(lm, &batch, &forward(lm, &batch, adapter)));
+        sum += (logp(Some(&factors)) - logp(None)).sum(tch::Kind::Double).double_value(&[]);
+        bar.advance(groups.iter().map(Vec::len).sum(), "");
     }
     Ok((sum / count.max(1) as f64, sum / tokens.max(1) as f64))
 }

@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use lm::{Bank, Lm, Sampling, generate};
+use lm::{Bank, Hooks, Lm, Sampling, generate};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
@@ -43,11 +43,7 @@ pub fn sample(
     label: &str,
     run: &mut Run,
 ) -> Result<Vec<Vec<Answer>>> {
-    let sampling = Sampling {
-        max_new_tokens: config.max_new_tokens.get(),
-        temperature: Some(config.temperature),
-        stop_ids: tokenizer.stop_ids().to_vec(),
-    };
+    let sampling = Sampling::at(config.temperature, config.max_new_tokens.get(), tokenizer.stop_ids().to_vec());
     let together = (config.batch_rows.get() / copies).max(1); // prompts
     let mut bar = Progress::new(&format!("{}: {label}", run.stage()), prompts.len() * copies, 0);
     let mut out = Vec::with_capacity(prompts.len());
@@ -65,10 +61,10 @@ pub fn sample(
                 let seeds: Vec<[u8; 32]> = batch.iter().flat_map(|p| (0..copies).map(move |c| seed(p, c))).collect();
                 let users = adapter.map(|(_, user)| vec![user; ids.len()]);
                 let bank = adapter.map(|(bank, _)| bank).zip(users.as_deref());
-                let samples = generate(lm, bank, &ids, &seeds, &sampling);
+                let samples = generate(lm, bank, &ids, &seeds, &sampling, Hooks::default());
                 let answers = samples
                     .iter()
-                    .map(|s| Ok(Answer { text: tokenizer.decode(&s.ids)?, finished: s.finished }))
+                    .map(|s| Ok(Answer { text: tokenizer.decode(&s.ids)?, finished: s.finished() }))
                     .collect::<Result<Vec<_>>>()?;
                 run.save_part(&name, answers.chunks(copies).map(<[Answer]>::to_vec).collect())?
             }

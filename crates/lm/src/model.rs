@@ -1,0 +1,103 @@
+//! The frozen base: one object for every family.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::cache::Cache;
+use crate::config::{ModelConfig, Shape};
+use crate::families::Family;
+use crate::layout::Layout;
+use crate::pass::{Pass, Tokens};
+use crate::row_factors::RowFactors;
+use crate::source::{Layer, Source};
+use crate::{Compute, Result, families};
+
+/// A causal language model whose weights are never trained in place.
+#[derive(Debug)]
+pub struct Lm {
+    /// Sizes.
+    pub shape: Shape,
+    /// Type of weights and activations.
+    pub kind: Kind,
+    /// Where the weights are.
+    pub device: Device,
+    family: Box<dyn Family>,
+    layers: Vec<Layer>,
+}
+
+impl Lm {
+    /// Loads a published folder strictly: every tensor that the configuration describes and no other. Weights of the
+    /// wanted type stay in the file's map; nothing is copied.
+    pub fn load(folder: &Path, compute: &Compute) -> Result<Self> {
+        let config = ModelConfig::read(folder)?;
+        let source = Source::open(folder, compute)?;
+        let family = families::build(config.kind, &config.value, &source.root(), &config.place)?;
+        let layers = source.finish()?;
+        Ok(Self { shape: config.shape, kind: compute.kind, device: compute.device, family, layers })
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.shape.blocks
+    }
+
+    /// The linear layers of all blocks, which adapters can sit on.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Embeddings `[N, E]` of ids at positions `[N]`.
+    pub(crate) fn embed(&self, ids: &[i64], positions: &Tensor) -> Tensor {
+        self.family.embed(&Tensor::from_slice(ids).to_device(self.device), positions)
+    }
+
+    /// A pass over whole sequences.
+    pub(crate) fn over<'a>(
+        &self,
+        layout: &'a Layout,
+        adapter: Option<&'a RowFactors>,
+        cache: Option<&'a RefCell<Cache>>,
+    ) -> Pass<'a> {
+        Pass { ropes: self.family.ropes(&layout.positions), tokens: Tokens::Sequences(layout), adapter, cache }
+    }
+
+    /// A pass over one new token a row, at positions `[B]`.
+    pub(crate) fn next<'a>(
+        &self,
+        positions: &Tensor,
+        adapter: Option<&'a RowFactors>,
+        cache: &'a RefCell<Cache>,
+    ) -> Pass<'a> {
+        Pass { ropes: self.family.ropes(positions), tokens: Tokens::Next, adapter, cache: Some(cache) }
+    }
+
+    /// Runs some blocks over `[N, E]`.
+    pub(crate) fn blocks(&self, x: Tensor, range: Range<usize>, pass: &Pass) -> Tensor {
+        range.fold(x, |x, index| self.family.block(index, &x, pass))
+    }
+
+    /// An empty cache.
+    pub(crate) fn cache(&self, rows: usize, capacity: usize, multiple: usize) -> RefCell<Cache> {
+        let heads = (self.shape.heads.key_values, self.shape.heads.size);
+        let options = (self.kind, self.device);
+        RefCell::new(Cache::new(self.depth(), rows as i64, capacity as i64, multiple as i64, heads, options))
+    }
+
+    /// The norm behind the last block.
+    pub(crate) fn final_norm(&self, x: &Tensor) -> Tensor {
+        self.family.final_norm(x)
+    }
+
+    /// Logits `[N, V]` of normed hidden states `[N, E]`, in the model's type.
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Tensor {
+        self.family.head().products(hidden).pop().expect("a layer has a part")
+    }
+
+    /// The vocabulary projection's weight, `[V, E]`.
+    pub(crate) fn head_weight(&self) -> &Tensor {
+        self.family.head().plain_weight()
+    }
+}

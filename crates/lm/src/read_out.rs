@@ -1,0 +1,121 @@
+//! What training reads off hidden states: the log-probability of a row's answer, and its pooled hidden state.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::layout::{Layout, Tree};
+use crate::row_factors::RowFactors;
+use crate::rows::Batch;
+use crate::{Bank, Lm};
+
+/// Tokens whose logits exist at one time: `[B, T, V]` never does.
+const CHUNK_TOKENS: i64 = 512;
+
+/// Log-probability of each row's answer given its prompt, summed over answer tokens: `[rows]`, float32.
+///
+/// `hidden` `[N, E]` is what the last block gave. The vocabulary projection is computed at answer tokens only.
+pub fn answer_logp(lm: &Lm, batch: &Batch, hidden: &Tensor) -> Tensor {
+    let (mut places, mut targets, mut owner) = (Vec::new(), Vec::new(), Vec::new());
+    for (r, (row, at)) in batch.rows.iter().enumerate() {
+        // An answer's first token is predicted at the prompt's last; a row always has a prompt token.
+        for t in row.answer_start.max(1)..row.ids.len() {
+            places.push(at[t - 1]);
+            targets.push(row.ids[t]);
+            owner.push(r as i64);
+        }
+    }
+    let index = |v: &[i64]| Tensor::from_slice(v).to_device(lm.device);
+    let logp = token_logp(lm, &lm.final_norm(&hidden.index_select(0, &index(&places))), &index(&targets)); // [M]
+    let zeros = Tensor::zeros([batch.rows.len() as i64], (Kind::Float, lm.device));
+    zeros.index_add(0, &index(&owner), &logp)
+}
+
+/// Log-probability of each target `[M]` under the logits of normed hidden states `[M, E]`: `[M]`, float32.
+///
+/// With gradients, a chunk's derivative with respect to its hidden states, `W[target] - softmax W`, is computed beside its
+/// value while its logits exist: one vector of E numbers a token is kept instead of one of V.
+pub fn token_logp(lm: &Lm, hidden: &Tensor, targets: &Tensor) -> Tensor {
+    let m = hidden.size()[0];
+    let (frozen, trained) = (hidden.detach(), hidden.requires_grad());
+    let (mut values, mut slopes) = (Vec::new(), Vec::new());
+    no_grad(|| {
+        for start in (0..m).step_by(CHUNK_TOKENS as usize) {
+            let len = CHUNK_TOKENS.min(m - start);
+            let (h, target) = (frozen.narrow(0, start, len), targets.narrow(0, start, len).unsqueeze(1));
+            let mut logp = lm.logits(&h).to_kind(Kind::Float).log_softmax(1, Kind::Float); // [C, V]
+            values.push(logp.gather(1, &target, false).squeeze_dim(1));
+            if trained {
+                let p = logp.exp_().to_kind(lm.kind);
+                let own = lm.head_weight().index_select(0, &target.squeeze_dim(1));
+                slopes.push(own - p.matmul(lm.head_weight())); // [C, E]
+            }
+        }
+    });
+    let value = Tensor::cat(&values, 0); // [M]
+    if !trained {
+        return value;
+    }
+    // The value of a constant, with the slope of a line through it.
+    let line = (hidden - frozen) * Tensor::cat(&slopes, 0);
+    value + line.to_kind(Kind::Float).sum_dim_intlist(1, false, Kind::Float)
+}
+
+/// Which hidden states of a row a reward is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The row's last token: the end of turn. What sequence classifiers do.
+    Last,
+    /// The mean over the answer's tokens.
+    Mean,
+}
+
+/// The normed hidden state of each row, pooled: `[rows, E]`, float32.
+pub fn pooled_hidden(lm: &Lm, batch: &Batch, hidden: &Tensor, pooling: Pooling) -> Tensor {
+    let (mut places, mut owner, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    for (r, (row, at)) in batch.rows.iter().enumerate() {
+        let start = if pooling == Pooling::Last { row.ids.len() - 1 } else { row.answer_start };
+        for place in &at[start..] {
+            places.push(*place);
+            owner.push(r as i64);
+            weights.push(1.0 / (at.len() - start) as f32);
+        }
+    }
+    let index = |v: &[i64]| Tensor::from_slice(v).to_device(lm.device);
+    let y = lm.final_norm(&hidden.index_select(0, &index(&places))).to_kind(Kind::Float); // [M, E]
+    let weighted = y * Tensor::from_slice(&weights).to_device(lm.device).unsqueeze(1);
+    let zeros = Tensor::zeros([batch.rows.len() as i64, lm.shape.hidden_size], (Kind::Float, lm.device));
+    zeros.index_add(0, &index(&owner), &weighted)
+}
+
+/// Hidden states behind the last block without gradients, `[N, E]`.
+pub fn forward(lm: &Lm, batch: &Batch, adapter: Option<&RowFactors>) -> Tensor {
+    no_grad(|| {
+        let pass = lm.over(&batch.layout, adapter, None);
+        lm.blocks(batch.x.shallow_clone(), batch.first_block..lm.depth(), &pass)
+    })
+}
+
+/// Logits `[T, V]` of one row, float32.
+pub fn full_logits(lm: &Lm, ids: &[i64], adapter: Option<(&Bank, usize)>) -> Tensor {
+    let last = hidden_states(lm, ids, adapter).pop().expect("the embedding at least");
+    no_grad(|| lm.logits(&last).to_kind(Kind::Float))
+}
+
+/// Hidden states of one row, `[T, E]` each: the embedding's, then behind every block, the last one normed (as
+/// transformers' `output_hidden_states` gives them).
+pub fn hidden_states(lm: &Lm, ids: &[i64], adapter: Option<(&Bank, usize)>) -> Vec<Tensor> {
+    no_grad(|| {
+        let tree = Tree::new(&[ids]);
+        let layout = Layout::new(&[&tree], 1, lm.kind, lm.device);
+        let factors = adapter.map(|(bank, user)| bank.rows(&[user], &[ids.len()]));
+        let pass = lm.over(&layout, factors.as_ref(), None);
+        let mut states = vec![lm.embed(ids, &layout.positions)];
+        for block in 0..lm.depth() {
+            states.push(lm.blocks(states[block].shallow_clone(), block..block + 1, &pass));
+        }
+        let last = states.pop().expect("the embedding at least");
+        states.push(lm.final_norm(&last));
+        states
+    })
+}

@@ -1,0 +1,88 @@
+//! Losses, gradients, the optimiser: each against a reference.
+
+#![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
+
+mod common;
+
+use common::{float32, golden};
+use lm::{AdamW, AdamWConfig, Owner, Parameter, Schedule};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+#[derive(Deserialize)]
+struct AdamWStep {
+    step: usize,
+    norm: f64,
+    x: Vec<f32>,
+}
+
+#[test]
+fn adamw_equals_torch_over_100_steps_and_resumes_exactly() {
+    let golden: Vec<AdamWStep> = golden("adamw.json");
+    float32();
+    let config = AdamWConfig {
+        learning_rate: 0.05,
+        schedule: Schedule::Constant,
+        warmup_ratio: 0.0,
+        weight_decay: 0.1,
+        betas: [0.9, 0.95],
+        epsilon: 1e-8,
+        max_grad_norm: 1.0,
+    };
+    let target = Tensor::from_slice(&[0.0f32, 1.0, 2.5, 0.5]);
+    let scale = Tensor::from_slice(&[1.0f32, 10.0, 0.1, 3.0]);
+    // User 1 of two has the parameter of the golden; user 0 is never there.
+    let fresh = || {
+        let start = Tensor::from_slice(&[9.0f32, 9.0, 9.0, 9.0, 1.0, -2.0, 3.0, 0.5]).view([2, 4]);
+        let x = start.set_requires_grad(true);
+        let parameter = Parameter { name: "x".into(), tensor: x.shallow_clone(), owner: Owner::PerUser };
+        (x, AdamW::new(config.clone(), vec![parameter], 2.try_into().unwrap()))
+    };
+    let (mut x, mut optimizer) = fresh();
+    for step in 0..100 {
+        if step == 50 {
+            // Through a file, into a new optimiser: a cold start would not follow the golden.
+            let dir = tempfile::tempdir().unwrap();
+            lm::write_tensors(&dir.path().join("o.safetensors"), &optimizer.state(), None).unwrap();
+            (x, optimizer) = fresh();
+            let mut state = lm::read_tensors(&dir.path().join("o.safetensors"), Device::Cpu, None).unwrap();
+            optimizer.load_state(&mut state).unwrap();
+        }
+        let loss = ((x.get(1) - &target).square() * &scale).sum(Kind::Float);
+        let gradients = lm::gradients(&loss, &[&x]).unwrap();
+        let norms = optimizer.step(&gradients, 0.0, &[None, Some(config.rate(step, 100))], "test").unwrap();
+        if let Some(want) = golden.iter().find(|g| g.step == step) {
+            assert!(
+                (norms.users[1] - want.norm).abs() < 1e-4 * want.norm.max(1e-3),
+                "{} {}",
+                norms.users[1],
+                want.norm
+            );
+            let difference = (x.get(1) - Tensor::from_slice(&want.x)).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "step {step}: {difference}");
+        }
+    }
+    assert_eq!(Vec::<f32>::try_from(x.get(0)).unwrap(), [9.0; 4], "an absent user is not touched");
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
+    float32();
+    let x = Tensor::from_slice(&[1.0f32, 2.0]).set_requires_grad(true);
+    let parameter = Parameter { name: "x".into(), tensor: x.shallow_clone(), owner: Owner::Shared };
+    let config = AdamWConfig {
+        learning_rate: 1.0,
+        schedule: Schedule::Linear,
+        warmup_ratio: 0.0,
+        weight_decay: 0.0,
+        betas: [0.9, 0.999],
+        epsilon: 1e-8,
+        max_grad_norm: 1.0,
+    };
+    let mut optimizer = AdamW::new(config, vec![parameter], 1.try_into().unwrap());
+    // sqrt has an infinite slope at 0: the loss is finite, its gradient is not.
+    let gradients = lm::gradients(&(&x - 1.0).abs().sqrt().sum(Kind::Float), &[&x]).unwrap();
+    let error = optimizer.step(&gradients, 1.0, &[Some(1.0)], "reward, step 3").unwrap_err();
+    assert_eq!(error.to_string(), "reward, step 3: the gradient of the shared parameters is not finite");
+    assert_eq!(Vec::<f32>::try_from(&x).unwrap(), [1.0, 2.0]);
+}
