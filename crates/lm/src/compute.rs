@@ -1,5 +1,5 @@
 //! Where to compute, and in which type.
-#![expect(unsafe_code, reason = "loading libtorch_cuda and setting the allocator are calls into C")]
+#![expect(unsafe_code, reason = "loading libtorch_cuda and setting the allocator are calls into C++")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -142,16 +142,14 @@ fn load_cuda() {
     });
 }
 
-/// Tells glibc to keep freed memory instead of giving it back to the kernel and faulting it in again at the next step:
-/// large temporaries come and go in training. To be called once, before the first tensor.
+/// Makes libtorch keep freed CPU blocks instead of giving them back and faulting them in again at the next step: large
+/// temporaries come and go in training. To be called once, before the first tensor.
 pub fn tune_allocator() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallopt only sets options of the allocator; no other thread runs yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+    unsafe extern "C" {
+        fn idiolect_keep_memory();
     }
+    // SAFETY: replaces libtorch's CPU allocator; tensors that exist already keep their own deleter.
+    unsafe { idiolect_keep_memory() }
 }
 
 #[cfg(test)]

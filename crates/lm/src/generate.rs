@@ -5,7 +5,7 @@
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::layout::{Layout, Tree};
 use crate::sampling::{Seen, choose};
@@ -53,6 +53,8 @@ pub struct Hooks<'a> {
     pub stop_strings: Option<StopStrings<'a>>,
     /// Is told (row, token) as tokens come.
     pub on_token: Option<&'a mut dyn FnMut(usize, i64)>,
+    /// Is told (row, logit of the drawn token) of every token, the stop token included.
+    pub on_score: Option<&'a mut dyn FnMut(usize, f32)>,
 }
 
 impl std::fmt::Debug for Hooks<'_> {
@@ -161,10 +163,20 @@ fn generate_rows(
         let mut draws = vec![None; samples.len()];
         let draw = || live.iter().map(|s| *draws[*s].get_or_insert_with(|| rngs[*s].random::<f32>())).collect();
         let mut tokens = choose(&logits, sampling, seen.as_ref(), draw);
+        let scores: Vec<f32> = match hooks.on_score {
+            Some(_) => {
+                let drawn = logits.gather(1, &to_tensor(&tokens).unsqueeze(1), false).squeeze_dim(1);
+                Vec::try_from(drawn.to_kind(Kind::Float)).expect("a number a row")
+            }
+            None => vec![],
+        };
         let mut told = vec![false; samples.len()];
-        for (s, token) in live.iter().zip(&tokens) {
+        for (row, (s, token)) in live.iter().zip(&tokens).enumerate() {
             if done[*s] || std::mem::replace(&mut told[*s], true) {
                 continue;
+            }
+            if let Some(on_score) = &mut hooks.on_score {
+                on_score(*s, scores[row]);
             }
             let sample = &mut samples[*s];
             if sampling.stop_ids.contains(token) {

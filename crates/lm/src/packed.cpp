@@ -1,16 +1,17 @@
 // Products with frozen weights that oneDNN has laid out once. `mkldnn::_linear_pointwise` is in libtorch and has no
 // derivative; here it gets one: the same operator on the transposed weight. Frozen weights need no gradient.
-#include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <cstring>
 #include <optional>
 #include <string_view>
+
+#include "shim.h"
 
 namespace {
 
 using at::Tensor;
+using shim::guarded;
 
 // y [.., out] = x [.., in] W^T + bias, W packed by `reorder`.
 Tensor product(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias) {
@@ -41,18 +42,6 @@ struct PackedLinear : torch::autograd::Function<PackedLinear> {
     return {product(gradients[0].contiguous(), packed, std::nullopt), Tensor(), Tensor(), Tensor()};
   }
 };
-
-// Errors reach Rust as text: an exception must not cross into it.
-template <typename F>
-Tensor* guarded(char* message, size_t capacity, F&& f) {
-  try {
-    return new Tensor(f());
-  } catch (const std::exception& e) {
-    std::strncpy(message, e.what(), capacity - 1);
-    message[capacity - 1] = '\0';
-    return nullptr;
-  }
-}
 
 }  // namespace
 

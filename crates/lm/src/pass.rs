@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use tch::Tensor;
 
 use crate::cache::Cache;
+use crate::fused;
 use crate::layout::Layout;
 use crate::parts::Rope;
 use crate::row_factors::RowFactors;
@@ -46,8 +47,12 @@ impl Pass<'_> {
             (Tokens::Sequences(layout), _) => {
                 let groups = q.size()[1] / k.size()[1];
                 let (q, k, v) = (layout.spread(q), layout.spread(k), layout.spread(v));
-                let (k, v) = (repeat_heads(k, groups), repeat_heads(v, groups));
                 let mask = layout.mask(window);
+                if fused::fits(&q) {
+                    let scale = scale.unwrap_or_else(|| (q.size()[3] as f64).powf(-0.5));
+                    return layout.gather(&fused::attention(&q, &k, &v, mask.as_ref(), scale));
+                }
+                let (k, v) = (repeat_heads(k, groups), repeat_heads(v, groups));
                 let causal = mask.is_none();
                 let y = Tensor::scaled_dot_product_attention(&q, &k, &v, mask.as_ref(), 0.0, causal, scale, false);
                 layout.gather(&y)

@@ -30,6 +30,11 @@ pub fn answer_logp(lm: &Lm, batch: &Batch, hidden: &Tensor) -> Tensor {
     zeros.index_add(0, &index(&owner), &logp)
 }
 
+/// Logits `[N, V]`, in the model's type, of hidden states `[N, E]` behind the last block.
+pub fn logits_of(lm: &Lm, hidden: &Tensor) -> Tensor {
+    lm.logits(&lm.final_norm(hidden))
+}
+
 /// Log-probability of each target `[M]` under the logits of normed hidden states `[M, E]`: `[M]`, float32.
 ///
 /// With gradients, a chunk's derivative with respect to its hidden states, `W[target] - softmax W`, is computed beside its

@@ -146,6 +146,11 @@ impl RowFactors {
         Self { dropout, ..self }
     }
 
+    /// Is this layer of the model adapted?
+    pub(crate) fn adapts(&self, layer: usize) -> bool {
+        self.by_layer[layer].is_some()
+    }
+
     /// Adds the adapters' parts to the outputs `[N, out]` of layers that read `x` `[N, in]`.
     pub(crate) fn add(&self, layers: &[Option<usize>], x: &Tensor, outputs: &mut [Tensor]) {
         let ours = |layer: &Option<usize>| layer.and_then(|l| self.by_layer[l]).map(|i| &self.layers[i]);

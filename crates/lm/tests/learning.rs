@@ -86,3 +86,23 @@ fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
     assert_eq!(error.to_string(), "reward, step 3: the gradient of the shared parameters is not finite");
     assert_eq!(Vec::<f32>::try_from(&x).unwrap(), [1.0, 2.0]);
 }
+
+#[test]
+fn schedules_take_their_textbook_values() {
+    let config = |schedule, warmup_ratio| AdamWConfig {
+        learning_rate: 1.0,
+        schedule,
+        warmup_ratio,
+        weight_decay: 0.0,
+        betas: [0.9, 0.999],
+        epsilon: 1e-8,
+        max_grad_norm: 1.0,
+    };
+    let rates = |c: AdamWConfig| [0, 1, 2, 6, 9].map(|s| (c.rate(s, 10) * 1e4).round() / 1e4);
+    assert_eq!(rates(config(Schedule::Constant, 0.2)), [0.5, 1.0, 1.0, 1.0, 1.0]);
+    assert_eq!(rates(config(Schedule::Linear, 0.2)), [0.5, 1.0, 1.0, 0.5, 0.125]);
+    // Half a cosine over the eight steps behind the warm-up: 1, (1 + cos(pi / 2)) / 2, (1 + cos(7 pi / 8)) / 2.
+    assert_eq!(rates(config(Schedule::Cosine, 0.2)), [0.5, 1.0, 1.0, 0.5, 0.0381]);
+    // The third of three epochs starts at a third: P-ShareLoRA's 5e-5 to 1.67e-5.
+    assert_eq!(rates(config(Schedule::LinearTail { from: 2.0 / 3.0 }, 0.0)), [0.3333, 0.3, 0.2667, 0.1333, 0.0333]);
+}

@@ -101,7 +101,7 @@ impl Llama {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for block in 0..config.num_hidden_layers {
             let layer = model.block("layers", block);
-            let norm = |name: &str, size| -> Result<RmsNorm> { Ok(RmsNorm::new(layer.tensor(name, &[size])?, eps)) };
+            let norm = |name: &str, size| -> Result<RmsNorm> { Ok(RmsNorm::new(&layer.tensor(name, &[size])?, eps)) };
             let (attention, mlp) = (layer.pp("self_attn"), layer.pp("mlp"));
             let norms = if variation.head_norms {
                 let of = |name| norm(name, heads.size);
@@ -134,7 +134,7 @@ impl Llama {
                 ),
             });
         }
-        let norm = RmsNorm::new(model.tensor("norm.weight", &[e])?, eps);
+        let norm = RmsNorm::new(&model.tensor("norm.weight", &[e])?, eps);
         let tied = config.tie_word_embeddings.then_some(&embed_tokens);
         let lm_head = weights.head("lm_head", tied, e, config.vocab_size, false)?;
         let frequencies = config.rope.frequencies(heads.size, 10_000.0, place, weights.device())?;

@@ -70,6 +70,13 @@ impl Linear {
         outputs
     }
 
+    /// All parts side by side, `[N, out of all]`, where they are one product and no part is adapted.
+    pub(crate) fn whole(&self, x: &Tensor, pass: &Pass) -> Option<Tensor> {
+        let adapted = |a: &crate::RowFactors| self.parts.iter().any(|p| p.layer.is_some_and(|l| a.adapts(l)));
+        let packed = self.packed.as_ref().filter(|_| !pass.adapter.is_some_and(adapted))?;
+        Some(packed.product(x, || self.weight(), self.bias.as_ref()))
+    }
+
     /// Without adapters.
     pub(crate) fn products(&self, x: &Tensor) -> Vec<Tensor> {
         match &self.packed {

@@ -2,10 +2,10 @@
 
 use tch::Tensor;
 
-use crate::Result;
 use crate::error::invalid;
 use crate::parts::Linear;
 use crate::pass::Pass;
+use crate::{Result, fused};
 
 /// An activation function, under its published name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,11 @@ impl GatedMlp {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        if self.activation == Activation::Silu
+            && let Some(both) = self.gate_up.whole(x, pass).filter(fused::fits)
+        {
+            return self.down.forward(&fused::gate(&both), pass);
+        }
         let outputs = self.gate_up.forward_all(x, pass);
         self.down.forward(&(self.activation.apply(&outputs[0]) * &outputs[1]), pass)
     }

@@ -2,31 +2,30 @@
 
 use tch::{Kind, Tensor};
 
-/// Root-mean-square norm (Zhang and Sennrich 2019) over the last axis.
+use crate::fused;
+
+/// Root-mean-square norm (Zhang and Sennrich 2019) over the last axis, computed in float32.
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
-    weight: Tensor, // [E], what the normed input is multiplied by
+    weight: Tensor, // [E], float32: what the normed input is multiplied by
     epsilon: f64,
-    /// Gemma multiplies in float32, by one plus the stored weight.
-    in_float32: bool,
 }
 
 impl RmsNorm {
-    pub(crate) fn new(weight: Tensor, epsilon: f64) -> Self {
-        Self { weight, epsilon, in_float32: false }
+    pub(crate) fn new(weight: &Tensor, epsilon: f64) -> Self {
+        Self { weight: weight.to_kind(Kind::Float), epsilon }
     }
 
     /// Gemma's: the stored weight counts from one.
     pub(crate) fn around_one(weight: &Tensor, epsilon: f64) -> Self {
-        Self { weight: weight.to_kind(Kind::Float) + 1.0, epsilon, in_float32: true }
+        Self { weight: weight.to_kind(Kind::Float) + 1.0, epsilon }
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let shape = self.weight.size();
-        if self.in_float32 && x.kind() != Kind::Float {
-            return x.to_kind(Kind::Float).rms_norm(shape, Some(&self.weight), self.epsilon).to_kind(x.kind());
+        if fused::fits(x) {
+            return fused::rms_norm(x, &self.weight, self.epsilon);
         }
-        x.rms_norm(shape, Some(&self.weight), self.epsilon)
+        x.to_kind(Kind::Float).rms_norm(self.weight.size(), Some(&self.weight), self.epsilon).to_kind(x.kind())
     }
 }
 

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::Result;
 use crate::error::invalid;
+use crate::{Result, fused};
 
 /// Which numbers of a head are a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +140,9 @@ impl Rope {
     }
 
     fn rotate(&self, x: &Tensor) -> Tensor {
+        if self.style == Style::Halves && fused::fits(x) && x.kind() == self.cos.kind() {
+            return fused::rotate(x, &self.cos, &self.sin);
+        }
         let rotated = match self.style {
             Style::Halves => {
                 let half = x.size()[2] / 2;

@@ -1,0 +1,163 @@
+//! The fused steps of `fused.cpp` and the attention of `attention.cpp`, for CPU tensors in float32 or bfloat16.
+#![expect(unsafe_code, reason = "calls into C++")]
+
+use std::ffi::c_char;
+
+use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+use crate::packed::call;
+
+unsafe extern "C" {
+    fn idiolect_rms_norm(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        epsilon: f64,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> *mut C_tensor;
+    fn idiolect_rotate(
+        x: *const C_tensor,
+        cosine: *const C_tensor,
+        sine: *const C_tensor,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> *mut C_tensor;
+    fn idiolect_attention(
+        q: *const C_tensor,
+        k: *const C_tensor,
+        v: *const C_tensor,
+        mask: *const C_tensor,
+        causal: bool,
+        scale: f64,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> *mut C_tensor;
+    fn idiolect_gate(x: *const C_tensor, message: *mut c_char, capacity: usize) -> *mut C_tensor;
+}
+
+/// Can the fused steps run on this tensor?
+pub(crate) fn fits(x: &Tensor) -> bool {
+    x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16) && x.numel() > 0
+}
+
+/// RMS norm of `x [.., E]` with a float32 `weight [E]`.
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
+    // SAFETY: valid pointers for the call; the shim holds references of its own to what its backward pass needs.
+    call(|message, capacity| unsafe {
+        idiolect_rms_norm(x.as_ptr(), weight.as_ptr(), epsilon, message, capacity)
+    })
+}
+
+/// Rotates the halves of `x [N, H, D]` by cosines and sines `[N, 1, D]` of its type.
+pub(crate) fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor) -> Tensor {
+    // SAFETY: as above.
+    call(|message, capacity| unsafe {
+        idiolect_rotate(x.as_ptr(), cosine.as_ptr(), sine.as_ptr(), message, capacity)
+    })
+}
+
+/// `silu(gate) * up` of `x [N, 2M]` that holds both side by side.
+pub(crate) fn gate(x: &Tensor) -> Tensor {
+    // SAFETY: as above.
+    call(|message, capacity| unsafe { idiolect_gate(x.as_ptr(), message, capacity) })
+}
+
+/// Attention of queries `[B, H, T, D]` over keys and values `[B, KVH, T, D]`, with a fast backward pass: `[B, H, T, D]`.
+/// `mask` `[1 or B, 1, T, T]` of the same type is added to the scaled scores; without it a query sees its past.
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, scale: f64) -> Tensor {
+    let (pointer, causal) = (mask.map_or(std::ptr::null(), Tensor::as_ptr), mask.is_none());
+    // SAFETY: as above; the mask may be null.
+    call(|message, capacity| unsafe {
+        idiolect_attention(q.as_ptr(), k.as_ptr(), v.as_ptr(), pointer, causal, scale, message, capacity)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers from -1 to 1 in a fixed order.
+    fn numbers(shape: &[i64], kind: Kind) -> Tensor {
+        tch::set_num_threads(1);
+        let count: i64 = shape.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * i * 31 + i * 7919) % 1009) as f32 / 504.5 - 1.0).collect();
+        Tensor::from_slice(&values).view(shape).to_kind(kind).set_requires_grad(true)
+    }
+
+    /// Value and input gradients of `ours` equal those of `reference`, computed in float32, to the type's precision.
+    fn same(inputs: &[Tensor], ours: impl Fn(&[Tensor]) -> Tensor, reference: impl Fn(&[Tensor]) -> Tensor) {
+        let wide: Vec<Tensor> =
+            inputs.iter().map(|x| x.detach().to_kind(Kind::Float).set_requires_grad(true)).collect();
+        let (y, want) = (ours(inputs), reference(&wide));
+        let bound = if y.kind() == Kind::Float { 2e-6 } else { 2e-2 };
+        let close = |a: &Tensor, b: &Tensor, what: &str| {
+            let distance = (a.to_kind(Kind::Float) - b).norm().double_value(&[]);
+            let size = b.norm().double_value(&[]);
+            assert!(size > 0.1 && distance <= bound * size, "{what}: {distance} of {size}");
+        };
+        close(&y, &want, "value");
+        let g = numbers(&y.size(), Kind::Float).detach();
+        let gradients = |y: &Tensor, inputs: &[Tensor]| {
+            Tensor::run_backward(&[(y * &g).sum(Kind::Float)], &inputs.iter().collect::<Vec<_>>(), false, false)
+        };
+        for (a, b) in gradients(&y, inputs).iter().zip(gradients(&want, &wide)) {
+            close(a, &b, "gradient");
+        }
+    }
+
+    #[test]
+    fn rms_norm_equals_its_formula() {
+        let weight = numbers(&[37], Kind::Float).detach() + 1.5;
+        for kind in [Kind::Float, Kind::BFloat16] {
+            same(&[numbers(&[5, 37], kind)], |x| rms_norm(&x[0], &weight, 1e-5), |x| {
+                let mean = x[0].square().mean_dim(-1, true, Kind::Float);
+                &x[0] / (mean + 1e-5).sqrt() * &weight
+            });
+        }
+    }
+
+    #[test]
+    fn rotation_equals_its_formula_also_on_a_slice() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let angle = numbers(&[5, 1, 4], Kind::Float).detach() * 3.0;
+            let angle = Tensor::cat(&[&angle, &angle], 2);
+            let (c, s) = (angle.cos().to_kind(kind), angle.sin().to_kind(kind));
+            let slice = |x: &Tensor| x.narrow(1, 4, 24).view([5, 3, 8]); // of a wider row, as one product gives it
+            same(&[numbers(&[5, 40], kind)], |x| rotate(&slice(&x[0]), &c, &s), |x| {
+                let x = slice(&x[0]);
+                let turned = Tensor::cat(&[-x.narrow(2, 4, 4), x.narrow(2, 0, 4)], 2);
+                x * c.to_kind(Kind::Float) + turned * s.to_kind(Kind::Float)
+            });
+        }
+    }
+
+    #[test]
+    fn the_gate_equals_its_formula() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let x = (numbers(&[7, 38], kind).detach() * 6.0).set_requires_grad(true);
+            same(&[x], |x| gate(&x[0]), |x| x[0].narrow(1, 0, 19).silu() * x[0].narrow(1, 19, 19));
+        }
+        let far = Tensor::from_slice(&[-200.0f32, 200.0, 1.0, 1.0]).view([1, 4]);
+        let [low, high] = Vec::<f32>::try_from(gate(&far).view(-1)).unwrap()[..] else { panic!("two numbers") };
+        assert!(low.abs() < 1e-30 && high == 200.0, "{low} {high}");
+    }
+
+    #[test]
+    fn attention_equals_its_formula_with_grouped_heads_and_masks() {
+        let (b, t) = (2, 19);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let inputs = [numbers(&[b, 6, t, 8], kind), numbers(&[b, 2, t, 8], kind), numbers(&[b, 2, t, 8], kind)];
+            let past = Tensor::ones([t, t], (Kind::Float, Device::Cpu)).tril(0).log(); // 0 and -inf
+            let window = past.get(0).zeros_like() + past.triu(-4).exp().tril(0).triu(-4).log();
+            for mask in [None, Some(window.expand([b, 1, t, t], false)), Some(window.expand([1, 1, t, t], false))] {
+                let own = mask.as_ref().map(|m| m.to_kind(kind).contiguous());
+                same(&inputs, |x| attention(&x[0], &x[1], &x[2], own.as_ref(), 0.5), |x| {
+                    let wide = |x: &Tensor| x.repeat_interleave_self_int(3, Some(1), None);
+                    let scores = x[0].matmul(&wide(&x[1]).transpose(2, 3)) * 0.5 + mask.as_ref().unwrap_or(&past);
+                    scores.softmax(-1, Kind::Float).matmul(&wide(&x[2]))
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A batch gives every row and every user what they would get alone.
+
+#![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
+
+mod common;
+
+use std::num::NonZero;
+
+use common::{Families, float32, golden, tiny};
+use lm::{
+    Activations, AllBlocks, AllLinear, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle,
+    Prefix, Sampling, Sharing, Targets, Tensor, TokenRow, Trace,
+};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Kind, no_grad};
+
+fn model(name: &str) -> Lm {
+    let golden: Families = golden("families.json");
+    tiny(&golden.families[name], &float32())
+}
+
+fn lora(blocks: Blocks) -> LoraConfig {
+    LoraConfig {
+        rank: NonZero::new(3).unwrap(),
+        alpha: 6.0,
+        use_rslora: true,
+        dropout: 0.0,
+        targets: Targets::All(AllLinear::AllLinear),
+        blocks,
+        init_bound: InitBound::default(),
+        init_users: InitUsers::Independent,
+    }
+}
+
+/// A bank whose up-projections are not zero.
+fn bank(lm: &Lm, sharing: [Sharing; 2], middle: Middle, users: usize, blocks: Blocks) -> Bank {
+    let config = BankConfig { lora: lora(blocks), down: sharing[0], up: sharing[1], middle, users };
+    let names: Vec<String> = (0..users).map(|u| format!("user {u}")).collect();
+    let stream = |name: &str| ChaCha8Rng::seed_from_u64(name.bytes().fold(7, |h, b| h * 31 % 1_000_003 + u64::from(b)));
+    let bank = Bank::new(config, lm, &names, stream).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    for parameter in bank.parameters().iter().filter(|p| p.name.ends_with(".up")) {
+        let values: Vec<f32> = (0..parameter.tensor.numel()).map(|_| rng.random_range(-0.3..0.3)).collect();
+        let mut tensor = parameter.tensor.shallow_clone();
+        no_grad(|| tensor.copy_(&Tensor::from_slice(&values).view(tensor.size().as_slice())));
+    }
+    bank
+}
+
+/// The sum of `weights` times the rows' answer log-probabilities, and its gradients.
+fn loss_and_gradients(
+    lm: &Lm,
+    bank: &Bank,
+    prefix: &Prefix,
+    groups: &[Vec<usize>],
+    users: &[usize],
+    weights: &[f32],
+    activations: Activations,
+) -> (Vec<f64>, Vec<Tensor>) {
+    let parameters: Vec<Tensor> = bank.parameters().into_iter().map(|p| p.tensor).collect();
+    let batch = prefix.batch(lm, groups);
+    let trace = Trace::new(lm, &batch, bank.rows(users, batch.lengths()), activations);
+    let logp = lm::answer_logp(lm, &batch, &trace.hidden);
+    let loss = (&logp * Tensor::from_slice(weights)).sum(Kind::Float);
+    let values = Vec::<f64>::try_from(logp.detach().to_kind(Kind::Double)).unwrap();
+    (values, trace.backward(&loss, &parameters, &[], "test").unwrap())
+}
+
+fn close(a: &[Tensor], b: &[Tensor], what: &str) {
+    for (a, b) in a.iter().zip(b) {
+        let (distance, size) = ((a - b).norm().double_value(&[]), b.norm().double_value(&[]));
+        assert!(size > 0.0 && distance <= 1e-5 * size, "{what}: {distance} of {size}");
+    }
+}
+
+fn row(length: usize, start: usize, salt: i64) -> TokenRow {
+    // The first four tokens are the same in all rows of a length: they share a prompt.
+    let id = |t: usize| ((t * t * 7 + t * 3 + length) as i64 + if t < start { 0 } else { salt * 11 }) % 48;
+    TokenRow { ids: (0..length).map(id).collect(), answer_start: start }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Mixed users, any lengths, any factors of their own: losses and gradients of each user equal those of the user alone.
+    #[test]
+    fn users_cannot_tell_that_they_share_a_batch(
+        shape in prop::collection::vec((0usize..4, 5usize..24, 0i64..5), 2..9),
+        family in 0usize..3,
+        middle in 0usize..3,
+        recompute in any::<bool>(),
+    ) {
+        let lm = model(["llama", "gpt2", "qwen2, sliding window"][family]);
+        let middle = [Middle::None, Middle::Kernel(Sharing::Personal), Middle::Scale(Sharing::Personal)][middle];
+        let bank = bank(&lm, [Sharing::Personal; 2], middle, 4, Blocks::Last { last: NonZero::new(2).unwrap() });
+        let rows: Vec<TokenRow> = shape.iter().map(|(_, length, salt)| row(*length, 4, *salt)).collect();
+        let users: Vec<usize> = shape.iter().map(|(user, ..)| *user).collect();
+        let prefix = Prefix::new(&lm, rows, bank.first_block(), |_| ());
+        let activations = if recompute { Activations::Recompute } else { Activations::Keep };
+        let groups: Vec<Vec<usize>> = (0..users.len()).map(|i| vec![i]).collect();
+        let weights = vec![1.0; users.len()];
+        let (together, gradients) = loss_and_gradients(&lm, &bank, &prefix, &groups, &users, &weights, activations);
+        for user in 0..4 {
+            let own: Vec<usize> = (0..users.len()).filter(|i| users[*i] == user).collect();
+            let slices = |g: &[Tensor]| -> Vec<Tensor> { g.iter().map(|t| t.get(user as i64)).collect() };
+            if own.is_empty() {
+                prop_assert!(slices(&gradients).iter().all(|g| g.abs().max().double_value(&[]) == 0.0));
+                continue;
+            }
+            let groups: Vec<Vec<usize>> = own.iter().map(|i| vec![*i]).collect();
+            let mine = vec![user; own.len()];
+            let (alone, expected) =
+                loss_and_gradients(&lm, &bank, &prefix, &groups, &mine, &vec![1.0; own.len()], Activations::Keep);
+            for (i, value) in own.iter().zip(&alone) {
+                prop_assert!((together[*i] - value).abs() <= 1e-5 * value.abs(), "{} {}", together[*i], value);
+            }
+            close(&slices(&gradients), &slices(&expected), "user");
+        }
+    }
+}
+
+#[test]
+fn a_shared_prompt_and_parts_of_a_batch_change_nothing() {
+    let lm = model("llama");
+    for (sharing, middle) in [
+        ([Sharing::Personal, Sharing::Shared], Middle::None),
+        ([Sharing::Shared, Sharing::Shared], Middle::Kernel(Sharing::Personal)),
+        ([Sharing::Shared, Sharing::Personal], Middle::Scale(Sharing::Shared)),
+    ] {
+        let bank = bank(&lm, sharing, middle, 2, Blocks::Range { from: 1, to: 3 });
+        let rows: Vec<TokenRow> = [(9, 1), (9, 2), (9, 3), (12, 1), (12, 2)].map(|(l, s)| row(l, 4, s)).to_vec();
+        let prefix = Prefix::new(&lm, rows, bank.first_block(), |_| ());
+        let weights = [1.0, -1.0, 0.5, 1.0, -2.0];
+        let run = |groups: &[Vec<usize>], users: &[usize], weights: &[f32], activations| {
+            loss_and_gradients(&lm, &bank, &prefix, groups, users, weights, activations)
+        };
+        let apart: Vec<Vec<usize>> = (0..5).map(|i| vec![i]).collect();
+        let (values, expected) = run(&apart, &[0, 0, 0, 1, 1], &weights, Activations::Keep);
+        let shared = [vec![0, 1, 2], vec![3, 4]];
+        assert!(prefix.batch(&lm, &shared).lengths() == [4 + 3 * 5, 4 + 2 * 8]);
+        for activations in [Activations::Keep, Activations::Recompute] {
+            let (same, gradients) = run(&shared, &[0, 1], &weights, activations);
+            assert!(values.iter().zip(&same).all(|(a, b)| (a - b).abs() <= 1e-5 * a.abs()), "{values:?} {same:?}");
+            close(&gradients, &expected, "a shared prompt");
+        }
+        let mut sum = None;
+        for (group, user, part) in [(&shared[..1], 0, &weights[..3]), (&shared[1..], 1, &weights[3..])] {
+            lm::accumulate(&mut sum, run(group, &[user], part, Activations::Recompute).1);
+        }
+        close(&sum.unwrap(), &expected, "parts");
+    }
+}
+
+#[test]
+fn chunked_log_probabilities_have_the_gradient_of_log_softmax() {
+    let lm = model("llama, biases, tied");
+    let batch: Vec<TokenRow> = (0..40).map(|i| row(20, 2, i)).collect(); // 720 targets: two chunks
+    let prefix = Prefix::new(&lm, batch, lm.depth(), |_| ());
+    let groups: Vec<Vec<usize>> = (0..40).map(|i| vec![i]).collect();
+    let inputs = prefix.batch(&lm, &groups);
+    let hidden = lm::forward(&lm, &inputs, None).set_requires_grad(true);
+    let ours = lm::answer_logp(&lm, &inputs, &hidden);
+    let weights = Tensor::arange(40, (Kind::Float, tch::Device::Cpu)) - 17.0;
+    let gradient = &lm::gradients(&(&ours * &weights).sum(Kind::Float), &[&hidden]).unwrap()[0];
+    // By libtorch: every position's logits, log_softmax, gather.
+    let logits = lm::logits_of(&lm, &hidden).view([40, 20, -1]);
+    let ids: Vec<i64> = (0..40).flat_map(|i| row(20, 2, i).ids).collect();
+    let targets = Tensor::from_slice(&ids).view([40, 20]).narrow(1, 2, 18).unsqueeze(2);
+    let theirs = logits.narrow(1, 1, 18).log_softmax(2, Kind::Float).gather(2, &targets, false).sum_dim_intlist(
+        [1i64, 2].as_slice(),
+        false,
+        Kind::Float,
+    );
+    assert!((&ours - &theirs).abs().max().double_value(&[]) < 1e-4);
+    let expected = lm::gradients(&(&theirs * &weights).sum(Kind::Float), &[&hidden]).unwrap();
+    close(std::slice::from_ref(gradient), &expected, "log-probabilities");
+}
+
+#[test]
+fn a_sample_repeats_with_its_seed_whatever_its_neighbours() {
+    let lm = model("llama");
+    let prompts: Vec<Vec<i64>> = [7, 3, 19].map(|l| row(l, 2, 1).ids).to_vec();
+    let sampling = Sampling::at(1.0, 20, vec![3, 11, 12, 40]);
+    let seeds: Vec<[u8; 32]> = (0..12).map(|i| [i; 32]).collect();
+    let run = |prompts: &[Vec<i64>], seeds: &[[u8; 32]]| {
+        lm::generate(&lm, None, prompts, seeds, &sampling, Hooks::default())
+    };
+    let together = run(&prompts, &seeds);
+    assert_eq!(together, run(&prompts, &seeds));
+    assert!(together.iter().any(lm::Sample::finished) && together.iter().any(|s| !s.finished()));
+    for i in 0..12 {
+        assert_eq!(run(&prompts[i / 4..=i / 4], &seeds[i..=i])[0], together[i], "row {i}");
+    }
+}
+
+/// In float32 and bfloat16 a row's logits are the same bits whoever is beside it, of whatever length, with adapters of
+/// other users: seen through the tokens' scores that `on_score` is told.
+#[test]
+fn with_fixed_shapes_bits_do_not_depend_on_neighbours() {
+    let golden: Families = golden("families.json");
+    for dtype in ["float32", "bfloat16"] {
+        let compute = lm::Compute::new("cpu", dtype, Some(1)).unwrap();
+        let lm = tiny(&golden.families["llama"], &compute);
+        let bank = bank(&lm, [Sharing::Personal; 2], Middle::None, 3, Blocks::All(AllBlocks::All));
+        let prompts: Vec<Vec<i64>> = [7, 3, 19, 80].map(|l| row(l, 2, 1).ids).to_vec();
+        let users = [0, 1, 2, 1];
+        let sampling = Sampling { fixed_shapes: true, ..Sampling::at(1.0, 24, vec![3, 40]) };
+        let run = |rows: &[usize]| -> Vec<Vec<u32>> {
+            let mut bits = vec![Vec::new(); rows.len()];
+            let mut note = |row: usize, score: f32| bits[row].push(score.to_bits());
+            let hooks = Hooks { on_score: Some(&mut note), ..Hooks::default() };
+            let prompts: Vec<Vec<i64>> = rows.iter().map(|r| prompts[*r].clone()).collect();
+            let users: Vec<usize> = rows.iter().map(|r| users[*r]).collect();
+            let seeds: Vec<[u8; 32]> = rows.iter().map(|r| [*r as u8; 32]).collect();
+            lm::generate(&lm, Some((&bank, &users)), &prompts, &seeds, &sampling, hooks);
+            bits
+        };
+        let together = run(&[0, 1, 2, 3]);
+        assert!(together.iter().all(|b| !b.is_empty()));
+        for r in 0..4 {
+            assert_eq!(run(&[r])[0], together[r], "{dtype}, row {r} alone");
+        }
+        let others = run(&[2, 0]);
+        assert_eq!((&others[0], &others[1]), (&together[2], &together[0]), "{dtype}");
+    }
+}
+
+#[test]
+fn stop_strings_streaming_and_repetition() {
+    let lm = model("gptj");
+    let prompt = vec![row(7, 2, 1).ids];
+    let greedy = Sampling::greedy(12, vec![]);
+    let free = &lm::generate(&lm, None, &prompt, &[[0; 32]], &greedy, Hooks::default())[0];
+    assert_eq!((free.ids.len(), free.stop), (12, lm::Stop::Length));
+    // Tokens as words `<n>`: stop at the text of the third.
+    let decode = |ids: &[i64]| ids.iter().map(|id| format!("<{id}>")).collect::<String>();
+    let texts = ["never".to_owned(), format!("<{}>", free.ids[2])];
+    let mut told = Vec::new();
+    let mut note = |row: usize, token: i64| told.push((row, token));
+    let hooks = Hooks {
+        stop_strings: Some(lm::StopStrings { texts: &texts, decode: &decode }),
+        on_token: Some(&mut note),
+        ..Hooks::default()
+    };
+    let stopped = &lm::generate(&lm, None, &prompt, &[[0; 32]], &greedy, hooks)[0];
+    let first = free.ids.iter().position(|id| *id == free.ids[2]).unwrap();
+    assert_eq!((stopped.ids.as_slice(), stopped.stop), (&free.ids[..=first], lm::Stop::Text(1)));
+    assert_eq!(told, stopped.ids.iter().map(|id| (0, *id)).collect::<Vec<_>>());
+    // With an overwhelming penalty no token comes twice.
+    let penalised = Sampling { repetition_penalty: Some(1e6), ..greedy };
+    let mut ids = lm::generate(&lm, None, &prompt, &[[0; 32]], &penalised, Hooks::default())[0].ids.clone();
+    ids.extend(&prompt[0]);
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    let before: std::collections::HashSet<&i64> = prompt[0].iter().collect();
+    assert_eq!(ids.len(), count - (prompt[0].len() - before.len()), "a token was repeated");
+}
