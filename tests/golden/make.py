@@ -163,7 +163,116 @@ def adamw():
     write("adamw.json", trace)
 
 
+# ---- chat templates: ours, each with the constructs of a published one
+
+TEMPLATES = {
+    "ChatML with a default system message (SmolLM2, Qwen2.5)":
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe kind"
+        "<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    "slices, alternation, strip (Llama 2)":
+        "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}{% set system = messages[0]['content'] %}"
+        "{% else %}{% set rest = messages %}{% set system = false %}{% endif %}{% for m in rest %}"
+        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{% if loop.index0 == 0 and system != false %}{% set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + m['content'] %}"
+        "{% else %}{% set content = m['content'] %}{% endif %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif m['role'] == 'assistant' %}"
+        "{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
+    "dates, trim, tools is none (Llama 3.1)":
+        "{{- bos_token }}\n{%- if not date_string is defined %}\n    {%- set date_string = strftime_now('%d %b %Y') %}\n{%- endif %}\n"
+        "{%- if messages[0]['role'] == 'system' %}\n    {%- set system_message = messages[0]['content']|trim %}\n"
+        "    {%- set messages = messages[1:] %}\n{%- else %}\n    {%- set system_message = '' %}\n{%- endif %}\n"
+        "{{- '<|h|>system\n\nToday: ' + date_string + '\n\n' }}\n{%- if tools is not none %}\n    {{- 'Tools:\n\n' }}\n"
+        "    {%- for t in tools %}\n        {{- t | tojson(indent=4) }}\n        {{- '\n\n' }}\n    {%- endfor %}\n{%- endif %}\n"
+        "{{- system_message }}{{- '<|e|>' }}\n{%- for message in messages %}\n    {{- '<|h|>' + message['role'] + '\n\n' "
+        "+ message['content'] | trim + '<|e|>' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|h|>assistant\n\n' }}\n"
+        "{%- endif %}\n",
+    "namespace, selectattr, loop.last (Mistral)":
+        "{%- set users = messages | selectattr('role', 'equalto', 'user') | list %}{%- set ns = namespace(index=0) %}"
+        "{{- bos_token }}{%- for m in messages %}{%- if m.role == 'user' %}{%- set ns.index = ns.index + 1 %}"
+        "{%- if ns.index == users | length and tools %}{{- '[TOOLS] ' + (tools | tojson) + '[/TOOLS]' }}{%- endif %}"
+        "{{- '[INST] ' + m.content + '[/INST]' }}{%- elif m.role == 'assistant' %}{{- ' ' + m.content + eos_token }}"
+        "{%- else %}{{- raise_exception('only user and assistant') }}{%- endif %}{%- endfor %}",
+    "renamed roles (Gemma)":
+        "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}"
+        "{% set role = message['role'] %}{% endif %}{{ '<t>' + role + '\n' + message['content'] | trim + '<e>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{'<t>model\n'}}{% endif %}",
+    "reversed loops, split, string tests (Qwen3)":
+        "{%- set ns = namespace(found=false, last=messages|length - 1) %}\n{%- for message in messages[::-1] %}\n"
+        "    {%- set index = (messages|length - 1) - loop.index0 %}\n    {%- if not ns.found and message.role == 'user' and "
+        "message.content is string and not(message.content.startswith('<tool>') and message.content.endswith('</tool>')) %}\n"
+        "        {%- set ns.found = true %}\n        {%- set ns.last = index %}\n    {%- endif %}\n{%- endfor %}\n"
+        "{%- for message in messages %}\n    {%- set content = message.content %}\n    {%- if '</think>' in content %}\n"
+        "        {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}\n"
+        "        {%- set content = content.split('</think>')[-1].lstrip('\n') %}\n    {%- endif %}\n    {%- if loop.index0 > ns.last "
+        "and thought is defined and thought %}\n        {{- '<' + message.role + '>' + thought + '|' + content }}\n    {%- else %}\n"
+        "        {{- '<' ~ message.role ~ '>' ~ content }}\n    {%- endif %}\n    {%- if loop.last or (not loop.last and "
+        "messages[loop.index0 + 1].role != 'tool') %}\n        {{- '<|e|>\n' }}\n    {%- endif %}\n{%- endfor %}\n",
+    "tools as JSON lines, items, mapping (Hermes, Command R)":
+        "{%- macro kind(p) %}{%- if p.type == 'string' %}str{%- elif p.type is string %}{{ p.type | upper }}{%- else %}any{%- endif %}"
+        "{%- endmacro %}{%- if tools %}{%- for t in tools %}{{- t | tojson }}\n{% for name, p in t.function.parameters.properties.items() %}"
+        "{{ name }}: {{ kind(p) }}{{ ', ' if not loop.last else '' }}{% endfor %}{%- endfor %}{%- endif %}"
+        "{% for m in messages %}{% if m.get('name') %}{{ m['name'] | title }}: {% endif %}{{ m.content }}{{ '|' }}{% endfor %}",
+    "tool calls in messages (DeepSeek)":
+        "{% set ns = namespace(first=true) %}{{ bos_token }}{%- for m in messages %}{%- if m['role'] == 'assistant' and "
+        "'tool_calls' in m and m['tool_calls'] is not none %}{%- for call in m['tool_calls'] %}{%- if ns.first %}"
+        "{%- set ns.first = false -%}{{ '<calls>' + call['function']['name'] + ' ' + (call['function']['arguments'] | tojson) }}"
+        "{%- else %}{{ '\n' + call['function']['name'] }}{%- endif %}{%- endfor %}{%- elif m['content'] is not none %}"
+        "{{- '<' + m['role'] + '>' + m['content'] }}{%- endif %}{%- endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}",
+    "generation tags (SmolLM3, training templates)":
+        "{%- for message in messages -%}\n    {%- if message.role == 'assistant' -%}\n        {{ '<|a|>' }}\n        "
+        "{%- generation %}\n{{ message.content + eos_token }}\n        {% endgeneration -%}\n    {%- else -%}\n        "
+        "{{ '<|' + message.role + '|>' + message.content }}\n    {%- endif -%}\n{%- endfor -%}\n"
+        "{% if add_generation_prompt %}{{ '<|a|>' }}{% endif %}",
+    "whitespace control and loop controls (Zephyr, Phi)":
+        "{% for message in messages %}\n{% if message['role'] == 'skip' %}\n{% continue %}\n{% endif %}\n"
+        "{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}\n"
+        "{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
+        "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
+        "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}",
+}
+USER, OTHER = {"role": "user", "content": "  Hi <b>you</b> & 'me'\n"}, {"role": "user", "content": "And ünïcödé?"}
+SYSTEM, SAYS = {"role": "system", "content": " Be brief. "}, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nHello."}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"b": 1, "a": [True, "é"]}}},
+                                                              {"function": {"name": "g", "arguments": {}}}]}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"properties": {
+    "where": {"type": "string"}, "days": {"type": "integer"}, "x": {}}, "required": []}}}]
+CONVERSATIONS = [[USER], [SYSTEM, USER, SAYS, OTHER], [USER, SAYS], [SAYS, USER], [USER, SAYS, OTHER, dict(SAYS, name="ann lee")],
+                 [USER, {"role": "skip", "content": "x"}, SAYS]]
+
+
+def templates():
+    import datetime
+    from transformers.utils import chat_template_utils
+
+    class Fixed(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 3, 5, 12)
+
+    chat_template_utils.datetime = Fixed
+    out = []
+    for name, template in TEMPLATES.items():
+        cases = []
+        conversations = CONVERSATIONS + ([[USER, CALLS]] if "tool calls" in name else [])
+        for messages, tools, go in [(c, t, o) for c in conversations for t, o in ((None, True), (TOOLS, False))]:
+            case = {"messages": messages, "tools": tools, "open": go, "text": None, "generations": []}
+            try:
+                text, spans = chat_template_utils.render_jinja_template(
+                    conversations=[messages], tools=tools, chat_template=template, add_generation_prompt=go,
+                    return_assistant_tokens_mask="generation %" in template, bos_token="<s>", eos_token="</s>")
+                case.update(text=text[0], generations=[list(s) for s in spans[0]] if spans else [])
+            except Exception as e:  # a template that refuses; anything else must not pass for it
+                if type(e).__name__ not in ("TemplateError",):
+                    raise
+            cases.append(case)
+        out.append({"name": name, "template": template, "cases": cases})
+    write("templates.json", out)
+
+
 torch.set_num_threads(1)
+templates()
 families()
 adamw()
 smollm2()

@@ -30,6 +30,16 @@ pub enum Error {
     /// Two beginning-of-sequence tokens in a row: template and tokenizer both added one.
     #[error("a prompt starts with the token `{0}` twice")]
     DoubleBos(String),
+    /// A row that is longer than its limit.
+    #[error("a row: expected at most {max_tokens} tokens, found {tokens} ({answer} of them the answer's)")]
+    OverLong {
+        /// Of prompt and answer.
+        tokens: usize,
+        /// Of the answer.
+        answer: usize,
+        /// The limit.
+        max_tokens: usize,
+    },
     /// An answer that has no token of its own.
     #[error("an answer is empty after tokenisation (prompt: `{0}`)")]
     EmptyAnswer(String),
@@ -44,6 +54,9 @@ impl Error {
             Self::File { .. } => Some("import or download the model again".into()),
             Self::Template(_) => Some("check the roles of the messages against the model's chat_template.jinja".into()),
             Self::DoubleBos(_) => Some("remove the BOS from the chat template or from the prompt".into()),
+            Self::OverLong { .. } => {
+                Some("raise `max_row_tokens`, or set `over_long` to \"drop\" or \"truncate-prompt-left\"".into())
+            }
             Self::EmptyAnswer(_) => Some("drop the row".into()),
         }
     }

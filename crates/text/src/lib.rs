@@ -17,7 +17,7 @@ mod error;
 mod tokenizer;
 mod vocabulary;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Message, Rendered};
 pub use error::{Error, Result};
-pub use tokenizer::{Answer, Ending, Row, Tokenizer};
+pub use tokenizer::{Answer, Ending, Fitted, OverLong, Row, Tokenizer};
 pub use vocabulary::Vocabulary;

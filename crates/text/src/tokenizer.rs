@@ -43,6 +43,52 @@ pub struct Row {
     pub straddles: bool,
 }
 
+/// What becomes of a row that is longer than the limit. An answer is never cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverLong {
+    /// An error that names it.
+    Error,
+    /// It is left out, and counted.
+    Drop,
+    /// The prompt loses its first tokens, and the row is counted; an answer that alone is too long is an error.
+    TruncatePromptLeft,
+}
+
+/// A row held against a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fitted {
+    /// Within the limit.
+    Whole(Row),
+    /// Without the prompt's first tokens.
+    Truncated(Row),
+    /// Left out.
+    Dropped,
+}
+
+impl Row {
+    /// Holds the row against a limit of tokens.
+    ///
+    /// # Errors
+    /// A row that is too long where that is an error.
+    pub fn fit(mut self, max_tokens: usize, over_long: OverLong) -> Result<Fitted> {
+        let surplus = self.ids.len().saturating_sub(max_tokens);
+        match over_long {
+            _ if surplus == 0 => Ok(Fitted::Whole(self)),
+            OverLong::Drop => Ok(Fitted::Dropped),
+            // A prompt keeps at least the token that the answer's first is predicted from.
+            OverLong::TruncatePromptLeft if surplus < self.answer_start => {
+                self.ids.drain(..surplus);
+                self.answer_start -= surplus;
+                Ok(Fitted::Truncated(self))
+            }
+            OverLong::Error | OverLong::TruncatePromptLeft => {
+                Err(Error::OverLong { tokens: self.ids.len(), answer: self.ids.len() - self.answer_start, max_tokens })
+            }
+        }
+    }
+}
+
 /// `tokenizer.json`, the chat template and the stop tokens of one model folder.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -168,5 +214,22 @@ impl Tokenizer {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_over_long_row_follows_its_policy_and_keeps_its_answer() {
+        let row = || Row { ids: (0..10).collect(), answer_start: 6, straddles: false };
+        assert_eq!(row().fit(10, OverLong::Error).unwrap(), Fitted::Whole(row()));
+        assert_eq!(row().fit(9, OverLong::Drop).unwrap(), Fitted::Dropped);
+        let error = row().fit(9, OverLong::Error).unwrap_err().to_string();
+        assert_eq!(error, "a row: expected at most 9 tokens, found 10 (4 of them the answer's)");
+        let Fitted::Truncated(cut) = row().fit(5, OverLong::TruncatePromptLeft).unwrap() else { panic!("not cut") };
+        assert_eq!((cut.ids.as_slice(), cut.answer_start), (&[5, 6, 7, 8, 9][..], 1));
+        assert!(row().fit(4, OverLong::TruncatePromptLeft).is_err(), "no prompt would be left");
     }
 }
