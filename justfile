@@ -29,9 +29,26 @@ check: setup
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --quiet
     cargo test --release --workspace --quiet
 
-# Make the golden numbers again; needs torch 2.11 and transformers 5.23 in PYTHON
+# Make the golden numbers again; needs torch==2.11.0 transformers==5.23.0 gguf in PYTHON
 golden PYTHON="python3": setup
     {{PYTHON}} tests/golden/make.py
+
+# Make every golden number anew with PYTHON (as for `golden`), compare with the committed ones and with ours; print the table
+parity PYTHON="python3": setup
+    rm -rf target/parity && mkdir -p target/parity
+    {{PYTHON}} tests/golden/make.py --out target/parity
+    {{PYTHON}} tests/golden/compare.py tests/golden target/parity
+    IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity IDIOLECT_PARITY={{justfile_directory()}}/target/parity \
+        cargo test --release --quiet --package lm --test references -- equal
+    IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity cargo test --release --quiet --package text templates
+    cat target/parity/families.md target/parity/smollm2.md
+
+# Generation and training step beside transformers + PEFT; needs torch==2.11.0 transformers==5.23.0 peft==0.21.2 in PYTHON
+bench-lm PYTHON="python3" *ARGS="": build
+    cargo bench --package lm --no-run
+    test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
+    {{PYTHON}} crates/lm/benches/compare.py "$(ls -t target/release/deps/lm-* | grep -E 'lm-[0-9a-f]+$' | head -1)" \
+        target/bench/base target/bench/lm.json {{ARGS}} | tee target/bench/lm.md
 
 # Remove what was built and computed, not what was fetched
 clean:

@@ -98,6 +98,7 @@ fn reward_config(variant: Variant) -> RewardConfig {
         token_budget: 1_000_000,
         warm_up_share: 0.2,
         max_row_tokens: 200,
+        over_long: text::OverLong::Error,
         micro_batch_tokens: count(150),
         activations: Activations::Keep,
         save_every_steps: count(1000),
@@ -113,13 +114,13 @@ fn personal_models_learn_opposite_tastes_and_a_global_one_cannot() {
         let users = ["ann".to_owned(), "bob".to_owned()];
         let (model, report) = reward::fit(&config, &bench.lm, &bench.tokenizer, &votes(), &users, &mut run).unwrap();
         assert_eq!((report.votes, report.steps), (56, 42));
-        let e = reward::evaluate(&model, &bench.lm, &bench.tokenizer, &votes(), Split::Test, 200, &run).unwrap();
+        let e = reward::evaluate(&model, &bench.lm, &bench.tokenizer, &votes(), Split::Test, &config, &run).unwrap();
         assert_eq!(e.users.iter().map(|u| u.votes).sum::<usize>(), 24);
         // A file gives back the same scores.
         let path = run.path("reward.safetensors");
         model.write(&path).unwrap();
         let back = reward::RewardModel::read(&path, &bench.lm).unwrap();
-        let again = reward::evaluate(&back, &bench.lm, &bench.tokenizer, &votes(), Split::Test, 200, &run).unwrap();
+        let again = reward::evaluate(&back, &bench.lm, &bench.tokenizer, &votes(), Split::Test, &config, &run).unwrap();
         assert_eq!(e, again);
         e.mean_accuracy
     };
@@ -169,6 +170,7 @@ fn pairs() -> Vec<Pair> {
 
 fn dpo_config() -> DpoConfig {
     DpoConfig {
+        start: policy::Start::Base,
         lora: lora(),
         optimizer: optimizer(2e-2),
         beta: 0.1,
@@ -176,6 +178,7 @@ fn dpo_config() -> DpoConfig {
         max_epochs: count(3),
         token_budget_per_user: 1_000_000,
         max_row_tokens: 200,
+        over_long: text::OverLong::Error,
         micro_batch_tokens: count(150),
         activations: Activations::Keep,
         save_every_steps: count(1000),
@@ -188,7 +191,8 @@ fn train(bench: &Bench, users: &[&str], name: &str) -> (Factors, policy::DpoRepo
     let mut run = bench.run("dpo", name);
     let users: Vec<String> = users.iter().map(|u| (*u).to_owned()).collect();
     let own: Vec<Pair> = pairs().into_iter().filter(|p| users.contains(&p.user)).collect();
-    let (policies, report) = policy::train(&dpo_config(), &bench.lm, &bench.tokenizer, &own, &users, &mut run).unwrap();
+    let (policies, report) =
+        policy::train_dpo(&dpo_config(), &bench.lm, &bench.tokenizer, &own, &users, None, &mut run).unwrap();
     let factors = users
         .iter()
         .enumerate()

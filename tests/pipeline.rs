@@ -1,8 +1,10 @@
 //! Every stage from raw data to exported models.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
-use crate::tiny::{Workspace, program, stderr};
+use crate::tiny::{Workspace, program, repository, stderr};
 
 const KINDS: [&str; 8] = ["import", "simulate", "data", "reward", "pairs", "dpo", "evaluate", "export"];
 
@@ -109,4 +111,79 @@ fn pairs_can_come_from_votes() {
     let pairs: Value = run::read_json(&workspace.path("checkpoints/tiny/pairs/manifest.json")).unwrap();
     let made = pairs["summary"]["pairs"].as_u64().unwrap();
     assert!(made > 0 && made <= data["splits"]["train"].as_u64().unwrap());
+}
+
+#[test]
+fn supervised_fine_tuning_gives_the_stages_behind_it_a_new_base() {
+    let workspace = Workspace::new().with_sft();
+    workspace.run(&[]).assert().success();
+    let stage = |name: &str| workspace.path("checkpoints/tiny").join(name);
+    let report: Value = run::read_json(&stage("sft").join("report.json")).unwrap();
+    let everyone = &report["models"]["everyone"];
+    let (first, last) = (everyone["first_loss"].as_f64().unwrap(), everyone["final_loss"].as_f64().unwrap());
+    assert!(last < first - 0.05, "{report}");
+    // Reward and policies read the fine-tuned base; it is what sft wrote, and not the imported one.
+    let hash = |file: PathBuf| run::hash_file(&file).unwrap();
+    assert_ne!(hash(stage("sft/model.safetensors")), hash(stage("import/model.safetensors")));
+    let inputs = |name: &str| -> Value {
+        let manifest: Value = run::read_json(&stage(name).join("manifest.json")).unwrap();
+        manifest["identity"]["inputs"]["import"].clone()
+    };
+    assert!(inputs("reward").is_string() && inputs("reward") == inputs("dpo") && inputs("reward") != inputs("sft"));
+    let card = fs_err::read_to_string(stage("export/adapters/ann/adapter_config.json")).unwrap();
+    assert!(card.contains("tiny/sft"), "{card}");
+    // Everything stands, also where the fine-tuned base stands in for the imported one.
+    let again = workspace.run(&[]).output().unwrap();
+    assert_eq!(crate::tiny::stderr(&again).matches(": stands").count(), 9, "{}", crate::tiny::stderr(&again));
+}
+
+#[test]
+fn dpo_can_start_from_each_users_own_fine_tuning() {
+    let workspace = Workspace::new().with_sft();
+    workspace.edit("configs/sft.toml", "scope = \"global\"", "scope = \"per-user\"");
+    workspace.edit("configs/dpo.toml", "start = \"base\"", "start = \"sft\"");
+    workspace.run(&["--until", "dpo"]).assert().success();
+    let report: Value = run::read_json(&workspace.path("checkpoints/tiny/sft/report.json")).unwrap();
+    assert_eq!(report["models"].as_object().unwrap().len(), 2);
+    // Measured against their own start, the first margins are zero and the first loss is ln 2.
+    let log = fs_err::read_to_string(workspace.path("checkpoints/tiny/dpo/metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    for (name, user) in first.as_object().unwrap().iter().filter(|(name, _)| name.starts_with("user/")) {
+        let loss = user["loss"].as_f64().unwrap();
+        assert!((loss - std::f64::consts::LN_2).abs() < 1e-5, "{name}: {loss}");
+    }
+    // Another rank does not fit.
+    let other = workspace.run(&["--until", "dpo", "--set", "dpo.lora.rank=3"]).output().unwrap();
+    assert_eq!(other.status.code(), Some(2));
+    assert!(crate::tiny::stderr(&other).contains("the same `lora`"), "{}", crate::tiny::stderr(&other));
+}
+
+#[test]
+fn doctor_names_devices_and_rates() {
+    let output = program().arg("doctor").current_dir(repository()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("bfloat16 products at") && said.contains("libtorch"), "{said}");
+}
+
+#[test]
+fn a_model_by_name_needs_the_cache_when_offline() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = || {
+        let mut command = program();
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", folder.path()).current_dir(folder.path());
+        command.args(["import", "someone/tiny", "out"]);
+        command
+    };
+    let missing = hub().output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+    let said = crate::tiny::stderr(&missing);
+    assert!(said.contains("expected `config.json` in the cache") && said.contains("\nhint: HF_HUB_OFFLINE"), "{said}");
+    // As a cache lies on disk: a reference names a commit, the commit's folder holds the files.
+    let cache = folder.path().join("hub/models--someone--tiny");
+    crate::tiny::write_model(&cache.join("snapshots/abc"));
+    fs_err::create_dir_all(cache.join("refs")).unwrap();
+    fs_err::write(cache.join("refs/main"), "abc").unwrap();
+    hub().assert().success();
+    let bytes = |path: PathBuf| fs_err::read(path).unwrap();
+    assert!(bytes(folder.path().join("out/model.safetensors")) == bytes(cache.join("snapshots/abc/model.safetensors")));
 }

@@ -4,14 +4,16 @@ use crate::tiny::{Workspace, stderr};
 
 #[test]
 fn a_run_killed_in_every_stage_that_checkpoints_ends_with_the_same_bytes() {
-    let undisturbed = Workspace::new();
+    let undisturbed = Workspace::new().with_sft();
     undisturbed.run(&[]).assert().success();
 
-    let killed = Workspace::new();
+    let killed = Workspace::new().with_sft();
     // In the reward stage: during the warm-up, at its end, and behind it. In dpo: behind the reference, and twice later.
     let points = [
         "simulate:1",
         "simulate:3",
+        "sft:1",
+        "sft:2",
         "reward:1",
         "reward:1",
         "reward:2",
@@ -34,8 +36,13 @@ fn a_run_killed_in_every_stage_that_checkpoints_ends_with_the_same_bytes() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("evaluate: running (an interrupted run goes on)"), "{}", stderr(&output));
     assert_eq!(killed.hashes(), undisturbed.hashes());
-    for file in ["reward/reward.safetensors", "evaluate/report.json", "evaluate/answers.parquet", "pairs/pairs.parquet"]
-    {
+    for file in [
+        "sft/model.safetensors",
+        "reward/reward.safetensors",
+        "evaluate/report.json",
+        "evaluate/answers.parquet",
+        "pairs/pairs.parquet",
+    ] {
         let bytes = |w: &Workspace| fs_err::read(w.path("checkpoints/tiny").join(file)).unwrap();
         assert!(bytes(&killed) == bytes(&undisturbed), "{file}");
     }

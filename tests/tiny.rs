@@ -123,7 +123,7 @@ impl Workspace {
             "configs/reward.toml",
             format!(
                 "variant = \"p-share-lora\"\npooling = \"mean\"\nhead_scale = 1.0\nbatch_votes = 8\nmax_epochs = 2\n\
-                 token_budget = 40000\nwarm_up_share = 0.3\nmax_row_tokens = 200\nmicro_batch_tokens = 300\nactivations = \"keep\"\nsave_every_steps = 2\n\
+                 token_budget = 40000\nwarm_up_share = 0.3\nmax_row_tokens = 200\nover_long = \"error\"\nmicro_batch_tokens = 300\nactivations = \"keep\"\nsave_every_steps = 2\n\
                  [lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
             ),
         );
@@ -134,8 +134,16 @@ impl Workspace {
         write(
             "configs/dpo.toml",
             format!(
-                "beta = 0.1\nbatch_pairs = 2\nmax_epochs = 2\ntoken_budget_per_user = 20000\nmax_row_tokens = 200\n\
+                "start = \"base\"\nover_long = \"error\"\nbeta = 0.1\nbatch_pairs = 2\nmax_epochs = 2\ntoken_budget_per_user = 20000\nmax_row_tokens = 200\n\
                  micro_batch_tokens = 200\nactivations = \"recompute\"\nsave_every_steps = 3\n[lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
+            ),
+        );
+        write(
+            "configs/sft.toml",
+            format!(
+                "scope = \"global\"\nbatch_answers = 4\nmax_epochs = 4\ntoken_budget = 20000\nmax_row_tokens = 200\n\
+                 over_long = \"error\"\nmicro_batch_tokens = 100\nactivations = \"recompute\"\nsave_every_steps = 3\n\
+                 [lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
             ),
         );
         write(
@@ -156,6 +164,14 @@ impl Workspace {
         command.arg("run").arg(self.path("pipelines/tiny.toml")).args(["--threads", "1", "--dtype", "float32"]);
         command.args(arguments);
         command
+    }
+
+    /// Puts the stage `sft` in front of `reward`.
+    pub(crate) fn with_sft(self) -> Self {
+        let reward = "[[stage]]\nkind = \"reward\"";
+        let sft = "[[stage]]\nkind = \"sft\"\nconfig = \"configs/sft.toml\"\n";
+        self.edit("pipelines/tiny.toml", reward, &format!("{sft}{reward}"));
+        self
     }
 
     /// Replaces a text in a file that must hold it.

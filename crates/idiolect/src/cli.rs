@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::{runner, score};
+use crate::{doctor, execute, runner, score};
 
 #[derive(Parser)]
 #[command(name = "idiolect", version, about = "From preferences to one aligned language model per person")]
@@ -18,8 +18,10 @@ pub(crate) struct Cli {
 enum Command {
     /// Run a pipeline file: every stage whose result does not stand already
     Run(RunArgs),
-    /// Turn a GGUF file of the Llama family into a Hugging Face folder
+    /// Turn a GGUF file of the Llama family, or a model's name on the Hugging Face Hub, into a Hugging Face folder
     Import(ImportArgs),
+    /// Print devices, libtorch, fast dtypes, memory, and what is missing
+    Doctor,
     /// Print a model's logits and greedy text, with or without an adapter
     Score(score::ScoreArgs),
 }
@@ -76,8 +78,11 @@ pub(crate) struct RunArgs {
 
 #[derive(Args)]
 struct ImportArgs {
-    /// The GGUF file
-    gguf: PathBuf,
+    /// A GGUF file, or a name such as HuggingFaceTB/SmolLM2-135M-Instruct
+    model: PathBuf,
+    /// Branch, tag or commit of a named model
+    #[arg(long)]
+    revision: Option<String>,
     /// The folder to write; must not exist
     folder: PathBuf,
 }
@@ -87,7 +92,11 @@ impl Cli {
         match self.command {
             Command::Run(args) => runner::run(&args),
             Command::Score(args) => score::score(&args),
-            Command::Import(ImportArgs { gguf, folder }) => {
+            Command::Doctor => {
+                doctor::print();
+                Ok(())
+            }
+            Command::Import(ImportArgs { model, revision, folder }) => {
                 if folder.exists() {
                     let message = format!("{}: expected a new folder, found one that exists", folder.display());
                     return Err(crate::problem::problem(message, "name another folder"));
@@ -96,9 +105,15 @@ impl Cli {
                 if aside.exists() {
                     fs_err::remove_dir_all(&aside)?;
                 }
-                let report = lm::import_gguf(&gguf, &aside)?;
+                let said = if model.extension().is_some_and(|e| e == "gguf") {
+                    let report = lm::import_gguf(&model, &aside)?;
+                    format!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types)
+                } else {
+                    fs_err::create_dir_all(&aside)?;
+                    execute::copy_hub_model(&model.to_string_lossy(), revision.as_deref(), &aside)?
+                };
                 fs_err::rename(&aside, &folder)?;
-                eprintln!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types);
+                eprintln!("{said}");
                 Ok(())
             }
         }

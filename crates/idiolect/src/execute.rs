@@ -1,6 +1,7 @@
 //! What each stage does: inputs in, files into the run's folder, a summary for the manifest and a text for the reader.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Result;
 use data::{Card, Split};
@@ -8,9 +9,9 @@ use lm::Compute;
 use run::Run;
 use serde_json::{Value, json};
 
-use crate::base;
 use crate::problem::problem;
 use crate::stages::{DataConfig, ImportConfig, Inputs, PairsConfig, Stage};
+use crate::{base, hub};
 
 impl Stage {
     /// Does the work, into the run's folder. Gives what the manifest says of it, and what is printed.
@@ -33,6 +34,7 @@ impl Stage {
                 Ok((json!(report), text))
             }
             Self::Data(config) => ingest(config, inputs, run),
+            Self::Sft(config) => sft(config, inputs, compute, run),
             Self::Reward(config) => fit(config, inputs, compute, run),
             Self::Pairs(config) => pairs(config, inputs, compute, run),
             Self::Dpo(config) => {
@@ -44,7 +46,13 @@ impl Stage {
                     .collect::<std::collections::BTreeSet<_>>()
                     .into_iter()
                     .collect();
-                let (policies, report) = policy::train(config, &lm, &tokenizer, &pairs, &users, run)?;
+                let start = match config.start {
+                    policy::Start::Base => None,
+                    policy::Start::Sft => {
+                        Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?)
+                    }
+                };
+                let (policies, report) = policy::train_dpo(config, &lm, &tokenizer, &pairs, &users, start, run)?;
                 policies.write(&run.path("policies.safetensors"))?;
                 run::write_json(&run.path("report.json"), &report)?;
                 let each = report.users.iter().map(|(user, r)| {
@@ -110,18 +118,33 @@ fn import(config: &ImportConfig, compute: &Compute, run: &mut Run) -> Result<(Va
                 format!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types);
             Ok((json!({"tensors": report.tensors, "parameters": report.parameters}), text))
         }
-        ImportConfig::Folder { folder: source } => {
-            let (lm, _) = base::load(source, compute)?;
-            for entry in fs_err::read_dir(source)? {
-                let path = entry?.path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if MODEL_FILES.contains(&name.as_str()) || path.extension().is_some_and(|e| e == "safetensors") {
-                    fs_err::copy(&path, folder.join(&name))?;
-                }
-            }
-            Ok((json!({"blocks": lm.depth()}), format!("copied {}", source.display())))
+        ImportConfig::Hub { hub, revision } => {
+            let source = hub::fetch(hub, revision.as_deref())?;
+            let (value, text) = copy_model(&source, compute, &folder)?;
+            Ok((value, format!("{hub}, {text}")))
+        }
+        ImportConfig::Folder { folder: source } => copy_model(source, compute, &folder),
+    }
+}
+
+/// Fetches a model by name into a folder; gives what is to be said of it.
+pub(crate) fn copy_hub_model(name: &str, revision: Option<&str>, folder: &Path) -> Result<String> {
+    let source = hub::fetch(name, revision)?;
+    let compute = Compute::new("cpu", "auto", None)?;
+    Ok(copy_model(&source, &compute, folder)?.1)
+}
+
+/// Copies a model folder that loads.
+fn copy_model(source: &Path, compute: &Compute, folder: &Path) -> Result<(Value, String)> {
+    let (lm, _) = base::load(source, compute)?;
+    for entry in fs_err::read_dir(source)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if MODEL_FILES.contains(&name.as_str()) || path.extension().is_some_and(|e| e == "safetensors") {
+            fs_err::copy(&path, folder.join(&name))?;
         }
     }
+    Ok((json!({"blocks": lm.depth()}), format!("copied {}", source.display())))
 }
 
 fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value, String)> {
@@ -152,6 +175,27 @@ fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value,
     Ok((json!(report), text))
 }
 
+fn sft(config: &policy::SftConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
+    let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
+    let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
+    let users = data::user_ids(&votes);
+    let (policies, report) = policy::train_sft(config, &lm, &tokenizer, &votes, &users, run)?;
+    policies.write(&run.path("policies.safetensors"))?;
+    if config.scope == policy::Scope::Global {
+        // The fine-tuned base is a folder like the imported one. Merging is a float32 matter.
+        let (whole, _) = base::load(&inputs["import"], &compute.in_float32())?;
+        export::write_merged(&run.path(""), &inputs["import"], &whole, &policies.bank, 0)?;
+    }
+    run::write_json(&run.path("report.json"), &report)?;
+    let each = report.models.iter().map(|(model, r)| {
+        format!(
+            "{model}: {} answers, {} steps, loss {:.3} to {:.3} nats a token",
+            r.answers, r.steps, r.first_loss, r.final_loss
+        )
+    });
+    Ok((json!(report), each.collect::<Vec<_>>().join("; ")))
+}
+
 fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
     let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
@@ -160,7 +204,7 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     model.write(&run.path("reward.safetensors"))?;
     let mut evaluations = Vec::new();
     for split in [Split::Dev, Split::Test] {
-        evaluations.push(reward::evaluate(&model, &lm, &tokenizer, &votes, split, config.max_row_tokens, run)?);
+        evaluations.push(reward::evaluate(&model, &lm, &tokenizer, &votes, split, config, run)?);
     }
     let summary = json!({"fit": report, "dev": evaluations[0], "test": evaluations[1]});
     run::write_json(&run.path("report.json"), &summary)?;

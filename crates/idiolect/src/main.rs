@@ -5,8 +5,10 @@
 
 mod base;
 mod cli;
+mod doctor;
 mod estimate_time;
 mod execute;
+mod hub;
 mod pipeline;
 mod problem;
 mod runner;

@@ -102,7 +102,9 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
                     match &standing {
                         Standing::Finished(_) if args.force.iter().any(|f| f == kind) => "forced".into(),
                         Standing::Finished(manifest) => {
-                            contents.insert(kind, manifest.content.clone());
+                            for name in plan.stage.provides() {
+                                contents.insert(name, manifest.content.clone());
+                            }
                             why(&standing)
                         }
                         _ => why(&standing),
@@ -110,7 +112,10 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
                 }
             };
             if !contents.contains_key(kind) {
-                pending.push(kind);
+                for name in plan.stage.provides() {
+                    contents.remove(name);
+                    pending.push(name);
+                }
             }
             if seen.insert(plan.folder.clone()) {
                 let budget = plan.stage.budget(prompts.as_ref(), users);
@@ -163,6 +168,7 @@ fn parameters(cell: &Cell) -> Option<f64> {
         crate::stages::ImportConfig::Folder { folder } => {
             Some(fs_err::metadata(folder.join("model.safetensors")).ok()?.len() as f64 / 4.0)
         }
+        crate::stages::ImportConfig::Hub { .. } => None,
     }
 }
 
@@ -174,10 +180,9 @@ fn run_cell(
     forced: &mut Vec<String>,
 ) -> Result<BTreeMap<&'static str, Manifest>> {
     let mut manifests: BTreeMap<&'static str, Manifest> = BTreeMap::new();
-    let mut inputs = Inputs::new();
+    let (mut inputs, mut contents) = (Inputs::new(), BTreeMap::new());
     for plan in &cell.stages {
         let kind = plan.stage.kind();
-        let contents = manifests.iter().map(|(k, m)| (*k, m.content.clone())).collect();
         let identity = identity(plan, &contents, compute)?.expect("every stage before this one has run");
         let target = folder.join(&plan.folder);
         let standing = run::standing(&target, &identity)?;
@@ -193,8 +198,11 @@ fn run_cell(
                 execute(plan, &target, identity, &inputs, compute)?
             }
         };
+        for name in plan.stage.provides() {
+            inputs.insert(name, target.clone());
+            contents.insert(name, manifest.content.clone());
+        }
         manifests.insert(kind, manifest);
-        inputs.insert(kind, target);
         if args.until.as_deref() == Some(kind) {
             break;
         }

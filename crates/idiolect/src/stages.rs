@@ -22,6 +22,8 @@ pub(crate) enum ImportConfig {
     Gguf { gguf: PathBuf },
     /// A Hugging Face folder, copied.
     Folder { folder: PathBuf },
+    /// A model on the Hugging Face Hub, by name.
+    Hub { hub: String, revision: Option<String> },
 }
 
 /// What is ingested, and how.
@@ -52,16 +54,17 @@ pub(crate) enum Stage {
     Simulate(study::SimulateConfig),
     Data(DataConfig),
     Reward(reward::RewardConfig),
+    Sft(policy::SftConfig),
     Pairs(PairsConfig),
     Dpo(policy::DpoConfig),
     Evaluate(study::EvaluateConfig),
     Export(export::ExportConfig),
 }
 
-const KINDS: [&str; 8] = ["import", "simulate", "data", "reward", "pairs", "dpo", "evaluate", "export"];
+const KINDS: [&str; 9] = ["import", "simulate", "data", "sft", "reward", "pairs", "dpo", "evaluate", "export"];
 
 /// Raised whenever the code changes what a stage writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The most tokens that a stage may take.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,12 +90,16 @@ impl Stage {
         Ok(match kind {
             "import" => Self::Import(parse(table, path).map_err(|_| {
                 problem(
-                    format!("{}: expected one key, `gguf` or `folder`, found others", path.display()),
+                    format!(
+                        "{}: expected one key, `gguf`, `folder` or `hub` (with a `revision`), found others",
+                        path.display()
+                    ),
                     "configs/import/smollm2-135m.toml is an example",
                 )
             })?),
             "simulate" => Self::Simulate(parse(table, path)?),
             "data" => Self::Data(parse(table, path)?),
+            "sft" => Self::Sft(parse(table, path)?),
             "reward" => Self::Reward(parse(table, path)?),
             "pairs" => Self::Pairs(parse(table, path)?),
             "dpo" => Self::Dpo(parse(table, path)?),
@@ -110,6 +117,7 @@ impl Stage {
             Self::Import(_) => "import",
             Self::Simulate(_) => "simulate",
             Self::Data(_) => "data",
+            Self::Sft(_) => "sft",
             Self::Reward(_) => "reward",
             Self::Pairs(_) => "pairs",
             Self::Dpo(_) => "dpo",
@@ -125,11 +133,20 @@ impl Stage {
             Self::Simulate(_) => &["import"],
             Self::Data(DataConfig { path: None, .. }) => &["simulate"],
             Self::Data(_) => &[],
-            Self::Reward(_) | Self::Pairs(PairsConfig::Votes) => &["import", "data"],
+            Self::Sft(_) | Self::Reward(_) | Self::Pairs(PairsConfig::Votes) => &["import", "data"],
             Self::Pairs(PairsConfig::Reward { .. }) => &["import", "data", "reward"],
+            Self::Dpo(policy::DpoConfig { start: policy::Start::Sft, .. }) => &["import", "pairs", "sft"],
             Self::Dpo(_) => &["import", "pairs"],
             Self::Evaluate(_) => &["import", "simulate", "dpo"],
             Self::Export(_) => &["import", "dpo"],
+        }
+    }
+
+    /// What its folder is to the stages behind it. A base that was fine-tuned for everyone takes the imported one's place.
+    pub(crate) fn provides(&self) -> Vec<&'static str> {
+        match self {
+            Self::Sft(policy::SftConfig { scope: policy::Scope::Global, .. }) => vec!["sft", "import"],
+            other => vec![other.kind()],
         }
     }
 
@@ -139,6 +156,7 @@ impl Stage {
             Self::Import(c) => json!(c),
             Self::Simulate(c) => json!(c),
             Self::Data(c) => json!(c),
+            Self::Sft(c) => json!(c),
             Self::Reward(c) => json!(c),
             Self::Pairs(c) => json!(c),
             Self::Dpo(c) => json!(c),
@@ -166,9 +184,13 @@ impl Stage {
                 files.sort();
                 files
             }
+            // A name with its revision; what was fetched is in the stage's own manifest.
+            Self::Import(ImportConfig::Hub { .. }) => vec![],
             Self::Simulate(c) => vec![c.prompts.clone()],
             Self::Data(c) => std::iter::once(c.card.clone()).chain(c.path.clone()).collect(),
-            Self::Reward(_) | Self::Pairs(_) | Self::Dpo(_) | Self::Evaluate(_) | Self::Export(_) => vec![],
+            Self::Sft(_) | Self::Reward(_) | Self::Pairs(_) | Self::Dpo(_) | Self::Evaluate(_) | Self::Export(_) => {
+                vec![]
+            }
         };
         files.iter().map(|f| Ok((f.display().to_string(), hash_file(f)?))).collect()
     }
@@ -203,6 +225,10 @@ impl Stage {
                 let all = count(|p| p.train.len() + p.dev.len() + p.held_out.len());
                 Budget { sampled: c.sampling.budget(all) + extra, trained: 0 }
             }
+            Self::Sft(c) => Budget {
+                sampled: 0,
+                trained: c.token_budget * if c.scope == policy::Scope::Global { 1 } else { users },
+            },
             Self::Reward(c) => Budget { sampled: 0, trained: c.token_budget },
             Self::Pairs(PairsConfig::Reward { sampling, .. }) => {
                 Budget { sampled: sampling.budget(count(|p| p.train.len())), trained: 0 }

@@ -103,7 +103,7 @@ impl Bank {
     ///
     /// `rng(name)` gives the random stream of one factor; a personal factor's name ends with its owner's id, so a user's
     /// start does not depend on who else is there. `owner_names` are the users' ids.
-    pub fn new<R: Rng>(config: BankConfig, lm: &Lm, owner_names: &[String], rng: impl Fn(&str) -> R) -> Result<Self> {
+    pub fn new<R: Rng>(config: &BankConfig, lm: &Lm, owner_names: &[String], rng: impl Fn(&str) -> R) -> Result<Self> {
         let rank = config.lora.rank.get() as i64;
         let everyone = ["shared".to_owned()];
         // Numbers within a bound: an owner's own, or the same for all.
@@ -270,7 +270,7 @@ impl Bank {
     }
 
     /// Takes a bank of this shape out of a file's tensors.
-    pub fn take(config: BankConfig, lm: &Lm, tensors: &mut Tensors) -> Result<Self> {
+    pub fn take(config: &BankConfig, lm: &Lm, tensors: &mut Tensors) -> Result<Self> {
         let rank = config.lora.rank.get() as i64;
         let count = |sharing| owners(sharing, config.users) as i64;
         Self::assemble(config.clone(), lm, |path, input, output| {

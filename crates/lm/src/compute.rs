@@ -9,6 +9,9 @@ use tch::{Device, Kind};
 use crate::Result;
 use crate::error::invalid;
 
+/// Pinned together with tch and `./setup`.
+pub(crate) const LIBTORCH_VERSION: &str = "2.11.0";
+
 /// Device, dtype of the frozen base, threads. Adapters, heads and optimiser state are float32 everywhere.
 #[derive(Clone, Debug)]
 pub struct Compute {
@@ -68,7 +71,7 @@ impl Compute {
             ("device", format!("{:?}", self.device)),
             ("dtype", self.dtype().into()),
             ("threads", self.threads.to_string()),
-            ("libtorch", "2.11.0".into()),
+            ("libtorch", LIBTORCH_VERSION.into()),
             ("machine", machine()),
         ];
         entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
@@ -96,14 +99,15 @@ fn fast_bfloat16() -> bool {
 }
 
 /// The instruction sets that libtorch chooses its kernels by.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let mut name = std::env::consts::ARCH.to_owned();
     #[cfg(target_arch = "x86_64")]
     for (feature, there) in [
         ("avx2", std::is_x86_feature_detected!("avx2")),
         ("avx512f", std::is_x86_feature_detected!("avx512f")),
         ("avx512bf16", std::is_x86_feature_detected!("avx512bf16")),
-        ("amx", std::is_x86_feature_detected!("avx512fp16")), // AMX came together with FP16
+        ("avx512fp16", std::is_x86_feature_detected!("avx512fp16")),
+        ("amx", amx()),
     ] {
         if there {
             name.push('+');
@@ -113,8 +117,14 @@ fn machine() -> String {
     name
 }
 
+/// Does the kernel list AMX's bfloat16 tiles? (Rust's own test for it is not stable.)
+#[cfg(target_arch = "x86_64")]
+fn amx() -> bool {
+    fs_err::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.split_whitespace().any(|flag| flag == "amx_bf16"))
+}
+
 /// The folder that `libtorch_cpu.so` was loaded from.
-fn libtorch_folder() -> Option<PathBuf> {
+pub(crate) fn libtorch_folder() -> Option<PathBuf> {
     let maps = fs_err::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|l| l.ends_with("/libtorch_cpu.so"))?;
     Some(PathBuf::from(&line[line.find('/')?..]).parent()?.to_owned())
@@ -122,7 +132,7 @@ fn libtorch_folder() -> Option<PathBuf> {
 
 /// Loads `libtorch_cuda.so` from `../cuda` (where `./setup` puts it) or from libtorch's own folder (a Python wheel).
 /// The program is linked without it, so that one binary runs on machines with and without CUDA.
-fn load_cuda() {
+pub(crate) fn load_cuda() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let Some(folder) = libtorch_folder() else { return };

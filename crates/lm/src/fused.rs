@@ -44,17 +44,13 @@ pub(crate) fn fits(x: &Tensor) -> bool {
 /// RMS norm of `x [.., E]` with a float32 `weight [E]`.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
     // SAFETY: valid pointers for the call; the shim holds references of its own to what its backward pass needs.
-    call(|message, capacity| unsafe {
-        idiolect_rms_norm(x.as_ptr(), weight.as_ptr(), epsilon, message, capacity)
-    })
+    call(|message, capacity| unsafe { idiolect_rms_norm(x.as_ptr(), weight.as_ptr(), epsilon, message, capacity) })
 }
 
 /// Rotates the halves of `x [N, H, D]` by cosines and sines `[N, 1, D]` of its type.
 pub(crate) fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor) -> Tensor {
     // SAFETY: as above.
-    call(|message, capacity| unsafe {
-        idiolect_rotate(x.as_ptr(), cosine.as_ptr(), sine.as_ptr(), message, capacity)
-    })
+    call(|message, capacity| unsafe { idiolect_rotate(x.as_ptr(), cosine.as_ptr(), sine.as_ptr(), message, capacity) })
 }
 
 /// `silu(gate) * up` of `x [N, 2M]` that holds both side by side.
@@ -110,10 +106,14 @@ mod tests {
     fn rms_norm_equals_its_formula() {
         let weight = numbers(&[37], Kind::Float).detach() + 1.5;
         for kind in [Kind::Float, Kind::BFloat16] {
-            same(&[numbers(&[5, 37], kind)], |x| rms_norm(&x[0], &weight, 1e-5), |x| {
-                let mean = x[0].square().mean_dim(-1, true, Kind::Float);
-                &x[0] / (mean + 1e-5).sqrt() * &weight
-            });
+            same(
+                &[numbers(&[5, 37], kind)],
+                |x| rms_norm(&x[0], &weight, 1e-5),
+                |x| {
+                    let mean = x[0].square().mean_dim(-1, true, Kind::Float);
+                    &x[0] / (mean + 1e-5).sqrt() * &weight
+                },
+            );
         }
     }
 
@@ -124,11 +124,15 @@ mod tests {
             let angle = Tensor::cat(&[&angle, &angle], 2);
             let (c, s) = (angle.cos().to_kind(kind), angle.sin().to_kind(kind));
             let slice = |x: &Tensor| x.narrow(1, 4, 24).view([5, 3, 8]); // of a wider row, as one product gives it
-            same(&[numbers(&[5, 40], kind)], |x| rotate(&slice(&x[0]), &c, &s), |x| {
-                let x = slice(&x[0]);
-                let turned = Tensor::cat(&[-x.narrow(2, 4, 4), x.narrow(2, 0, 4)], 2);
-                x * c.to_kind(Kind::Float) + turned * s.to_kind(Kind::Float)
-            });
+            same(
+                &[numbers(&[5, 40], kind)],
+                |x| rotate(&slice(&x[0]), &c, &s),
+                |x| {
+                    let x = slice(&x[0]);
+                    let turned = Tensor::cat(&[-x.narrow(2, 4, 4), x.narrow(2, 0, 4)], 2);
+                    x * c.to_kind(Kind::Float) + turned * s.to_kind(Kind::Float)
+                },
+            );
         }
     }
 
@@ -152,11 +156,15 @@ mod tests {
             let window = past.get(0).zeros_like() + past.triu(-4).exp().tril(0).triu(-4).log();
             for mask in [None, Some(window.expand([b, 1, t, t], false)), Some(window.expand([1, 1, t, t], false))] {
                 let own = mask.as_ref().map(|m| m.to_kind(kind).contiguous());
-                same(&inputs, |x| attention(&x[0], &x[1], &x[2], own.as_ref(), 0.5), |x| {
-                    let wide = |x: &Tensor| x.repeat_interleave_self_int(3, Some(1), None);
-                    let scores = x[0].matmul(&wide(&x[1]).transpose(2, 3)) * 0.5 + mask.as_ref().unwrap_or(&past);
-                    scores.softmax(-1, Kind::Float).matmul(&wide(&x[2]))
-                });
+                same(
+                    &inputs,
+                    |x| attention(&x[0], &x[1], &x[2], own.as_ref(), 0.5),
+                    |x| {
+                        let wide = |x: &Tensor| x.repeat_interleave_self_int(3, Some(1), None);
+                        let scores = x[0].matmul(&wide(&x[1]).transpose(2, 3)) * 0.5 + mask.as_ref().unwrap_or(&past);
+                        scores.softmax(-1, Kind::Float).matmul(&wide(&x[2]))
+                    },
+                );
             }
         }
     }

@@ -25,10 +25,9 @@ unsafe extern "C" {
 pub(crate) fn call(f: impl FnOnce(*mut c_char, usize) -> *mut C_tensor) -> Tensor {
     let mut message = [0; 1024];
     let pointer = f(message.as_mut_ptr(), message.len());
-    if pointer.is_null() {
-        // SAFETY: the shim wrote a terminated text into the buffer before it returned null.
-        panic!("packed product: {}", unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy());
-    }
+    // SAFETY: the buffer holds zeros, or the terminated text that the shim wrote before it returned null.
+    let said = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
+    assert!(!pointer.is_null(), "in the C++ shim: {said}");
     // SAFETY: the shim returns a heap-allocated tensor that this wrapper alone owns.
     unsafe { Tensor::from_ptr(pointer) }
 }

@@ -1,10 +1,6 @@
 //! Losses, gradients, the optimiser: each against a reference.
 
-#![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
-
-mod common;
-
-use common::{float32, golden};
+use crate::common::{float32, golden};
 use lm::{AdamW, AdamWConfig, Owner, Parameter, Schedule};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};

@@ -1,17 +1,13 @@
 //! Against transformers: the golden numbers come from tests/golden/make.py. With `IDIOLECT_PARITY=FILE` the table of
 //! largest differences is written there, as JSON and (`.md`) as text: `just parity` does so.
 
-#![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
-
-mod common;
-
-use common::{Families, float32, golden, root, tiny};
+use crate::common::{Families, float32, golden, root, tiny};
 use lm::{Hooks, Lm, Prefix, Sampling, TokenRow};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 #[derive(Serialize)]
-struct Check {
+struct Comparison {
     model: String,
     check: &'static str,
     max_difference: f64,
@@ -19,7 +15,7 @@ struct Check {
 }
 
 #[derive(Default)]
-struct Table(Vec<Check>);
+struct Table(Vec<Comparison>);
 
 impl Table {
     fn add(&mut self, model: &str, check: &'static str, bound: f64, ours: &Tensor, theirs: &[f32]) {
@@ -32,7 +28,7 @@ impl Table {
         assert!(!difference.is_nan(), "{model}, {check}");
         match self.0.iter_mut().find(|c| c.model == model && c.check == check) {
             Some(known) => known.max_difference = known.max_difference.max(difference),
-            None => self.0.push(Check { model: model.into(), check, max_difference: difference, bound }),
+            None => self.0.push(Comparison { model: model.into(), check, max_difference: difference, bound }),
         }
     }
 
@@ -41,12 +37,13 @@ impl Table {
             let path = std::path::PathBuf::from(path).join(name);
             fs_err::write(path.with_extension("json"), serde_json::to_vec_pretty(&self.0).unwrap()).unwrap();
             let mut text = String::from("| model | check | largest difference | bound |\n| --- | --- | --- | --- |\n");
-            for Check { model, check, max_difference, bound } in &self.0 {
-                text += &format!("| {model} | {check} | {max_difference:.1e} | {bound:.0e} |\n");
+            for Comparison { model, check, max_difference, bound } in &self.0 {
+                let line = format!("| {model} | {check} | {max_difference:.1e} | {bound:.0e} |\n");
+                text += &line;
             }
             fs_err::write(path.with_extension("md"), text).unwrap();
         }
-        for Check { model, check, max_difference, bound } in &self.0 {
+        for Comparison { model, check, max_difference, bound } in &self.0 {
             assert!(max_difference < bound, "{model}, {check}: {max_difference} is not below {bound}");
         }
     }
@@ -114,9 +111,9 @@ fn a_checkpoint_without_the_base_prefix_and_with_old_tables_loads() {
     let family = &golden.families["gpt2"];
     let whole = tiny(family, &float32());
     let folder = tempfile::tempdir().unwrap();
-    common::write_family(folder.path(), family);
+    crate::common::write_family(folder.path(), family);
     // As openai-community/gpt2 is published: no `transformer.` in front, causal masks beside the weights.
-    let mut tensors = common::formula(&family.names);
+    let mut tensors = crate::common::formula(&family.names);
     for (name, _) in &mut tensors {
         *name = name.strip_prefix("transformer.").unwrap_or(name).to_owned();
     }
@@ -127,14 +124,16 @@ fn a_checkpoint_without_the_base_prefix_and_with_old_tables_loads() {
     assert!(lm::full_logits(&whole, ids, None).equal(&lm::full_logits(&bare, ids, None)));
 }
 
+type Named = Vec<(String, Tensor)>;
+
 #[test]
 fn loading_is_strict_both_ways() {
     let golden: Families = golden("families.json");
     let family = &golden.families["qwen2"];
-    let load = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+    let load = |change: &dyn Fn(&mut Named)| {
         let folder = tempfile::tempdir().unwrap();
-        common::write_family(folder.path(), family);
-        let mut tensors = common::formula(&family.names);
+        crate::common::write_family(folder.path(), family);
+        let mut tensors = crate::common::formula(&family.names);
         change(&mut tensors);
         lm::write_tensors(&folder.path().join("model.safetensors"), &tensors, None).unwrap();
         Lm::load(folder.path(), &float32()).map(|_| ()).unwrap_err().to_string()
@@ -152,10 +151,10 @@ fn shards_and_bfloat16_files_load() {
     let golden: Families = golden("families.json");
     let family = &golden.families["llama"];
     let folder = tempfile::tempdir().unwrap();
-    common::write_family(folder.path(), family);
+    crate::common::write_family(folder.path(), family);
     let whole = Lm::load(folder.path(), &float32()).unwrap();
     let ids = &family.rows[0].ids;
-    let tensors: Vec<(String, Tensor)> = common::formula(&family.names);
+    let tensors: Vec<(String, Tensor)> = crate::common::formula(&family.names);
     let (first, second) = tensors.split_at(tensors.len() / 2);
     fs_err::remove_file(folder.path().join("model.safetensors")).unwrap();
     let mut map = serde_json::Map::new();

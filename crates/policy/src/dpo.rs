@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 
 use lm::{
-    Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, Sharing, Tensor, TokenRow,
-    Trace, answer_logp,
+    Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, RowCounts, RowSet, Sharing,
+    Tensor, TokenRow, Trace, answer_logp,
 };
 use rand::seq::SliceRandom;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::{Kind, no_grad};
-use text::{Answer, Message, Tokenizer};
+use text::{Answer, OverLong, Tokenizer};
 
 use crate::{Error, Pair, Policies, Result};
 
@@ -25,6 +25,8 @@ use crate::{Error, Pair, Policies, Result};
 pub struct DpoConfig {
     /// Rank, scale, layers.
     pub lora: LoraConfig,
+    /// Where policies start; also what they are measured against.
+    pub start: Start,
     /// Peak learning rate, schedule, clip: each user's own.
     pub optimizer: AdamWConfig,
     /// How far the policy may move from the base: the margin's scale.
@@ -35,8 +37,10 @@ pub struct DpoConfig {
     pub max_epochs: NonZero<usize>,
     /// ... or with the user's last batch that fits into so many tokens (both rows of every pair).
     pub token_budget_per_user: usize,
-    /// A row longer than this is an error that names it.
+    /// Tokens of prompt and answer.
     pub max_row_tokens: usize,
+    /// What becomes of a pair with a longer row.
+    pub over_long: OverLong,
     /// A batch is computed in parts of so many tokens; the result does not change.
     pub micro_batch_tokens: NonZero<usize>,
     /// What a part keeps for its backward pass.
@@ -67,6 +71,18 @@ pub struct DpoReport {
     pub users: BTreeMap<String, UserReport>,
     /// Tokens over all users.
     pub tokens: usize,
+    /// Rows left out or changed.
+    pub rows: RowCounts,
+}
+
+/// Where DPO's policies start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// As the base.
+    Base,
+    /// As the per-user policies of the stage `sft`.
+    Sft,
 }
 
 /// How much more the policy prefers the chosen answer than the reference does, times `beta`.
@@ -83,37 +99,29 @@ pub fn dpo_loss(margin: &Tensor) -> Tensor {
 }
 
 /// All distinct rows, and where each pair's two are.
-struct Rows {
+struct Tokenised<'a> {
     rows: Vec<TokenRow>,
+    kept: Vec<&'a Pair>,
     pairs: Vec<(usize, usize)>,
+    counts: RowCounts,
 }
 
-impl Rows {
-    fn new<'a>(tokenizer: &Tokenizer, pairs: &'a [Pair], max_row_tokens: usize) -> Result<Self> {
-        let mut out = Self { rows: Vec::new(), pairs: Vec::new() };
-        let mut known: HashMap<(&[Message], &Answer), usize> = HashMap::new();
-        for pair in pairs {
-            let mut index = |answer: &'a Answer| -> Result<usize> {
-                if let Some(i) = known.get(&(pair.prompt.as_slice(), answer)) {
-                    return Ok(*i);
-                }
-                let row = tokenizer.row(&pair.prompt, &answer.text, answer.ending())?;
-                if row.ids.len() > max_row_tokens {
-                    return Err(Error::Invalid {
-                        place: format!("dpo, a pair of user `{}`", pair.user),
-                        expected: format!("at most {max_row_tokens} tokens of prompt and answer"),
-                        found: row.ids.len().to_string(),
-                        hint: "raise `max_row_tokens`".into(),
-                    });
-                }
-                out.rows.push(row.into());
-                known.insert((&pair.prompt, answer), out.rows.len() - 1);
-                Ok(out.rows.len() - 1)
+impl<'a> Tokenised<'a> {
+    fn new(tokenizer: &'a Tokenizer, pairs: &'a [Pair], max_row_tokens: usize, over_long: OverLong) -> Result<Self> {
+        let mut set = RowSet::new(tokenizer, max_row_tokens, over_long);
+        let (mut kept, mut places) = (Vec::new(), Vec::new());
+        for (n, pair) in pairs.iter().enumerate() {
+            let mut index = |answer: &'a Answer| {
+                let place = || format!("dpo, pair {} of user `{}`", n + 1, pair.user);
+                set.index(&pair.prompt, &answer.text, answer.ending(), place)
             };
-            let both = (index(&pair.chosen)?, index(&pair.rejected)?);
-            out.pairs.push(both);
+            let (chosen, rejected) = (index(&pair.chosen)?, index(&pair.rejected)?);
+            if let Some(both) = chosen.zip(rejected) {
+                kept.push(pair);
+                places.push(both);
+            }
         }
-        Ok(out)
+        Ok(Self { rows: set.rows, kept, pairs: places, counts: set.counts })
     }
 
     fn tokens(&self, pair: usize) -> usize {
@@ -123,7 +131,7 @@ impl Rows {
 
 /// One user's batches of pair indices, and their tokens: whole batches within the budget, shuffled anew in every epoch
 /// by a stream that only the user's id and the epoch decide.
-fn plan(config: &DpoConfig, run: &Run, rows: &Rows, own: &[usize], user: &str) -> (Vec<Vec<usize>>, usize) {
+fn plan(config: &DpoConfig, run: &Run, rows: &Tokenised, own: &[usize], user: &str) -> (Vec<Vec<usize>>, usize) {
     let (mut batches, mut spent) = (Vec::new(), 0);
     for epoch in 0..config.max_epochs.get() {
         let mut order = own.to_vec();
@@ -147,6 +155,7 @@ pub fn train(
     tokenizer: &Tokenizer,
     pairs: &[Pair],
     users: &[String],
+    start: Option<Policies>,
     run: &mut Run,
 ) -> Result<(Policies, DpoReport)> {
     // No `..`: a new field that nobody reads here does not compile.
@@ -158,11 +167,14 @@ pub fn train(
         max_epochs: _,
         token_budget_per_user: _,
         max_row_tokens,
+        over_long,
+        start: _,
         micro_batch_tokens,
         activations,
         save_every_steps,
     } = config;
-    let rows = Rows::new(tokenizer, pairs, *max_row_tokens)?;
+    let rows = Tokenised::new(tokenizer, pairs, *max_row_tokens, *over_long)?;
+    let pairs = &rows.kept;
     let plans: Vec<(Vec<Vec<usize>>, usize)> = users
         .iter()
         .map(|user| {
@@ -182,7 +194,29 @@ pub fn train(
 
     let (down, up) = (Sharing::Personal, Sharing::Personal);
     let bank_config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
-    let bank = Bank::new(bank_config, lm, users, |name| run.rng(&["init", name]))?;
+    let started = start.is_some();
+    let bank = match start {
+        None => Bank::new(&bank_config, lm, users, |name| run.rng(&["init", name]))?,
+        Some(Policies { bank, users: theirs }) if theirs == users && *bank.config() == bank_config => bank,
+        Some(Policies { bank, users: theirs }) => {
+            return Err(Error::Invalid {
+                place: "dpo, the policies to start from".into(),
+                expected: format!("users {} and the same `lora`", users.join(", ")),
+                found: format!("users {} and {:?}", theirs.join(", "), bank.config().lora),
+                hint: "give the stages `sft` and `dpo` the same `lora` table, and every user pairs".into(),
+            });
+        }
+    };
+    let mut bar = Progress::new("dpo: frozen blocks", rows.rows.len(), 0);
+    let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block(), |n| bar.advance(n, ""));
+    drop(bar);
+    // The reference of each pair's two rows: what the policies start as. A row that several users have is computed once
+    // where they start as the base.
+    let reference: Vec<[f32; 2]> = match run.finished_part("reference")? {
+        Some(saved) => saved,
+        None => run.save_part("reference", reference_logp(lm, &prefix, &rows, started.then_some(&bank), users))?,
+    };
+
     let users_count = users.len().try_into().expect("a plan for at least one user");
     let mut adam = AdamW::new(optimizer.clone(), bank.parameters(), users_count);
     let mut history: Vec<Vec<Option<(f64, f64)>>> = Vec::new(); // of each step and user: loss, accuracy
@@ -192,15 +226,6 @@ pub fn train(
     }
     let mut step = history.len();
     run.rewind_log(step)?;
-
-    let mut bar = Progress::new("dpo: frozen blocks", rows.rows.len(), 0);
-    let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block(), |n| bar.advance(n, ""));
-    drop(bar);
-    // The reference is the base with no adapter; a row that several users have is computed once.
-    let reference: Vec<f32> = match run.finished_part("reference")? {
-        Some(saved) => saved,
-        None => run.save_part("reference", reference_logp(lm, &prefix))?,
-    };
 
     let parameters: Vec<Tensor> = bank.parameters().into_iter().map(|p| p.tensor).collect();
     let mut bar = Progress::new("dpo: training", steps, step);
@@ -224,7 +249,7 @@ pub fn train(
             let groups: Vec<Vec<usize>> =
                 part.iter().map(|i| rows.pairs[batch[*i].1]).map(|(c, r)| vec![c, r]).collect();
             let own: Vec<usize> = part.iter().map(|i| batch[*i].0).collect();
-            let of_rows: Vec<f32> = groups.iter().flatten().map(|i| reference[*i]).collect();
+            let of_rows: Vec<f32> = part.iter().flat_map(|i| reference[batch[*i].1]).collect();
             let weights: Vec<f32> = own.iter().map(|u| 1.0 / counts[*u] as f32).collect();
             let on_device = |values: &[f32]| Tensor::from_slice(values).to_device(lm.device);
             let inputs = prefix.batch(lm, &groups);
@@ -272,7 +297,8 @@ pub fn train(
     }
     drop(bar);
 
-    let mut report = DpoReport { users: BTreeMap::new(), tokens: plans.iter().map(|(_, tokens)| tokens).sum() };
+    let mut report =
+        DpoReport { users: BTreeMap::new(), tokens: plans.iter().map(|(_, tokens)| tokens).sum(), rows: rows.counts };
     for (u, user) in users.iter().enumerate() {
         let own: Vec<(f64, f64)> = history.iter().filter_map(|s| s[u]).collect();
         let tail = &own[own.len() - own.len().div_ceil(10)..];
@@ -325,17 +351,29 @@ fn dropout_seeds(run: &Run, step: usize, batch: &[(usize, usize)], users: &[Stri
     batch.iter().map(seed).collect()
 }
 
-/// Log-probabilities of every row under the base.
-fn reference_logp(lm: &Lm, prefix: &Prefix) -> Vec<f32> {
-    let count = prefix.rows().len();
-    let mut bar = Progress::new("dpo: reference", count, 0);
-    let mut out = vec![0.0; count];
-    for groups in prefix.passes(&(0..count).collect::<Vec<_>>()) {
-        let batch = prefix.batch(lm, &groups);
-        let logp = no_grad(|| answer_logp(lm, &batch, &lm::forward(lm, &batch, None)));
-        let logp = Vec::<f32>::try_from(logp).expect("one number a row");
-        bar.advance(logp.len(), "");
-        groups.into_iter().flatten().zip(logp).for_each(|(row, value)| out[row] = value);
+/// Log-probabilities of each pair's (chosen, rejected) under the base, or under its user's policy in `bank`.
+fn reference_logp(lm: &Lm, prefix: &Prefix, rows: &Tokenised, bank: Option<&Bank>, users: &[String]) -> Vec<[f32; 2]> {
+    let mut bar = Progress::new("dpo: reference", rows.pairs.len(), 0);
+    let mut out = vec![[0.0; 2]; rows.pairs.len()];
+    let owners = if bank.is_some() { users.len() } else { 1 };
+    for (owner, user) in users.iter().enumerate().take(owners) {
+        let own = |p: &usize| bank.is_none() || rows.kept[*p].user == *user;
+        let pairs: Vec<usize> = (0..rows.pairs.len()).filter(own).collect();
+        let mut needed: Vec<usize> = pairs.iter().flat_map(|p| [rows.pairs[*p].0, rows.pairs[*p].1]).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        let mut by_row = HashMap::new();
+        for groups in prefix.passes(&needed) {
+            let batch = prefix.batch(lm, &groups);
+            let factors = bank.map(|b| b.rows(&vec![owner; groups.len()], batch.lengths()));
+            let logp = no_grad(|| answer_logp(lm, &batch, &lm::forward(lm, &batch, factors.as_ref())));
+            let logp = Vec::<f32>::try_from(logp).expect("one number a row");
+            by_row.extend(groups.into_iter().flatten().zip(logp));
+        }
+        for p in &pairs {
+            out[*p] = [by_row[&rows.pairs[*p].0], by_row[&rows.pairs[*p].1]];
+        }
+        bar.advance(pairs.len(), "");
     }
     out
 }

@@ -1,15 +1,17 @@
 //! One policy per user on one frozen base.
 //!
-//! [`rank_pairs`] makes a user's preference pairs from samples that the user's reward model has scored;
-//! [`vote_pairs`] takes them from the votes. [`train`] is DPO for all users side by side: each has factors, gradient
+//! [`train_sft`] teaches a plain base what people prefer, for all of them or for each. [`rank_pairs`] makes a user's preference pairs from samples that the user's reward model has scored;
+//! [`vote_pairs`] takes them from the votes. [`train_dpo`] is DPO for all users side by side: each has factors, gradient
 //! norm, step count and learning-rate schedule of their own, so training together gives what training alone gives.
 
 mod dpo;
 mod error;
 mod model;
 mod pairs;
+mod sft;
 
-pub use dpo::{DpoConfig, DpoReport, UserReport, dpo_loss, dpo_margin, train};
+pub use dpo::{DpoConfig, DpoReport, Start, UserReport, dpo_loss, dpo_margin, train as train_dpo};
 pub use error::{Error, Result};
 pub use model::Policies;
 pub use pairs::{Pair, PairCounts, rank_pairs, read_pairs, vote_pairs, write_pairs};
+pub use sft::{EVERYONE, Scope, SftConfig, SftModelReport, SftReport, train as train_sft};

@@ -43,7 +43,7 @@ impl Policies {
             found: "none".into(),
             hint: "point at a policies.safetensors that the dpo stage wrote".into(),
         })?;
-        let bank = Bank::take(bank, lm, &mut tensors)?;
+        let bank = Bank::take(&bank, lm, &mut tensors)?;
         tensors.refuse_rest()?;
         Ok(Self { bank, users })
     }

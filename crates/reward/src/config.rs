@@ -4,6 +4,7 @@ use std::num::NonZero;
 
 use lm::{Activations, AdamWConfig, LoraConfig, Pooling, Sharing};
 use serde::{Deserialize, Serialize};
+use text::OverLong;
 
 /// Which factors are personal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +51,10 @@ pub struct RewardConfig {
     pub token_budget: usize,
     /// Share of the steps that train one global adapter before it is copied to the users (variant WU; 0 is SI).
     pub warm_up_share: f64,
-    /// A row longer than this is an error that names it.
+    /// Tokens of prompt and answer.
     pub max_row_tokens: usize,
+    /// What becomes of a longer row.
+    pub over_long: OverLong,
     /// A batch is computed in parts of so many tokens; the result does not change.
     pub micro_batch_tokens: NonZero<usize>,
     /// What a part keeps for its backward pass.

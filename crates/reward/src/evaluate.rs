@@ -9,7 +9,7 @@ use run::Run;
 use serde::{Deserialize, Serialize};
 use text::Tokenizer;
 
-use crate::{Result, RewardModel, Texts};
+use crate::{Result, RewardConfig, RewardModel, Texts};
 
 /// One user's accuracy on decided votes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub struct Evaluation {
     pub mean_accuracy: f64,
     /// Users without a decided vote in the split are left out.
     pub users: Vec<UserAccuracy>,
+    /// Rows left out or changed.
+    pub rows: lm::RowCounts,
 }
 
 /// Scores the decided votes of `split`.
@@ -42,16 +44,17 @@ pub fn evaluate(
     tokenizer: &Tokenizer,
     votes: &[Vote],
     split: Split,
-    max_row_tokens: usize,
+    config: &RewardConfig,
     run: &Run,
 ) -> Result<Evaluation> {
     let votes: Vec<&Vote> = votes.iter().filter(|v| v.split == split && !v.tie).collect();
-    let texts = Texts::new(tokenizer, votes.iter().copied(), max_row_tokens)?;
+    let texts = Texts::new(tokenizer, votes, config.max_row_tokens, config.over_long)?;
+    let votes = &texts.votes;
     let prefix = Prefix::new(lm, texts.rows.clone(), model.bank.first_block(), |_| ());
     let mut users = Vec::new();
     for (u, user) in model.users.iter().enumerate() {
         let own: Vec<usize> = (0..votes.len()).filter(|v| votes[*v].user_id == *user).collect();
-        let rows: Vec<usize> = own.iter().flat_map(|v| [texts.votes[*v].0, texts.votes[*v].1]).collect();
+        let rows: Vec<usize> = own.iter().flat_map(|v| [texts.pairs[*v].0, texts.pairs[*v].1]).collect();
         let scores = model.score(lm, &prefix, &rows, u);
         let mut by_prompt: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
         let mut longer = 0.0;
@@ -69,7 +72,7 @@ pub fn evaluate(
         }
     }
     let mean_accuracy = users.iter().map(|u| u.accuracy.mean).sum::<f64>() / users.len().max(1) as f64;
-    Ok(Evaluation { split: split.name().into(), mean_accuracy, users })
+    Ok(Evaluation { split: split.name().into(), mean_accuracy, rows: texts.counts, users })
 }
 
 fn half_for_equal(chosen: f64, rejected: f64) -> f64 {

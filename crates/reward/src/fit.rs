@@ -3,7 +3,7 @@
 //! Left out on purpose: ties (they carry no likelihood here), margins, reward centring, early stopping.
 
 use data::{Split, Vote};
-use lm::{AdamW, Bank, BankConfig, Lm, Middle, Parameter, Prefix, ScalarHead, Sharing, Tensor, Trace};
+use lm::{AdamW, Bank, BankConfig, Lm, Middle, Parameter, Prefix, RowCounts, ScalarHead, Sharing, Tensor, Trace};
 use rand::seq::SliceRandom;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub struct FitReport {
     pub votes: usize,
     /// Distinct texts among them.
     pub texts: usize,
+    /// Rows left out or changed.
+    pub rows: RowCounts,
     /// Optimiser steps, warm-up included.
     pub steps: usize,
     /// Of these, steps of the global warm-up.
@@ -53,13 +55,15 @@ pub fn fit(
         token_budget,
         warm_up_share,
         max_row_tokens,
+        over_long,
         micro_batch_tokens,
         activations,
         save_every_steps,
     } = *config;
     let votes: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Train && !v.tie).collect();
+    let texts = Texts::new(tokenizer, votes, max_row_tokens, over_long)?;
+    let votes = &texts.votes;
     let owner: Vec<usize> = votes.iter().filter_map(|v| users.binary_search(&v.user_id).ok()).collect();
-    let texts = Texts::new(tokenizer, votes.iter().copied(), max_row_tokens)?;
     let (batches, tokens) = plan(run, &texts, votes.len(), batch_votes.get(), max_epochs.get(), token_budget);
     if batches.is_empty() || owner.len() != votes.len() {
         return Err(Error::Invalid {
@@ -77,7 +81,7 @@ pub fn fit(
     let (down, up, head_sharing) = variant.sharing();
     let start = |down, up| -> Result<Bank> {
         let config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
-        Bank::new(config, lm, users, |name| run.rng(&["init", name]))
+        Bank::new(&config, lm, users, |name| run.rng(&["init", name]))
     };
     let head = ScalarHead::new(lm.shape.hidden_size, head_scale as f32, &mut run.rng(&["head"]), lm.device);
     let head = if head_sharing == Sharing::Personal { head.personalised(users.len()) } else { head };
@@ -117,7 +121,7 @@ pub fn fit(
             Variant::PShareLora | Variant::LoraGlobal => vec![1.0 / batch.len() as f32; batch.len()],
             Variant::LoraLocal => weights_of_user_means(&voters, users.len()),
         };
-        let place = format!("reward, step {step}, rows {}", source_rows(&votes, batch));
+        let place = format!("reward, step {step}, rows {}", source_rows(votes, batch));
         let parameters: Vec<Tensor> = model.bank.parameters().into_iter().map(|p| p.tensor).collect();
         let seeds = dropout_seeds(run, step, &voters, users);
 
@@ -125,7 +129,7 @@ pub fn fit(
         let lengths: Vec<usize> = batch.iter().map(|v| texts.tokens(*v)).collect();
         let (mut gradients, mut margins) = (None, vec![0.0; batch.len()]);
         for part in lm::under_budget(&lengths, micro_batch_tokens.get()) {
-            let pairs: Vec<Vec<usize>> = part.iter().map(|i| texts.votes[batch[*i]]).map(|(c, r)| vec![c, r]).collect();
+            let pairs: Vec<Vec<usize>> = part.iter().map(|i| texts.pairs[batch[*i]]).map(|(c, r)| vec![c, r]).collect();
             let own: Vec<usize> = part.iter().map(|i| voters[*i]).collect();
             let of_part: Vec<f32> = part.iter().map(|i| weights[*i]).collect();
             let rows = prefix.batch(lm, &pairs);
@@ -166,6 +170,7 @@ pub fn fit(
     let report = FitReport {
         votes: votes.len(),
         texts: texts.rows.len(),
+        rows: texts.counts,
         steps,
         warm_up_steps,
         tokens,

@@ -15,4 +15,4 @@ pub use evaluate::{Evaluation, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};
 pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
-pub use texts::Texts;
+use texts::Texts;

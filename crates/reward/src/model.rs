@@ -77,7 +77,7 @@ impl RewardModel {
                 hint: "point at a reward.safetensors that the reward stage wrote".into(),
             });
         };
-        let bank = Bank::take(header.bank, lm, &mut tensors)?;
+        let bank = Bank::take(&header.bank, lm, &mut tensors)?;
         let owners = if header.head == Sharing::Personal { header.users.len() as i64 } else { 1 };
         let weight = tensors.take(ScalarHead::NAME, &[owners, lm.shape.hidden_size])?;
         tensors.refuse_rest()?;

@@ -1,62 +1,49 @@
-//! Distinct (prompt, answer) texts of some votes as token rows, each tokenised and kept once.
-
-use std::collections::HashMap;
+//! The texts of some votes as token rows.
 
 use data::Vote;
-use lm::TokenRow;
-use text::{Ending, Message, Tokenizer};
+use lm::{RowCounts, RowSet, TokenRow};
+use text::{Ending, OverLong, Tokenizer};
 
-use crate::{Error, Result};
+use crate::Result;
 
 /// Rows of distinct texts, and where each vote's two texts are among them.
-#[derive(Debug, Default)]
-pub struct Texts {
+#[derive(Debug)]
+pub(crate) struct Texts<'a> {
     /// One row for every distinct text.
-    pub rows: Vec<TokenRow>,
-    /// (chosen, rejected) of every vote, as indices of rows.
-    pub votes: Vec<(usize, usize)>,
-    /// Rows whose first answer token begins inside the prompt.
-    pub straddling: usize,
+    pub(crate) rows: Vec<TokenRow>,
+    /// Votes with both rows within the limit ...
+    pub(crate) votes: Vec<&'a Vote>,
+    /// ... and their (chosen, rejected), as indices of rows.
+    pub(crate) pairs: Vec<(usize, usize)>,
+    /// Rows left out or changed.
+    pub(crate) counts: RowCounts,
 }
 
-impl Texts {
-    /// Tokenises the texts of `votes`; a row over `max_row_tokens` is an error.
-    pub fn new<'a>(
-        tokenizer: &Tokenizer,
-        votes: impl IntoIterator<Item = &'a Vote>,
+impl<'a> Texts<'a> {
+    /// Tokenises the texts of `votes`; a vote one of whose rows is left out is left out.
+    pub(crate) fn new(
+        tokenizer: &'a Tokenizer,
+        votes: Vec<&'a Vote>,
         max_row_tokens: usize,
+        over_long: OverLong,
     ) -> Result<Self> {
-        let mut out = Self::default();
-        let mut known: HashMap<(&[Message], &str), usize> = HashMap::new();
+        let mut set = RowSet::new(tokenizer, max_row_tokens, over_long);
+        let (mut kept, mut pairs) = (Vec::new(), Vec::new());
         for vote in votes {
-            let mut index = |answer: &'a str| -> Result<usize> {
-                let key = (vote.prompt.as_slice(), answer);
-                if let Some(i) = known.get(&key) {
-                    return Ok(*i);
-                }
-                let row = tokenizer.row(&vote.prompt, answer, Ending::Finished)?;
-                if row.ids.len() > max_row_tokens {
-                    return Err(Error::Invalid {
-                        place: vote.source_row.clone(),
-                        expected: format!("at most {max_row_tokens} tokens of prompt and answer"),
-                        found: row.ids.len().to_string(),
-                        hint: "raise `max_row_tokens` or drop the row".into(),
-                    });
-                }
-                out.straddling += usize::from(row.straddles);
-                out.rows.push(row.into());
-                known.insert(key, out.rows.len() - 1);
-                Ok(out.rows.len() - 1)
-            };
-            let pair = (index(&vote.chosen)?, index(&vote.rejected)?);
-            out.votes.push(pair);
+            let mut index =
+                |answer: &'a str| set.index(&vote.prompt, answer, Ending::Finished, || vote.source_row.clone());
+            let (chosen, rejected) = (index(&vote.chosen)?, index(&vote.rejected)?);
+            if let Some(pair) = chosen.zip(rejected) {
+                kept.push(vote);
+                pairs.push(pair);
+            }
         }
-        Ok(out)
+        Ok(Self { rows: set.rows, votes: kept, pairs, counts: set.counts })
     }
 
     /// Tokens of a vote's two rows.
-    pub fn tokens(&self, vote: usize) -> usize {
-        let (chosen, rejected) = self.votes[vote];
+    pub(crate) fn tokens(&self, vote: usize) -> usize {
+        let (chosen, rejected) = self.pairs[vote];
         self.rows[chosen].ids.len() + self.rows[rejected].ids.len()
     }
 }

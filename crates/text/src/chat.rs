@@ -151,6 +151,7 @@ fn generation_tags(source: &str) -> String {
     out + rest
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of a minijinja filter")]
 /// Python's `json.dumps(value, ensure_ascii=False)`, as transformers gives templates: a space behind commas and colons,
 /// nothing escaped for HTML.
 fn to_json(value: &Value, options: Kwargs) -> std::result::Result<String, minijinja::Error> {

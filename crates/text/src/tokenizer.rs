@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{ChatTemplate, Error, Message, Result};
 
 /// Did the speaker stop by itself? Only then does the row end with the end-of-turn token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
     /// The answer is complete.
     Finished,

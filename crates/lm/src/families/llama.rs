@@ -70,7 +70,7 @@ impl Config for LlamaConfig {
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
         let variation =
             Variation { qkv_bias: self.attention_bias, o_bias: self.attention_bias, ..Variation::default() };
-        Ok(Box::new(Llama::new(&self, variation, weights, shape, place)?))
+        Ok(Box::new(Llama::new(&self, &variation, weights, shape, place)?))
     }
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Llama {
 impl Llama {
     pub(super) fn new(
         config: &LlamaConfig,
-        variation: Variation,
+        variation: &Variation,
         weights: &Scope,
         shape: &Shape,
         place: &str,

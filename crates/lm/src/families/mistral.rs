@@ -27,6 +27,6 @@ impl Config for MistralConfig {
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
         let windows = vec![self.sliding_window; shape.blocks];
-        Ok(Box::new(Llama::new(&self.llama, Variation { windows, ..Variation::default() }, weights, shape, place)?))
+        Ok(Box::new(Llama::new(&self.llama, &Variation { windows, ..Variation::default() }, weights, shape, place)?))
     }
 }

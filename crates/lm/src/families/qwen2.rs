@@ -37,7 +37,7 @@ impl Config for Qwen2Config {
             place,
         )?;
         let variation = Variation { qkv_bias: true, windows, ..Variation::default() };
-        Ok(Box::new(Llama::new(&self.llama, variation, weights, shape, place)?))
+        Ok(Box::new(Llama::new(&self.llama, &variation, weights, shape, place)?))
     }
 }
 

@@ -41,6 +41,6 @@ impl Config for Qwen3Config {
             place,
         )?;
         let variation = Variation { qkv_bias: bias, o_bias: bias, head_norms: true, windows };
-        Ok(Box::new(Llama::new(&self.llama, variation, weights, shape, place)?))
+        Ok(Box::new(Llama::new(&self.llama, &variation, weights, shape, place)?))
     }
 }

@@ -17,6 +17,7 @@ pub(crate) enum Style {
 
 /// `rope_theta` with `rope_scaling` (transformers 4), or `rope_parameters` (transformers 5).
 #[derive(Clone, Debug, Default, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "published names")]
 pub(crate) struct RopeConfig {
     rope_theta: Option<f64>,
     rope_scaling: Option<Scaling>,

@@ -6,47 +6,47 @@ use lm::{Compute, Lm};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The committed golden numbers, or those that `just parity` has made anew.
-pub fn golden<T: for<'a> Deserialize<'a>>(name: &str) -> T {
+pub(crate) fn golden<T: for<'a> Deserialize<'a>>(name: &str) -> T {
     let folder = std::env::var_os("IDIOLECT_GOLDEN").map_or_else(|| root().join("tests/golden"), PathBuf::from);
     serde_json::from_slice(&fs_err::read(folder.join(name)).unwrap()).unwrap()
 }
 
-pub fn float32() -> Compute {
+pub(crate) fn float32() -> Compute {
     Compute::new("cpu", "float32", Some(1)).unwrap()
 }
 
 #[derive(Deserialize)]
-pub struct Families {
-    pub stride: i64,
-    pub families: std::collections::BTreeMap<String, Family>,
+pub(crate) struct Families {
+    pub(crate) stride: i64,
+    pub(crate) families: std::collections::BTreeMap<String, Family>,
 }
 
 #[derive(Deserialize)]
-pub struct Family {
-    pub config: serde_json::Value,
-    pub names: Vec<(String, Vec<i64>)>,
-    pub rows: Vec<Row>,
+pub(crate) struct Family {
+    pub(crate) config: serde_json::Value,
+    pub(crate) names: Vec<(String, Vec<i64>)>,
+    pub(crate) rows: Vec<Row>,
 }
 
 #[derive(Deserialize)]
-pub struct Row {
-    pub ids: Vec<i64>,
-    pub answer_start: usize,
-    pub logits: Vec<f32>,
-    pub hidden: Vec<Vec<f32>>,
-    pub logp: Vec<f32>,
-    pub left: Vec<f32>,
-    pub right: Vec<f32>,
-    pub greedy: Vec<i64>,
+pub(crate) struct Row {
+    pub(crate) ids: Vec<i64>,
+    pub(crate) answer_start: usize,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) hidden: Vec<Vec<f32>>,
+    pub(crate) logp: Vec<f32>,
+    pub(crate) left: Vec<f32>,
+    pub(crate) right: Vec<f32>,
+    pub(crate) greedy: Vec<i64>,
 }
 
 /// The weights of make.py's `formula`.
-pub fn formula(names: &[(String, Vec<i64>)]) -> Vec<(String, Tensor)> {
+pub(crate) fn formula(names: &[(String, Vec<i64>)]) -> Vec<(String, Tensor)> {
     let tensor = |(k, (name, shape)): (usize, &(String, Vec<i64>))| {
         let count: i64 = shape.iter().product();
         let number = |i: i64| ((i * i * 31 + i * 7919 + k as i64 * 10007) % 1009) as f64 / 504.5 - 1.0;
@@ -62,13 +62,13 @@ pub fn formula(names: &[(String, Vec<i64>)]) -> Vec<(String, Tensor)> {
 }
 
 /// Writes a family's folder.
-pub fn write_family(folder: &std::path::Path, family: &Family) {
+pub(crate) fn write_family(folder: &std::path::Path, family: &Family) {
     run::write_json(&folder.join("config.json"), &family.config).unwrap();
     lm::write_tensors(&folder.join("model.safetensors"), &formula(&family.names), None).unwrap();
 }
 
 /// A family's tiny model.
-pub fn tiny(family: &Family, compute: &Compute) -> Lm {
+pub(crate) fn tiny(family: &Family, compute: &Compute) -> Lm {
     let folder = tempfile::tempdir().unwrap();
     write_family(folder.path(), family);
     Lm::load(folder.path(), compute).unwrap()

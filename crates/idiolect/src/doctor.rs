@@ -1,0 +1,69 @@
+//! `idiolect doctor`: is everything here, and what is this machine fast at?
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::table;
+
+/// How long each product is measured.
+const SPAN: Duration = Duration::from_millis(200);
+
+/// Prints what was found; what is missing comes last, with its remedy.
+pub(crate) fn print() {
+    let mut missing: Vec<String> = Vec::new();
+    let line = |name: &str, value: String| table::print(&format!("{name:<12}{value}"));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (folder, version) = lm::libtorch();
+    line("libtorch", format!("{version}, from {}", folder.map_or("?".into(), |f| f.display().to_string())));
+    line("machine", format!("{}, {threads} cores", lm::machine()));
+    let (total, free) = (memory("MemTotal:"), memory("MemAvailable:"));
+    line("memory", format!("{free:.1} GiB available of {total:.1} GiB"));
+
+    if let Err(error) = lm::Compute::new("cpu", "auto", None) {
+        missing.push(error.to_string());
+    }
+    let mut devices = vec![("cpu".to_owned(), lm::Device::Cpu)];
+    let cuda = lm::cuda_devices();
+    devices.extend((0..cuda).map(|i| (format!("cuda:{i}"), lm::Device::Cuda(i as usize))));
+    for (name, device) in devices {
+        let rates = lm::product_rates(device, SPAN);
+        let fastest = rates.iter().map(|r| r.packed.unwrap_or(r.plain)).fold(0.0, f64::max);
+        for lm::Rate { dtype, plain, packed } in rates {
+            let best = packed.unwrap_or(plain);
+            let packed = packed.map_or(String::new(), |p| format!(", {p:.0} with packed weights"));
+            let mark = if best == fastest { ": the fastest here" } else { "" };
+            line(&name, format!("{dtype} products at {plain:.0} GFLOP/s{packed}{mark}"));
+        }
+    }
+    if cuda == 0 {
+        line("cuda", "no device".into());
+        if Path::new("/proc/driver/nvidia/version").exists() {
+            missing.push("an NVIDIA driver is here but no CUDA half of libtorch: run ./setup".into());
+        }
+    }
+    let base = Path::new(".deps/base");
+    if base.exists() {
+        line("base", format!("{} is fetched", base.display()));
+    } else {
+        missing.push(format!("{}: the default base is not fetched: run ./setup in the repository", base.display()));
+    }
+    let hub = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !["", "0", "false"].contains(&v.as_str()));
+    line(
+        "hub",
+        format!(
+            "models by name {}",
+            if hub { "from the cache alone (HF_HUB_OFFLINE)" } else { "are fetched on demand" }
+        ),
+    );
+    if missing.is_empty() {
+        line("missing", "nothing".into());
+    }
+    missing.iter().for_each(|m| line("missing", m.clone()));
+}
+
+/// A line of /proc/meminfo in GiB; 0 where there is no such file.
+fn memory(name: &str) -> f64 {
+    let text = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
+    let value = text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse::<f64>().ok());
+    value.unwrap_or(0.0) / f64::from(1 << 20)
+}

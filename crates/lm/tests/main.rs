@@ -1,0 +1,12 @@
+//! The model against its references: transformers, libtorch, and itself computed another way.
+
+#![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
+
+/// A batch gives every row and every user what they would get alone.
+mod batches;
+/// Golden numbers, and the tiny models whose weights are a formula.
+mod common;
+/// The optimiser against libtorch's.
+mod learning;
+/// Every family against transformers.
+mod parity;
