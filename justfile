@@ -47,7 +47,7 @@ parity PYTHON="python3": setup
 bench-lm PYTHON="python3" *ARGS="": build
     cargo bench --package lm --no-run
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
-    {{PYTHON}} crates/lm/benches/compare.py "$(ls -t target/release/deps/lm-* | grep -E 'lm-[0-9a-f]+$' | head -1)" \
+    {{PYTHON}} crates/lm/benches/compare.py "$(ls -t target/release/deps/peers-* | grep -E 'peers-[0-9a-f]+$' | head -1)" \
         target/bench/base target/bench/lm.json {{ARGS}} | tee target/bench/lm.md
 
 # Remove what was built and computed, not what was fetched

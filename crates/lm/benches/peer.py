@@ -4,7 +4,7 @@
     peer.py step MODEL INPUTS.json DTYPE THREADS ROWS TOKENS STEPS keep|recompute
     peer.py limit MODEL INPUTS.json DTYPE THREADS
 
-The same inputs and work as benches/lm.rs. A step asks for logits at the scored positions only, as TRL does.
+The same inputs and work as benches/peers.rs. A step asks for logits at the scored positions only, as TRL does.
 """
 import json
 import os

@@ -1,7 +1,7 @@
 //! Our side of `just bench-lm`: one measurement a process, one JSON line. `compare.py` runs it beside the Python peers.
 //!
-//!     lm generate MODEL INPUTS.json DTYPE THREADS BATCH NEW REPEATS [USERS]
-//!     lm step MODEL INPUTS.json DTYPE THREADS ROWS TOKENS STEPS keep|recompute
+//!     peers generate MODEL INPUTS.json DTYPE THREADS BATCH NEW REPEATS [USERS]
+//!     peers step MODEL INPUTS.json DTYPE THREADS ROWS TOKENS STEPS keep|recompute
 //!
 //! `INPUTS.json` holds `prompts` (token ids) and `stream` (a long list of ids that rows are cut from). Generation samples
 //! at temperature 0.7 without stop tokens; a step is forward and backward of the mean log-probability of each row's second
@@ -52,7 +52,7 @@ fn peak_mib() -> f64 {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [what, model, inputs, dtype, threads, rest @ ..] = arguments.as_slice() else {
-        println!("see the head of benches/lm.rs; `just bench-lm` runs it");
+        println!("see the head of benches/peers.rs; `just bench-lm` runs it");
         return;
     };
     if std::env::var_os("IDIOLECT_PLAIN_ALLOCATOR").is_none() {
