@@ -187,3 +187,28 @@ fn a_model_by_name_needs_the_cache_when_offline() {
     let bytes = |path: PathBuf| fs_err::read(path).unwrap();
     assert!(bytes(folder.path().join("out/model.safetensors")) == bytes(cache.join("snapshots/abc/model.safetensors")));
 }
+
+#[test]
+fn a_plain_base_is_given_a_chat_template() {
+    let workspace = Workspace::new();
+    fs_err::rename(workspace.path("model/chat_template.jinja"), workspace.path("plain.jinja")).unwrap();
+    // Without one the import stands, and the first stage that needs words says what is missing.
+    let output = workspace.run(&["--until", "simulate"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("expected a chat template") && said.contains("\nhint: name a Jinja file"), "{said}");
+    fs_err::write(workspace.path("configs/import.toml"), "folder = \"model\"\nchat_template = \"plain.jinja\"\n")
+        .unwrap();
+    workspace.run(&["--until", "simulate"]).assert().success();
+    // transformers 4 kept templates in a list; a base with a template keeps it.
+    let config = workspace.path("model/tokenizer_config.json");
+    let mut value: Value = run::read_json(&config).unwrap();
+    let template = fs_err::read_to_string(workspace.path("plain.jinja")).unwrap();
+    value["chat_template"] =
+        serde_json::json!([{"name": "tool_use", "template": "x"}, {"name": "default", "template": template}]);
+    run::write_json(&config, &value).unwrap();
+    let tokenizer = text::Tokenizer::from_folder(&workspace.path("model")).unwrap();
+    assert_eq!(tokenizer.template().unwrap().source(), template);
+    let output = workspace.run(&["--until", "import"]).output().unwrap();
+    assert!(output.status.code() == Some(2) && stderr(&output).contains("without a template"), "{}", stderr(&output));
+}

@@ -118,13 +118,31 @@ fn import(config: &ImportConfig, compute: &Compute, run: &mut Run) -> Result<(Va
                 format!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types);
             Ok((json!({"tensors": report.tensors, "parameters": report.parameters}), text))
         }
-        ImportConfig::Hub { hub, revision } => {
+        ImportConfig::Hub { hub, revision, chat_template } => {
             let source = hub::fetch(hub, revision.as_deref())?;
             let (value, text) = copy_model(&source, compute, &folder)?;
+            add_template(chat_template.as_deref(), &folder)?;
             Ok((value, format!("{hub}, {text}")))
         }
-        ImportConfig::Folder { folder: source } => copy_model(source, compute, &folder),
+        ImportConfig::Folder { folder: source, chat_template } => {
+            let copied = copy_model(source, compute, &folder)?;
+            add_template(chat_template.as_deref(), &folder)?;
+            Ok(copied)
+        }
     }
+}
+
+/// Gives a plain base a chat template; one that has its own keeps it.
+fn add_template(file: Option<&Path>, folder: &Path) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    if text::Tokenizer::from_folder(folder)?.template().is_ok() {
+        let message =
+            format!("import, `chat_template`: expected a base without a template, found one in {}", folder.display());
+        return Err(problem(message, "leave `chat_template` out"));
+    }
+    fs_err::copy(file, folder.join("chat_template.jinja"))?;
+    text::Tokenizer::from_folder(folder)?; // it compiles
+    Ok(())
 }
 
 /// Fetches a model by name into a folder; gives what is to be said of it.

@@ -165,7 +165,7 @@ fn parameters(cell: &Cell) -> Option<f64> {
     let Stage::Import(config) = &cell.stages.first()?.stage else { return None };
     match config {
         crate::stages::ImportConfig::Gguf { gguf } => lm::gguf_parameters(gguf).ok().map(|n| n as f64),
-        crate::stages::ImportConfig::Folder { folder } => {
+        crate::stages::ImportConfig::Folder { folder, .. } => {
             Some(fs_err::metadata(folder.join("model.safetensors")).ok()?.len() as f64 / 4.0)
         }
         crate::stages::ImportConfig::Hub { .. } => None,

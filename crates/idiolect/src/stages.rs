@@ -20,10 +20,10 @@ use crate::problem::problem;
 pub(crate) enum ImportConfig {
     /// A GGUF file of the Llama family.
     Gguf { gguf: PathBuf },
-    /// A Hugging Face folder, copied.
-    Folder { folder: PathBuf },
+    /// A Hugging Face folder, copied; `chat_template` is a Jinja file for a base that has none.
+    Folder { folder: PathBuf, chat_template: Option<PathBuf> },
     /// A model on the Hugging Face Hub, by name.
-    Hub { hub: String, revision: Option<String> },
+    Hub { hub: String, revision: Option<String>, chat_template: Option<PathBuf> },
 }
 
 /// What is ingested, and how.
@@ -91,7 +91,7 @@ impl Stage {
             "import" => Self::Import(parse(table, path).map_err(|_| {
                 problem(
                     format!(
-                        "{}: expected one key, `gguf`, `folder` or `hub` (with a `revision`), found others",
+                        "{}: expected one key, `gguf`, `folder` or `hub` (with a `revision`), found others (with `chat_template` for a base that has none)",
                         path.display()
                     ),
                     "configs/import/smollm2-135m.toml is an example",
@@ -177,15 +177,16 @@ impl Stage {
                 }
                 vec![gguf.clone()]
             }
-            Self::Import(ImportConfig::Folder { folder }) => {
+            Self::Import(ImportConfig::Folder { folder, chat_template }) => {
                 let mut files: Vec<PathBuf> =
                     fs_err::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<_>>>()?;
                 files.retain(|f| f.is_file());
+                files.extend(chat_template.clone());
                 files.sort();
                 files
             }
             // A name with its revision; what was fetched is in the stage's own manifest.
-            Self::Import(ImportConfig::Hub { .. }) => vec![],
+            Self::Import(ImportConfig::Hub { chat_template, .. }) => chat_template.iter().cloned().collect(),
             Self::Simulate(c) => vec![c.prompts.clone()],
             Self::Data(c) => std::iter::once(c.card.clone()).chain(c.path.clone()).collect(),
             Self::Sft(_) | Self::Reward(_) | Self::Pairs(_) | Self::Dpo(_) | Self::Evaluate(_) | Self::Export(_) => {

@@ -43,7 +43,6 @@ json.dump({"prompts": ids[:64], "stream": stream}, open(inputs, "w"))
 JOBS = {  # name: (kind, dtype, arguments, both allocators?)
     "generate, 8 rows, bfloat16": ("generate", "bfloat16", ["8", "64", "1"], True),
     "generate, 64 rows, bfloat16": ("generate", "bfloat16", ["64", "64", "1"], True),
-    "generate, 8 rows, float32": ("generate", "float32", ["8", "64", "1"], False),
     "LoRA step, 8 x 256, bfloat16": ("step", "bfloat16", ["8", "256", "2", "keep"], True),
     "LoRA step, 8 x 256, float32": ("step", "float32", ["8", "256", "1", "keep"], False),
     "LoRA step, 8 x 512, recomputed, bfloat16": ("step", "bfloat16", ["8", "512", "1", "recompute"], False),

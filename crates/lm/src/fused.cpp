@@ -1,5 +1,5 @@
 // Three element-wise steps of a block as one pass over memory each, with their derivatives: RMS norm, rotary positions
-// and the gated MLP's product. libtorch runs them as five to ten kernels with float32 copies in between, which on a CPU
+// and the gated MLP's product; and the softmax over a vocabulary. libtorch runs them as five to ten kernels with float32 copies in between, which on a CPU
 // costs more than the matrix products. Arithmetic is float32; a row's result does not depend on other rows.
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -111,7 +111,32 @@ INLINE void gate_back(const T* dy, const T* x, T* dx, int64_t size, int64_t from
   }
 }
 
+// ---- log softmax at one target a row; the row becomes its probabilities if they are wanted
+
+template <typename T>
+INLINE void soft_rows(T* x, const int64_t* target, float* logp, int64_t size, bool wanted, int64_t from, int64_t to) {
+  for (int64_t n = from; n < to; n++) {
+    T* row = x + n * size;
+    float top = load(row);
+    for (int64_t j = 1; j < size; j++) top = load(row + j) > top ? load(row + j) : top;
+    float lanes[LANES] = {0};
+    int64_t j = 0;
+    for (; j + LANES <= size; j += LANES)
+      for (int i = 0; i < LANES; i++) lanes[i] += exponential(load(row + j + i) - top);
+    float sum = total(lanes);
+    for (; j < size; j++) sum += exponential(load(row + j) - top);
+    logp[n] = load(row + target[n]) - top - std::log(sum);
+    if (wanted) {
+      const float share = 1.0f / sum;
+      for (int64_t k = 0; k < size; k++) store(row + k, exponential(load(row + k) - top) * share);
+    }
+  }
+}
+
 // Each body for each type, cloned for each instruction set.
+#define SOFT(T) (T * x, const int64_t* t, float* l, int64_t v, bool w, int64_t a, int64_t b)
+CLONES void soft_f32 SOFT(float) { soft_rows(x, t, l, v, w, a, b); }
+CLONES void soft_bf16 SOFT(uint16_t) { soft_rows(x, t, l, v, w, a, b); }
 #define NORM(T) (const T* x, const float* w, T* y, float* v, int64_t st, int64_t e, float eps, int64_t a, int64_t b)
 CLONES void norm_f32 NORM(float) { norm_rows(x, w, y, v, st, e, eps, a, b); }
 CLONES void norm_bf16 NORM(uint16_t) { norm_rows(x, w, y, v, st, e, eps, a, b); }
@@ -224,6 +249,22 @@ Tensor* idiolect_rotate(const Tensor* x, const Tensor* cosine, const Tensor* sin
   return guarded(message, capacity, [&] {
     const bool dense = x->stride(2) == 1 && x->stride(1) == x->size(2);
     return Turn::apply(dense ? *x : x->contiguous(), cosine->contiguous(), sine->contiguous());
+  });
+}
+
+// Log-probabilities [N] in float32 of targets [N] (int64) under logits x [N, V]; x becomes its probabilities if `wanted`.
+Tensor* idiolect_log_softmax(const Tensor* x, const Tensor* targets, bool wanted, char* message, size_t capacity) {
+  return guarded(message, capacity, [&] {
+    TORCH_CHECK(x->is_contiguous() && targets->is_contiguous() && targets->scalar_type() == at::kLong);
+    const int64_t n = x->size(0), v = x->size(1);
+    Tensor logp = at::empty({n}, x->options().dtype(at::kFloat));
+    const int64_t* t = static_cast<const int64_t*>(targets->data_ptr());
+    for (int64_t i = 0; i < n; i++) TORCH_CHECK(0 <= t[i] && t[i] < v, "token id ", t[i], " of ", v);
+    rows(n, v, [&](int64_t a, int64_t b) {
+      if (narrow(*x)) soft_bf16(b16(*x), t, f32(logp), v, wanted, a, b);
+      else soft_f32(f32(*x), t, f32(logp), v, wanted, a, b);
+    });
+    return logp;
   });
 }
 

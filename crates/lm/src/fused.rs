@@ -33,6 +33,13 @@ unsafe extern "C" {
         message: *mut c_char,
         capacity: usize,
     ) -> *mut C_tensor;
+    fn idiolect_log_softmax(
+        x: *const C_tensor,
+        targets: *const C_tensor,
+        wanted: bool,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> *mut C_tensor;
     fn idiolect_gate(x: *const C_tensor, message: *mut c_char, capacity: usize) -> *mut C_tensor;
 }
 
@@ -57,6 +64,15 @@ pub(crate) fn rotate(x: &Tensor, cosine: &Tensor, sine: &Tensor) -> Tensor {
 pub(crate) fn gate(x: &Tensor) -> Tensor {
     // SAFETY: as above.
     call(|message, capacity| unsafe { idiolect_gate(x.as_ptr(), message, capacity) })
+}
+
+/// Log-probability of each target `[N]` under logits `[N, V]`: `[N]`, float32. The logits become probabilities, in place.
+pub(crate) fn log_softmax_into(logits: &mut Tensor, targets: &Tensor, probabilities: bool) -> Tensor {
+    let targets = targets.contiguous();
+    // SAFETY: as above; the logits are ours alone, contiguous (checked), and hold a number for every target (an id below V).
+    call(|message, capacity| unsafe {
+        idiolect_log_softmax(logits.as_ptr(), targets.as_ptr(), probabilities, message, capacity)
+    })
 }
 
 /// Attention of queries `[B, H, T, D]` over keys and values `[B, KVH, T, D]`, with a fast backward pass: `[B, H, T, D]`.
@@ -145,6 +161,23 @@ mod tests {
         let far = Tensor::from_slice(&[-200.0f32, 200.0, 1.0, 1.0]).view([1, 4]);
         let [low, high] = Vec::<f32>::try_from(gate(&far).view(-1)).unwrap()[..] else { panic!("two numbers") };
         assert!(low.abs() < 1e-30 && high == 200.0, "{low} {high}");
+    }
+
+    #[test]
+    fn log_softmax_equals_its_formula_and_leaves_probabilities() {
+        let logits = numbers(&[6, 77], Kind::Float).detach() * 9.0;
+        let targets = Tensor::from_slice(&[0i64, 76, 5, 5, 40, 8]);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let mut ours = logits.to_kind(kind).copy();
+            let wide = ours.to_kind(Kind::Float).copy();
+            let want = wide.log_softmax(1, Kind::Float).gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+            let untouched = ours.copy();
+            let logp = log_softmax_into(&mut ours, &targets, false);
+            assert!((&logp - &want).abs().max().double_value(&[]) < 1e-5 && ours.equal(&untouched));
+            assert!(log_softmax_into(&mut ours, &targets, true).equal(&logp));
+            let distance = (ours.to_kind(Kind::Float) - wide.softmax(1, Kind::Float)).abs().max().double_value(&[]);
+            assert!(distance < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{distance}");
+        }
     }
 
     #[test]

@@ -204,8 +204,8 @@ fn generate_rows(
             left.dedup_by_key(|row| live[*row]); // the repeated row
         }
         left = fill(left);
-        if (live.len() - left.len().min(live.len())) as f64 >= COMPACT_AT * live.len() as f64 && left.len() < live.len()
-        {
+        let gone = live.len().saturating_sub(left.len());
+        if gone > 0 && gone as f64 >= COMPACT_AT * live.len() as f64 {
             let rows: Vec<i64> = left.iter().map(|row| *row as i64).collect();
             cache.borrow_mut().select_rows(&rows);
             if let Some(seen) = &mut seen {

@@ -72,7 +72,7 @@ pub(crate) struct Layout {
     pad: Option<(Tensor, Tensor)>,
     longest: i64,
     /// Positions and branches by padded place, `[B, T]`; padding is on branch -1.
-    padded: Option<(Tensor, Tensor)>,
+    padded: (Tensor, Tensor),
     last_position: i64,
     kind: Kind,
     masks: RefCell<HashMap<Option<i64>, Option<Tensor>>>,
@@ -107,7 +107,7 @@ impl Layout {
         let branching = trees.iter().any(|t| t.branches_matter());
         Self {
             positions: index(&positions),
-            padded: Some((padded(&|t| &t.positions, 0), padded(&|t| &t.branches, -1))),
+            padded: (padded(&|t| &t.positions, 0), padded(&|t| &t.branches, -1)),
             masks: RefCell::new(if branching { HashMap::new() } else { HashMap::from([(None, None)]) }),
             pad,
             longest: longest as i64,
@@ -143,7 +143,7 @@ impl Layout {
         if let Some(mask) = self.masks.borrow().get(&window) {
             return mask.as_ref().map(Tensor::shallow_clone);
         }
-        let (positions, branches) = self.padded.as_ref().expect("set by the constructor");
+        let (positions, branches) = &self.padded;
         let device = positions.device();
         let order = Tensor::arange(self.longest, (Kind::Int64, device));
         let mut seen = order.unsqueeze(0).le_tensor(&order.unsqueeze(1)).unsqueeze(0); // [1, T, T]: key not behind query

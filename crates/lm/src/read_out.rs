@@ -6,7 +6,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::layout::{Layout, Tree};
 use crate::row_factors::RowFactors;
 use crate::rows::Batch;
-use crate::{Bank, Lm};
+use crate::{Bank, Lm, fused};
 
 /// Tokens whose logits exist at one time: `[B, T, V]` never does.
 const CHUNK_TOKENS: i64 = 512;
@@ -47,10 +47,15 @@ pub fn token_logp(lm: &Lm, hidden: &Tensor, targets: &Tensor) -> Tensor {
         for start in (0..m).step_by(CHUNK_TOKENS as usize) {
             let len = CHUNK_TOKENS.min(m - start);
             let (h, target) = (frozen.narrow(0, start, len), targets.narrow(0, start, len).unsqueeze(1));
-            let mut logp = lm.logits(&h).to_kind(Kind::Float).log_softmax(1, Kind::Float); // [C, V]
-            values.push(logp.gather(1, &target, false).squeeze_dim(1));
+            let mut p = lm.logits(&h); // [C, V]
+            if fused::fits(&p) {
+                values.push(fused::log_softmax_into(&mut p, &target.squeeze_dim(1), trained));
+            } else {
+                let mut logp = p.to_kind(Kind::Float).log_softmax(1, Kind::Float);
+                values.push(logp.gather(1, &target, false).squeeze_dim(1));
+                p = logp.exp_().to_kind(lm.kind);
+            }
             if trained {
-                let p = logp.exp_().to_kind(lm.kind);
                 let own = lm.head_weight().index_select(0, &target.squeeze_dim(1));
                 slopes.push(own - p.matmul(lm.head_weight())); // [C, E]
             }

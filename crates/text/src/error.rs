@@ -21,6 +21,9 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// A plain base.
+    #[error("{}: expected a chat template in chat_template.jinja or tokenizer_config.json, found none", .0.display())]
+    NoTemplate(PathBuf),
     /// The chat template refused the conversation or is not valid.
     #[error("chat template: {0}")]
     Template(String),
@@ -52,6 +55,9 @@ impl Error {
             Self::Io(error) => file_hint(error),
             Self::Tokenizer(_) => None,
             Self::File { .. } => Some("import or download the model again".into()),
+            Self::NoTemplate(_) => {
+                Some("name a Jinja file under `chat_template` in the import stage's config, and fine-tune on it (stage `sft`)".into())
+            }
             Self::Template(_) => Some("check the roles of the messages against the model's chat_template.jinja".into()),
             Self::DoubleBos(_) => Some("remove the BOS from the chat template or from the prompt".into()),
             Self::OverLong { .. } => {

@@ -1,6 +1,6 @@
 //! A published tokenizer with its chat template, and the rows it makes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -93,7 +93,8 @@ impl Row {
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    template: ChatTemplate,
+    template: Option<ChatTemplate>,
+    folder: PathBuf,
     bos_id: Option<u32>,
     eos_token: String,
     stop_ids: Vec<i64>,
@@ -112,6 +113,13 @@ fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
 
+/// A template under `chat_template`: a text, or (transformers 4) a list of named ones, of which `default` is meant.
+fn template_in(value: &Value) -> Option<String> {
+    let named = |v: &Value| v["name"] == "default";
+    let listed = || value.as_array()?.iter().find(|v| named(v))?["template"].as_str();
+    value.as_str().or_else(listed).map(str::to_owned)
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` (or the template in the config) and the
     /// stop ids of `generation_config.json`.
@@ -122,20 +130,27 @@ impl Tokenizer {
             .map_err(|e| bad(&path, "a tokenizer of the `tokenizers` library", e.to_string()))?;
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?;
-        let eos_token = token_text(&config["eos_token"])
-            .ok_or_else(|| bad(&config_path, "an `eos_token`", config["eos_token"].to_string()))?;
+        let optional = |name: &str| -> Result<Value> {
+            let path = folder.join(name);
+            if path.exists() { read_json(&path) } else { Ok(Value::Null) }
+        };
+        let (map, model) = (optional("special_tokens_map.json")?, optional("config.json")?);
+        let by_id = |key: &str| model[key].as_u64().and_then(|id| inner.id_to_token(id as u32));
+        // Old checkpoints name their special tokens elsewhere, or give an id alone.
+        let special = |key: &str| {
+            token_text(&config[key]).or_else(|| token_text(&map[key])).or_else(|| by_id(&format!("{key}_id")))
+        };
+        let eos_token =
+            special("eos_token").ok_or_else(|| bad(&config_path, "an `eos_token`", config["eos_token"].to_string()))?;
         let eos_id = inner
             .token_to_id(&eos_token)
             .ok_or_else(|| bad(&config_path, format!("`eos_token` to be in {}", path.display()), eos_token.clone()))?;
-        let bos_token = token_text(&config["bos_token"]).unwrap_or_default();
+        let bos_token = special("bos_token").unwrap_or_default();
         let template_path = folder.join("chat_template.jinja");
         let source = if template_path.exists() {
-            fs_err::read_to_string(&template_path)?
+            Some(fs_err::read_to_string(&template_path)?)
         } else {
-            config["chat_template"]
-                .as_str()
-                .ok_or_else(|| bad(&config_path, "a chat template here or in chat_template.jinja", "none"))?
-                .to_owned()
+            template_in(&config["chat_template"])
         };
         let mut stop_ids = vec![i64::from(eos_id)];
         let generation_path = folder.join("generation_config.json");
@@ -149,11 +164,20 @@ impl Tokenizer {
         }
         Ok(Self {
             bos_id: inner.token_to_id(&bos_token),
-            template: ChatTemplate::new(&source, &bos_token, &eos_token)?,
+            template: source.map(|s| ChatTemplate::new(&s, &bos_token, &eos_token)).transpose()?,
+            folder: folder.to_owned(),
             inner,
             eos_token,
             stop_ids,
         })
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// A model without one.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| Error::NoTemplate(self.folder.clone()))
     }
 
     /// Ids of a plain text as transformers' `tokenizer(text)` gives them, special tokens of the post-processor included.
@@ -164,7 +188,7 @@ impl Tokenizer {
 
     /// Ids of a conversation up to where the assistant is to speak.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<i64>> {
-        let text = self.template.render(messages)?;
+        let text = self.template()?.render(messages)?;
         let encoding = self.inner.encode(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
         self.refuse_double_bos(encoding.get_ids())?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
@@ -172,7 +196,7 @@ impl Tokenizer {
 
     /// Prompt and answer as one row. The text is tokenised once, as a whole; the boundary is found by offsets.
     pub fn row(&self, messages: &[Message], answer: &str, ending: Ending) -> Result<Row> {
-        let prompt = self.template.render(messages)?;
+        let prompt = self.template()?.render(messages)?;
         let boundary = prompt.len();
         let eos = if ending == Ending::Finished { self.eos_token.as_str() } else { "" };
         let text = format!("{prompt}{answer}{eos}");
