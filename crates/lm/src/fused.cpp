@@ -1,8 +1,11 @@
 // Three element-wise steps of a block as one pass over memory each, with their derivatives: RMS norm, rotary positions
-// and the gated MLP's product; and the softmax over a vocabulary. libtorch runs them as five to ten kernels with float32 copies in between, which on a CPU
+// and the gated MLP's product; and over a vocabulary, softmax and sampling. libtorch runs them as five to ten kernels with float32 copies in between, which on a CPU
 // costs more than the matrix products. Arithmetic is float32; a row's result does not depend on other rows.
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <vector>
 
 #include "shim.h"
 
@@ -13,18 +16,25 @@ using shim::b16;
 using shim::exponential;
 using shim::f32;
 using shim::guarded;
+using shim::LANES;
 using shim::load;
 using shim::narrow;
 using shim::store;
+using shim::total;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int LANES = 16;
-
-INLINE float total(const float* lanes) {
-  float sum = 0;
-  for (int i = 0; i < LANES; i++) sum += lanes[i];
-  return sum;
+template <typename T>
+INLINE float largest(const T* row, int64_t size) {
+  float tops[LANES];
+  for (int i = 0; i < LANES; i++) tops[i] = load(row);
+  int64_t j = 0;
+  for (; j + LANES <= size; j += LANES)
+    for (int i = 0; i < LANES; i++) tops[i] = load(row + j + i) > tops[i] ? load(row + j + i) : tops[i];
+  float top = tops[0];
+  for (int i = 1; i < LANES; i++) top = tops[i] > top ? tops[i] : top;
+  for (; j < size; j++) top = load(row + j) > top ? load(row + j) : top;
+  return top;
 }
 
 // ---- RMS norm: y = x / sqrt(mean(x^2) + epsilon) * weight
@@ -117,8 +127,7 @@ template <typename T>
 INLINE void soft_rows(T* x, const int64_t* target, float* logp, int64_t size, bool wanted, int64_t from, int64_t to) {
   for (int64_t n = from; n < to; n++) {
     T* row = x + n * size;
-    float top = load(row);
-    for (int64_t j = 1; j < size; j++) top = load(row + j) > top ? load(row + j) : top;
+    const float top = largest(row, size);
     float lanes[LANES] = {0};
     int64_t j = 0;
     for (; j + LANES <= size; j += LANES)
@@ -133,7 +142,48 @@ INLINE void soft_rows(T* x, const int64_t* target, float* logp, int64_t size, bo
   }
 }
 
+// ---- a draw by inverse CDF: the first index whose cumulative weight exp(beta (x - max)) exceeds u times the total
+
+constexpr int64_t BLOCK = 512;
+
+template <typename T>
+INLINE void draw_rows(const T* x, const float* u, float beta, int64_t* out, int64_t size, int64_t from, int64_t to) {
+  const int64_t blocks = (size + BLOCK - 1) / BLOCK;
+  std::vector<double> sums(blocks);
+  for (int64_t n = from; n < to; n++) {
+    const T* row = x + n * size;
+    const float top = largest(row, size);
+    double all = 0;
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t end = std::min(size, (b + 1) * BLOCK);
+      float lanes[LANES] = {0};
+      int64_t j = b * BLOCK;
+      for (; j + LANES <= end; j += LANES)
+        for (int i = 0; i < LANES; i++) lanes[i] += exponential((load(row + j + i) - top) * beta);
+      float sum = total(lanes);
+      for (; j < end; j++) sum += exponential((load(row + j) - top) * beta);
+      sums[b] = sum;
+      all += sum;
+    }
+    const double wanted = static_cast<double>(u[n]) * all;
+    double passed = 0;
+    int64_t b = 0;
+    while (b + 1 < blocks && passed + sums[b] <= wanted) passed += sums[b++];
+    int64_t last = 0;  // of a weight above zero, in case rounding leaves the block without a hit
+    for (int64_t j = b * BLOCK; j < std::min(size, (b + 1) * BLOCK); j++) {
+      const float weight = exponential((load(row + j) - top) * beta);
+      if (weight > 0) last = j;
+      passed += weight;
+      if (passed > wanted) break;
+    }
+    out[n] = last;
+  }
+}
+
 // Each body for each type, cloned for each instruction set.
+#define DRAW(T) (const T* x, const float* u, float beta, int64_t* o, int64_t v, int64_t a, int64_t b)
+CLONES void draw_f32 DRAW(float) { draw_rows(x, u, beta, o, v, a, b); }
+CLONES void draw_bf16 DRAW(uint16_t) { draw_rows(x, u, beta, o, v, a, b); }
 #define SOFT(T) (T * x, const int64_t* t, float* l, int64_t v, bool w, int64_t a, int64_t b)
 CLONES void soft_f32 SOFT(float) { soft_rows(x, t, l, v, w, a, b); }
 CLONES void soft_bf16 SOFT(uint16_t) { soft_rows(x, t, l, v, w, a, b); }
@@ -265,6 +315,22 @@ Tensor* idiolect_log_softmax(const Tensor* x, const Tensor* targets, bool wanted
       else soft_f32(f32(*x), t, f32(logp), v, wanted, a, b);
     });
     return logp;
+  });
+}
+
+// A token for each row of logits [N, V] at the uniforms [N] and inverse temperature `beta`: [N], int64.
+Tensor* idiolect_draw(const Tensor* logits, const Tensor* uniforms, double beta, char* message, size_t capacity) {
+  return guarded(message, capacity, [&] {
+    const Tensor x = logits->contiguous();
+    TORCH_CHECK(uniforms->is_contiguous() && uniforms->scalar_type() == at::kFloat && uniforms->numel() == x.size(0));
+    Tensor out = at::empty({x.size(0)}, x.options().dtype(at::kLong));
+    int64_t* o = static_cast<int64_t*>(out.data_ptr());
+    rows(x.size(0), x.size(1), [&](int64_t a, int64_t b) {
+      const float inverse = static_cast<float>(beta);
+      if (narrow(x)) draw_bf16(b16(x), f32(*uniforms), inverse, o, x.size(1), a, b);
+      else draw_f32(f32(x), f32(*uniforms), inverse, o, x.size(1), a, b);
+    });
+    return out;
   });
 }
 

@@ -40,6 +40,13 @@ unsafe extern "C" {
         message: *mut c_char,
         capacity: usize,
     ) -> *mut C_tensor;
+    fn idiolect_draw(
+        logits: *const C_tensor,
+        uniforms: *const C_tensor,
+        beta: f64,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> *mut C_tensor;
     fn idiolect_gate(x: *const C_tensor, message: *mut c_char, capacity: usize) -> *mut C_tensor;
 }
 
@@ -72,6 +79,14 @@ pub(crate) fn log_softmax_into(logits: &mut Tensor, targets: &Tensor, probabilit
     // SAFETY: as above; the logits are ours alone, contiguous (checked), and hold a number for every target (an id below V).
     call(|message, capacity| unsafe {
         idiolect_log_softmax(logits.as_ptr(), targets.as_ptr(), probabilities, message, capacity)
+    })
+}
+
+/// A token for each row of logits `[N, V]`, by inverse CDF at `uniforms` `[N]` (float32, from 0 to below 1): `[N]`, int64.
+pub(crate) fn draw(logits: &Tensor, uniforms: &Tensor, temperature: f64) -> Tensor {
+    // SAFETY: as above.
+    call(|message, capacity| unsafe {
+        idiolect_draw(logits.as_ptr(), uniforms.as_ptr(), 1.0 / temperature, message, capacity)
     })
 }
 

@@ -4,6 +4,8 @@ use std::num::NonZero;
 
 use tch::{Kind, Tensor};
 
+use crate::fused;
+
 /// How to sample. Filters apply in transformers' order: repetition penalty, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -87,6 +89,11 @@ pub(crate) fn choose(
     let Some(temperature) = sampling.temperature else {
         return Vec::try_from(scores.argmax(-1, false)).expect("one id a row");
     };
+    let filtered = sampling.top_k.is_some() || sampling.top_p.is_some() || sampling.min_p.is_some();
+    if !filtered && fused::fits(&scores) {
+        let tokens = fused::draw(&scores, &Tensor::from_slice(&draw()), temperature);
+        return Vec::try_from(tokens).expect("one id a row");
+    }
     scores = scores.to_kind(Kind::Float) / temperature;
     if let Some(k) = sampling.top_k {
         let (best, _) = scores.topk((k.get() as i64).min(scores.size()[1]), -1, true, true);
@@ -154,6 +161,22 @@ mod tests {
         let at = |u: f32| draw(&p, &Sampling::at(0.5, 1, vec![]), u);
         assert_eq!([0.65, 0.67, 0.89, 0.90].map(at), [0, 2, 2, 3]);
         assert_eq!(draw(&p, &Sampling::greedy(1, vec![]), 0.9), 0);
+    }
+
+    #[test]
+    fn the_fused_draw_and_the_filtered_one_agree() {
+        tch::set_num_threads(1);
+        let logits: Vec<f32> = (0..5003).map(|i: i64| ((i * i * 31 + i * 7919) % 1009) as f32 / 100.0).collect();
+        let logits = Tensor::from_slice(&logits).view([1, -1]);
+        let plain = Sampling::at(0.7, 1, vec![]);
+        let filtered = Sampling { min_p: Some(0.0), ..plain.clone() }; // keeps everything, the other way
+        let mut apart = 0;
+        for i in 0..500 {
+            let u = (i as f32 + 0.37) / 500.0;
+            let at = |s: &Sampling| choose(&logits, s, None, || vec![u])[0];
+            apart += i32::from(at(&plain) != at(&filtered));
+        }
+        assert!(apart <= 2, "{apart} of 500 draws differ"); // cumulative sums round in another order
     }
 
     #[test]

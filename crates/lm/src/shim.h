@@ -55,6 +55,16 @@ INLINE float exponential(float x) {
   return x < -87.0f ? 0.0f : y;
 }
 
+constexpr int LANES = 16;
+
+// The sum of 16 lanes, by halves: four additions deep.
+INLINE float total(const float* lanes) {
+  float eight[8], four[4];
+  for (int i = 0; i < 8; i++) eight[i] = lanes[i] + lanes[i + 8];
+  for (int i = 0; i < 4; i++) four[i] = eight[i] + eight[i + 4];
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
 inline bool narrow(const at::Tensor& x) { return x.scalar_type() == at::kBFloat16; }
 inline float* f32(const at::Tensor& x) { return static_cast<float*>(x.data_ptr()); }
 inline uint16_t* b16(const at::Tensor& x) { return static_cast<uint16_t*>(x.data_ptr()); }
