@@ -79,7 +79,7 @@ pub enum AllBlocks {
     All,
 }
 
-/// The bound of a down-projection's first numbers. Published code differs here by factors of 5 to 11 (see `methods`: a
+/// The bound of a down-projection's first numbers. Published code differs here by factors of 5 to 11 (a
 /// fan-in taken from another axis), so it is explicit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
