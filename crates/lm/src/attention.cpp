@@ -1,5 +1,5 @@
 // Attention for training on a CPU. Forward is libtorch's flash kernel, which keeps the scores' normalisers only. Its
-// backward kernel runs at a twentieth of the machine's rate in bfloat16; here the backward pass is five batched products
+// backward kernel runs far below the machine's rate in bfloat16; here the backward pass is five batched products
 // and one pass that makes the probabilities anew from the normalisers (Dao et al. 2022, appendix B.2, without tiling), over
 // a few sequences at a time.
 #include <ATen/Parallel.h>
