@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::table;
+use crate::{hub, table};
 
 /// How long each product is measured.
 const SPAN: Duration = Duration::from_millis(200);
@@ -47,12 +47,11 @@ pub(crate) fn print() {
     } else {
         missing.push(format!("{}: the default base is not fetched: run ./setup in the repository", base.display()));
     }
-    let hub = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !["", "0", "false"].contains(&v.as_str()));
     line(
         "hub",
         format!(
             "models by name {}",
-            if hub { "from the cache alone (HF_HUB_OFFLINE)" } else { "are fetched on demand" }
+            if hub::offline() { "from the cache alone (HF_HUB_OFFLINE)" } else { "are fetched on demand" }
         ),
     );
     if missing.is_empty() {

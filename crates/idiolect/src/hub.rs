@@ -23,11 +23,9 @@ const FILES: [(&str, bool); 6] = [
 pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     let revision = revision.unwrap_or("main").to_owned();
     let repo = Repo::with_revision(model.to_owned(), RepoType::Model, revision.clone());
-    let offline =
-        std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !["", "0", "false"].contains(&v.to_lowercase().as_str()));
     let cache = Cache::from_env();
     let cached = cache.repo(repo.clone());
-    let remote: Option<ApiRepo> = if offline {
+    let remote: Option<ApiRepo> = if offline() {
         None
     } else {
         let token = std::env::var("HF_TOKEN").ok().or_else(|| cache.token());
@@ -61,6 +59,11 @@ pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
         }
     }
     Ok(config.parent().unwrap_or(Path::new(".")).to_owned())
+}
+
+/// Does `HF_HUB_OFFLINE` forbid the network?
+pub(crate) fn offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !["", "0", "false"].contains(&v.to_lowercase().as_str()))
 }
 
 /// The files that an index names.

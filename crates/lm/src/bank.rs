@@ -3,8 +3,7 @@
 //! Per layer `down [Nd, r, in]` and `up [Nu, out, r]`, and between them nothing, a `kernel [Nk, r, r]` or a `scale
 //! [Nk, r]`, where N is 1 (shared) or the number of users (personal): `y += s * up (middle (down x))`.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -320,11 +319,4 @@ impl Bank {
             })
             .collect()
     }
-}
-
-/// A stream for a layer of a row's dropout.
-pub(crate) fn layer_stream(seed: &[u8; 32], layer: usize) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::from_seed(*seed);
-    rng.set_stream(layer as u64);
-    rng
 }

@@ -19,7 +19,7 @@ pub(crate) struct Tree {
     /// 0 is the trunk.
     pub(crate) branches: Vec<i64>,
     /// Tokens of the trunk.
-    trunk: usize,
+    pub(crate) trunk: usize,
     /// Start and length of each row's branch.
     rows: Vec<(usize, usize)>,
 }

@@ -1,9 +1,8 @@
 //! The factors of one batch's rows. Rows of different users are multiplied in groups, never one by one.
 
-use rand::Rng;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
-
-use crate::bank::layer_stream;
 
 /// `down`, `up` and what stands between them; the first axis counts owners.
 #[derive(Debug)]
@@ -114,7 +113,8 @@ impl Dropout {
         let threshold = (self.share * f64::from(u32::MAX)) as u32;
         let mut mask = Vec::with_capacity(x.numel());
         for (seed, length) in self.seeds.iter().zip(&self.lengths) {
-            let mut rng = layer_stream(seed, layer);
+            let mut rng = ChaCha8Rng::from_seed(*seed);
+            rng.set_stream(layer as u64);
             mask.extend((0..length * width).map(|_| if rng.random::<u32>() < threshold { 0.0 } else { kept }));
         }
         x * Tensor::from_slice(&mask).view([-1, width as i64]).to_device(x.device())

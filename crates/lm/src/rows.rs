@@ -118,10 +118,9 @@ impl Prefix {
         for group in groups {
             let ids: Vec<&[i64]> = group.iter().map(|i| self.rows[*i].ids.as_slice()).collect();
             let tree = Tree::new(&ids);
-            let trunk = (0..tree.len()).take_while(|t| tree.branches[*t] == 0).count();
             for (r, i) in group.iter().enumerate() {
                 let Stored { hidden, places } = &self.stored[*i];
-                let from = if r == 0 { 0 } else { trunk }; // the first row brings the trunk
+                let from = if r == 0 { 0 } else { tree.trunk }; // the first row brings the trunk
                 if from < places.len() {
                     let index = Tensor::from_slice(&places[from..]).to_device(lm.device);
                     pieces.push(hidden.index_select(0, &index));

@@ -10,11 +10,10 @@ use crate::rows::Batch;
 use crate::{Lm, Result};
 
 /// What a forward pass keeps for the backward pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activations {
     /// Everything.
-    #[default]
     Keep,
     /// Each block's input; the blocks are computed again (gradient checkpointing). A third more work, far less memory.
     Recompute,

@@ -26,19 +26,15 @@ pub(crate) struct Linear {
 impl Linear {
     /// A layer of one weight `[out, in]`.
     pub(crate) fn new(layer: Option<usize>, weight: Tensor, bias: Option<Tensor>) -> Self {
-        let packed = crate::packed::available(weight.device(), weight.kind()).then(Packed::default);
-        let sizes = vec![weight.size()[0]];
-        Self {
-            bias: bias.as_ref().map(Tensor::shallow_clone),
-            parts: vec![Part { layer, weight, bias }],
-            packed,
-            sizes,
-        }
+        Self::of(vec![Part { layer, weight, bias }])
     }
 
     /// Several layers of the same input as one product.
     pub(crate) fn together(layers: Vec<Self>) -> Self {
-        let parts: Vec<Part> = layers.into_iter().flat_map(|l| l.parts).collect();
+        Self::of(layers.into_iter().flat_map(|l| l.parts).collect())
+    }
+
+    fn of(parts: Vec<Part>) -> Self {
         let first = &parts[0].weight;
         let packed = crate::packed::available(first.device(), first.kind()).then(Packed::default);
         let bias = parts.iter().any(|p| p.bias.is_some()).then(|| {
