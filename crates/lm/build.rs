@@ -3,12 +3,22 @@
 use std::path::PathBuf;
 
 fn main() {
-    for file in ["shim.h", "packed.cpp", "fused.cpp", "attention.cpp", "allocator.cpp"] {
+    for file in ["shim.h", "packed.cpp", "fused.cpp", "attention.cpp", "decode.cpp", "decode_kernel.h", "allocator.cpp"]
+    {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).expect("LIBTORCH, which .cargo/config.toml sets");
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    // Without OpenMP at::parallel_for runs on one thread. The runtime is the one that libtorch brings.
+    if build.is_flag_supported("-fopenmp").is_ok_and(|yes| yes) {
+        build.flag("-fopenmp");
+        println!("cargo:rustc-link-search=native={}", libtorch.join("lib").display());
+        println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
+    } else {
+        println!("cargo:warning=the C++ compiler has no OpenMP: the fused CPU kernels run on one thread");
+    }
+    build
         .cpp(true)
         .std("c++17")
         .warnings(false)
@@ -21,6 +31,7 @@ fn main() {
         .file("src/packed.cpp")
         .file("src/fused.cpp")
         .file("src/attention.cpp")
+        .file("src/decode.cpp")
         .file("src/allocator.cpp")
         .compile("idiolect_shim");
 }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::fused;
+
 /// The KV cache of a batch: a token's slot is its position in its row, so a row's content does not depend on its
 /// neighbours.
 #[derive(Debug)]
@@ -65,12 +67,20 @@ impl Cache {
     pub(crate) fn write(&mut self, block: usize, k: &Tensor, v: &Tensor) {
         for (store, new) in [(&self.keys[block], k), (&self.values[block], v)] {
             let (_, _, h, d) = store.size4().expect("four axes");
-            _ = store.view([-1, h, d]).index_copy_(0, &self.slots, new);
+            if fused::fits(new) {
+                fused::cache_write(&store.view([-1, h, d]), &self.slots, new);
+            } else {
+                _ = store.view([-1, h, d]).index_copy_(0, &self.slots, new);
+            }
         }
     }
 
     /// Attention of one query a row `[B, H, D]` over what the row has stored, `[B, H * D]`.
     pub(crate) fn attend(&self, block: usize, q: &Tensor, scale: Option<f64>, window: Option<i64>) -> Tensor {
+        if fused::decodes(q) {
+            let scale = scale.unwrap_or_else(|| (q.size()[2] as f64).powf(-0.5));
+            return fused::decode(q, &self.keys[block], &self.values[block], &self.newest, scale, window);
+        }
         let read = |store: &Tensor| store.narrow(1, 0, self.used).transpose(1, 2); // [B, KVH, S, D]
         let (k, v) = (read(&self.keys[block]), read(&self.values[block]));
         let (b, kv_heads, _, d) = k.size4().expect("four axes");

@@ -1,4 +1,4 @@
-//! The fused steps of `fused.cpp` and the attention of `attention.cpp`, for CPU tensors in float32 or bfloat16.
+//! The fused steps of `fused.cpp`, the attention of `attention.cpp` and of `decode.cpp`, for CPU tensors in float32 or bfloat16.
 #![expect(unsafe_code, reason = "calls into C++")]
 
 use std::ffi::c_char;
@@ -30,6 +30,23 @@ unsafe extern "C" {
         mask: *const C_tensor,
         causal: bool,
         scale: f64,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> *mut C_tensor;
+    fn idiolect_cache_write(
+        store: *const C_tensor,
+        slots: *const C_tensor,
+        x: *const C_tensor,
+        message: *mut c_char,
+        capacity: usize,
+    ) -> *mut C_tensor;
+    fn idiolect_decode(
+        q: *const C_tensor,
+        keys: *const C_tensor,
+        values: *const C_tensor,
+        newest: *const C_tensor,
+        scale: f64,
+        window: i64,
         message: *mut c_char,
         capacity: usize,
     ) -> *mut C_tensor;
@@ -97,6 +114,37 @@ pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor
     // SAFETY: as above; the mask may be null.
     call(|message, capacity| unsafe {
         idiolect_attention(q.as_ptr(), k.as_ptr(), v.as_ptr(), pointer, causal, scale, message, capacity)
+    })
+}
+
+/// Writes `x [N, KVH, D]` to rows `slots [N]` of `store [M, KVH, D]`, of the same type.
+pub(crate) fn cache_write(store: &Tensor, slots: &Tensor, x: &Tensor) {
+    // SAFETY: as above; the store is the cache's own and contiguous (checked), and every slot is inside it (checked).
+    _ = call(|message, capacity| unsafe {
+        idiolect_cache_write(store.as_ptr(), slots.as_ptr(), x.as_ptr(), message, capacity)
+    });
+}
+
+/// Can [`decode`] take queries of this form?
+pub(crate) fn decodes(q: &Tensor) -> bool {
+    fits(q) && q.size()[2] % 16 == 0
+}
+
+/// Attention of queries `[B, H, D]` over keys and values `[B, C, KVH, D]`: row b sees its slots up to `newest[b]`, of
+/// these the last `window`. `[B, H * D]`.
+pub(crate) fn decode(
+    q: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    newest: &Tensor,
+    scale: f64,
+    window: Option<i64>,
+) -> Tensor {
+    let window = window.unwrap_or(0);
+    // SAFETY: as above; shapes and slots are checked there.
+    call(|message, capacity| unsafe {
+        let (k, v) = (keys.as_ptr(), values.as_ptr());
+        idiolect_decode(q.as_ptr(), k, v, newest.as_ptr(), scale, window, message, capacity)
     })
 }
 
@@ -214,6 +262,47 @@ mod tests {
                     },
                 );
             }
+        }
+    }
+
+    #[test]
+    fn decoding_equals_its_formula_at_each_rows_own_length() {
+        let (b, slots) = (3, 80);
+        for (kind, bound) in [(Kind::Float, 2e-6), (Kind::BFloat16, 4e-3)] {
+            // Seven queries a key head: four and three at a time.
+            let q = numbers(&[b, 14, 32], kind).detach();
+            let (k, v) = (numbers(&[b, slots, 2, 32], kind).detach(), numbers(&[b, slots, 2, 32], kind).detach());
+            let v = v.flip([1]);
+            let newest = [0, 40, 79];
+            for window in [None, Some(5)] {
+                let y = decode(&q, &k, &v, &Tensor::from_slice(&newest), 0.7, window).to_kind(Kind::Float);
+                for (row, newest) in (0..b).zip(newest) {
+                    let from = window.map_or(0, |w| (newest + 1 - w).max(0));
+                    let own = |x: &Tensor| {
+                        let x = x.get(row).narrow(0, from, newest + 1 - from).to_kind(Kind::Float);
+                        x.repeat_interleave_self_int(7, Some(1), None).transpose(0, 1) // [H, S, D]
+                    };
+                    let q = q.get(row).to_kind(Kind::Float).unsqueeze(1);
+                    let weights = (q.matmul(&own(&k).transpose(1, 2)) * 0.7).softmax(-1, Kind::Float);
+                    let want = weights.matmul(&own(&v)).view(-1);
+                    let distance = (y.get(row) - &want).norm().double_value(&[]);
+                    assert!(distance <= bound * want.norm().double_value(&[]), "row {row}, {window:?}: {distance}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cache_takes_rows_of_a_wider_tensor() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let store = Tensor::zeros([9, 2, 4], (kind, Device::Cpu));
+            let x = numbers(&[3, 20], kind).detach();
+            let part = x.narrow(1, 8, 8).view([3, 2, 4]);
+            cache_write(&store, &Tensor::from_slice(&[7i64, 0, 3]), &part);
+            for (row, slot) in [7, 0, 3].into_iter().enumerate() {
+                assert!(store.get(slot).equal(&part.get(row as i64)));
+            }
+            assert_eq!(store.get(1).abs().sum(Kind::Float).double_value(&[]), 0.0);
         }
     }
 }
