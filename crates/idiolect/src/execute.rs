@@ -61,7 +61,8 @@ impl Stage {
                         r.pairs, r.steps, r.final_loss, r.final_accuracy
                     )
                 });
-                Ok((json!(report), format!("{} tokens; {}", report.tokens, each.collect::<Vec<_>>().join("; "))))
+                let each = each.collect::<Vec<_>>().join("; ");
+                Ok((json!(report), format!("{} tokens; {each}; {}", report.tokens, report.rows)))
             }
             Self::Evaluate(config) => {
                 let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
@@ -211,7 +212,7 @@ fn sft(config: &policy::SftConfig, inputs: &Inputs, compute: &Compute, run: &mut
             r.answers, r.steps, r.first_loss, r.final_loss
         )
     });
-    Ok((json!(report), each.collect::<Vec<_>>().join("; ")))
+    Ok((json!(report), format!("{}; {}", each.collect::<Vec<_>>().join("; "), report.rows)))
 }
 
 fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
@@ -227,7 +228,7 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     let summary = json!({"fit": report, "dev": evaluations[0], "test": evaluations[1]});
     run::write_json(&run.path("report.json"), &summary)?;
     let mut text = format!(
-        "{} votes on {} texts; {} steps ({} of warm-up), {} tokens, final loss {:.3}; accuracy on dev {:.3}, on test {:.3}\n",
+        "{} votes on {} texts; {} steps ({} of warm-up), {} tokens, final loss {:.3}; accuracy on dev {:.3}, on test {:.3}; {}\n",
         report.votes,
         report.texts,
         report.steps,
@@ -235,7 +236,8 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
         report.tokens,
         report.final_loss,
         evaluations[0].mean_accuracy,
-        evaluations[1].mean_accuracy
+        evaluations[1].mean_accuracy,
+        report.rows
     );
     let rows: Vec<Vec<String>> = evaluations[1]
         .users

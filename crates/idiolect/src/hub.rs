@@ -46,14 +46,27 @@ pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
             }),
         }
     };
+    // What the repository holds, so that a failed download is never taken for a file that a model does without.
+    let held: Option<Vec<String>> = match &remote {
+        Some(remote) => {
+            let info = remote.info().map_err(|e| trouble(model, &revision, &e.to_string()))?;
+            Some(info.siblings.into_iter().map(|s| s.rfilename).collect())
+        }
+        None => None,
+    };
+    let has = |name: &str| match &held {
+        Some(held) => held.iter().any(|h| h == name),
+        None => cached.get(name).is_some(),
+    };
     let config = get("config.json")?;
     for (name, needed) in FILES {
-        match get(name) {
-            Err(error) if needed => return Err(error),
-            _ => {}
+        if needed || has(name) {
+            get(name)?;
         }
     }
-    if get("model.safetensors").is_err() {
+    if has("model.safetensors") {
+        get("model.safetensors")?;
+    } else {
         for shard in shards(&get("model.safetensors.index.json")?)? {
             get(&shard)?;
         }
@@ -76,7 +89,7 @@ fn shards(index: &Path) -> Result<std::collections::BTreeSet<String>> {
 fn trouble(model: &str, revision: &str, found: &str) -> anyhow::Error {
     problem(
         format!("{model} at {revision}: expected its files from the Hugging Face Hub, found: {found}"),
-        "check name, revision and network; HF_TOKEN opens gated models; a local folder or a GGUF file needs no network",
+        "check name, revision and network; HF_TOKEN opens gated models; HF_HUB_OFFLINE=1 takes what the cache has",
     )
 }
 

@@ -59,7 +59,7 @@ pub use probe::{Rate, cuda_devices, libtorch, machine, product_rates};
 pub use read_out::{Pooling, answer_logp, forward, full_logits, hidden_states, logits_of, pooled_hidden, token_logp};
 pub use row_factors::{Dropout, RowFactors};
 pub use row_set::{RowCounts, RowSet};
-pub use rows::{Batch, Prefix, TokenRow, under_budget};
+pub use rows::{Batch, Plan, Prefix, TokenRow, plan, under_budget};
 pub use sampling::Sampling;
 pub use source::Layer;
 pub use tch::{Device, Tensor};

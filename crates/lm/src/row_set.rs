@@ -19,6 +19,13 @@ pub struct RowCounts {
     pub straddling: usize,
 }
 
+impl std::fmt::Display for RowCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { dropped, truncated, straddling } = self;
+        write!(f, "rows over the limit: {dropped} dropped, {truncated} cut; straddling the boundary: {straddling}")
+    }
+}
+
 /// Rows of distinct texts.
 #[derive(Debug)]
 pub struct RowSet<'a> {

@@ -1,7 +1,10 @@
 //! Token rows, batches of them, and the frozen part of the network, which is run once for every distinct text.
 
 use std::collections::HashMap;
+use std::num::NonZero;
 
+use rand::Rng;
+use rand::seq::SliceRandom;
 use tch::{Tensor, no_grad};
 
 use crate::Lm;
@@ -178,8 +181,45 @@ pub fn under_budget(lengths: &[usize], budget: usize) -> Vec<Vec<usize>> {
     out
 }
 
+/// The batches that training walks through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Indices of the items in each batch.
+    pub batches: Vec<Vec<usize>>,
+    /// Tokens of all of them.
+    pub tokens: usize,
+}
+
+/// Batches of `batch` items (an epoch's last may hold fewer), shuffled anew in each epoch by the stream that `rng` starts
+/// for it, up to the last whole batch within `token_budget`.
+pub fn plan<R: Rng>(
+    items: &[usize],
+    batch: NonZero<usize>,
+    max_epochs: NonZero<usize>,
+    token_budget: usize,
+    tokens_of: impl Fn(usize) -> usize,
+    rng: impl Fn(usize) -> R,
+) -> Plan {
+    let mut plan = Plan::default();
+    for epoch in 0..max_epochs.get() {
+        let mut order = items.to_vec();
+        order.shuffle(&mut rng(epoch));
+        for batch in order.chunks(batch.get()) {
+            let tokens: usize = batch.iter().map(|i| tokens_of(*i)).sum();
+            if plan.tokens + tokens > token_budget {
+                return plan;
+            }
+            plan.tokens += tokens;
+            plan.batches.push(batch.to_vec());
+        }
+    }
+    plan
+}
+
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
 
     #[test]
@@ -188,5 +228,22 @@ mod tests {
         let batches = under_budget(&lengths, 100);
         assert_eq!(batches, vec![vec![1, 5, 4, 0], vec![2], vec![3]]);
         assert!(under_budget(&[], 10).is_empty());
+    }
+
+    #[test]
+    fn a_plan_walks_whole_epochs_and_ends_within_its_budget() {
+        let rng = |epoch| rand_chacha::ChaCha8Rng::seed_from_u64(epoch as u64);
+        let (two, three) = (NonZero::new(2).unwrap(), NonZero::new(3).unwrap());
+        let whole = plan(&[3, 5, 7], two, three, 1000, |i| i, rng);
+        assert_eq!(whole.batches.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 2, 1, 2, 1]);
+        for epoch in whole.batches.chunks(2) {
+            let mut items = epoch.concat();
+            items.sort_unstable();
+            assert_eq!(items, [3, 5, 7]);
+        }
+        assert_eq!(whole.tokens, 45);
+        let cut = plan(&[3, 5, 7], two, three, 44, |i| i, rng);
+        assert_eq!(cut.batches, whole.batches[..5]);
+        assert_eq!(cut.tokens, whole.batches[..5].concat().iter().sum::<usize>());
     }
 }

@@ -97,10 +97,12 @@ fn every_family_equals_transformers() {
         };
         let together = greedy(&prompts);
         for (i, row) in family.rows.iter().enumerate() {
-            assert_eq!(together[i], row.greedy, "{name}");
-            assert_eq!(greedy(&prompts[i..=i])[0], row.greedy, "{name}");
+            for ours in [&together[i], &greedy(&prompts[i..=i])[0]] {
+                assert_eq!(ours.len(), row.greedy.len(), "{name}");
+                let differ = ours.iter().zip(&row.greedy).filter(|(a, b)| a != b).count();
+                table.worst(name, "greedy tokens that differ, with a cache", 1.0, differ as f64);
+            }
         }
-        table.worst(name, "greedy tokens that differ, with a cache", 1.0, 0.0);
     }
     table.finish("families");
 }

@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 
 use lm::{
-    Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, RowCounts, RowSet, Sharing,
-    Tensor, TokenRow, Trace, answer_logp,
+    Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Plan, Prefix, RowCounts, RowSet,
+    Sharing, Tensor, TokenRow, Trace, answer_logp,
 };
-use rand::seq::SliceRandom;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -129,25 +128,6 @@ impl<'a> Tokenised<'a> {
     }
 }
 
-/// One user's batches of pair indices, and their tokens: whole batches within the budget, shuffled anew in every epoch
-/// by a stream that only the user's id and the epoch decide.
-fn plan(config: &DpoConfig, run: &Run, rows: &Tokenised, own: &[usize], user: &str) -> (Vec<Vec<usize>>, usize) {
-    let (mut batches, mut spent) = (Vec::new(), 0);
-    for epoch in 0..config.max_epochs.get() {
-        let mut order = own.to_vec();
-        order.shuffle(&mut run.rng(&["order", user, &epoch.to_string()]));
-        for batch in order.chunks(config.batch_pairs.get()) {
-            let tokens: usize = batch.iter().map(|p| rows.tokens(*p)).sum();
-            if spent + tokens > config.token_budget_per_user {
-                return (batches, spent);
-            }
-            spent += tokens;
-            batches.push(batch.to_vec());
-        }
-    }
-    (batches, spent)
-}
-
 /// Trains a policy for every user in `users`, side by side, resuming where an earlier run stopped.
 pub fn train(
     config: &DpoConfig,
@@ -163,9 +143,9 @@ pub fn train(
         lora,
         optimizer,
         beta,
-        batch_pairs: _,
-        max_epochs: _,
-        token_budget_per_user: _,
+        batch_pairs,
+        max_epochs,
+        token_budget_per_user,
         max_row_tokens,
         over_long,
         start: _,
@@ -175,14 +155,16 @@ pub fn train(
     } = config;
     let rows = Tokenised::new(tokenizer, pairs, *max_row_tokens, *over_long)?;
     let pairs = &rows.kept;
-    let plans: Vec<(Vec<Vec<usize>>, usize)> = users
+    // The order is a stream that only the user's id and the epoch decide.
+    let plans: Vec<Plan> = users
         .iter()
         .map(|user| {
             let own: Vec<usize> = (0..pairs.len()).filter(|p| pairs[*p].user == *user).collect();
-            plan(config, run, &rows, &own, user)
+            let rng = |epoch: usize| run.rng(&["order", user, &epoch.to_string()]);
+            lm::plan(&own, *batch_pairs, *max_epochs, *token_budget_per_user, |p| rows.tokens(p), rng)
         })
         .collect();
-    if let Some(user) = plans.iter().position(|(batches, _)| batches.is_empty()) {
+    if let Some(user) = plans.iter().position(|plan| plan.batches.is_empty()) {
         return Err(Error::Invalid {
             place: format!("dpo, user `{}`", users[user]),
             expected: "at least one batch of pairs within the token budget".into(),
@@ -190,7 +172,7 @@ pub fn train(
             hint: "raise `token_budget_per_user`, or make more pairs".into(),
         });
     }
-    let steps = plans.iter().map(|(batches, _)| batches.len()).max().unwrap_or(0);
+    let steps = plans.iter().map(|plan| plan.batches.len()).max().unwrap_or(0);
 
     let (down, up) = (Sharing::Personal, Sharing::Personal);
     let bank_config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
@@ -234,7 +216,7 @@ pub fn train(
         let batch: Vec<(usize, usize)> = plans
             .iter()
             .enumerate()
-            .flat_map(|(u, (batches, _))| batches.get(step).into_iter().flatten().map(move |p| (u, *p)))
+            .flat_map(|(u, plan)| plan.batches.get(step).into_iter().flatten().map(move |p| (u, *p)))
             .collect();
         // The sum of the users' means: a user's gradient does not depend on who else is in the batch.
         let counts: Vec<usize> = (0..users.len()).map(|u| batch.iter().filter(|(v, _)| *v == u).count()).collect();
@@ -269,7 +251,7 @@ pub fn train(
 
         let rates: Vec<Option<f64>> = plans
             .iter()
-            .map(|(batches, _)| (step < batches.len()).then(|| optimizer.rate(step, batches.len())))
+            .map(|plan| (step < plan.batches.len()).then(|| optimizer.rate(step, plan.batches.len())))
             .collect();
         let norms = adam.step(&gradients.unwrap_or_default(), 0.0, &rates, &place)?;
 
@@ -298,7 +280,7 @@ pub fn train(
     drop(bar);
 
     let mut report =
-        DpoReport { users: BTreeMap::new(), tokens: plans.iter().map(|(_, tokens)| tokens).sum(), rows: rows.counts };
+        DpoReport { users: BTreeMap::new(), tokens: plans.iter().map(|plan| plan.tokens).sum(), rows: rows.counts };
     for (u, user) in users.iter().enumerate() {
         let own: Vec<(f64, f64)> = history.iter().filter_map(|s| s[u]).collect();
         let tail = &own[own.len() - own.len().div_ceil(10)..];
@@ -306,7 +288,7 @@ pub fn train(
         let entry = UserReport {
             pairs: pairs.iter().filter(|p| p.user == *user).count(),
             steps: own.len(),
-            tokens: plans[u].1,
+            tokens: plans[u].tokens,
             final_loss: mean(|m| m.0),
             final_accuracy: mean(|m| m.1),
         };

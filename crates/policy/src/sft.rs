@@ -8,10 +8,9 @@ use std::num::NonZero;
 
 use data::{Split, Vote};
 use lm::{
-    Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, RowCounts, RowSet, Sharing,
-    Tensor, Trace, answer_logp,
+    Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Plan, Prefix, RowCounts, RowSet,
+    Sharing, Tensor, Trace, answer_logp,
 };
-use rand::seq::SliceRandom;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -125,27 +124,15 @@ pub fn train(
     }
     let (rows, counts) = (set.rows, set.counts);
     let tokens_of = |row: usize| rows[row].ids.len();
-    let plans: Vec<(Vec<Vec<usize>>, usize)> = models
+    let plans: Vec<Plan> = models
         .iter()
         .zip(&own)
         .map(|(model, own)| {
-            let (mut batches, mut spent) = (Vec::new(), 0);
-            for epoch in 0..max_epochs.get() {
-                let mut order = own.clone();
-                order.shuffle(&mut run.rng(&["order", model, &epoch.to_string()]));
-                for batch in order.chunks(batch_answers.get()) {
-                    let tokens: usize = batch.iter().map(|r| tokens_of(*r)).sum();
-                    if spent + tokens > *token_budget {
-                        return (batches, spent);
-                    }
-                    spent += tokens;
-                    batches.push(batch.to_vec());
-                }
-            }
-            (batches, spent)
+            let rng = |epoch: usize| run.rng(&["order", model, &epoch.to_string()]);
+            lm::plan(own, *batch_answers, *max_epochs, *token_budget, tokens_of, rng)
         })
         .collect();
-    if let Some(model) = plans.iter().position(|(batches, _)| batches.is_empty()) {
+    if let Some(model) = plans.iter().position(|plan| plan.batches.is_empty()) {
         return Err(Error::Invalid {
             place: format!("sft, model of `{}`", models[model]),
             expected: "at least one batch of chosen answers within the token budget".into(),
@@ -153,7 +140,7 @@ pub fn train(
             hint: "raise `token_budget`, or gather votes".into(),
         });
     }
-    let steps = plans.iter().map(|(batches, _)| batches.len()).max().unwrap_or(0);
+    let steps = plans.iter().map(|plan| plan.batches.len()).max().unwrap_or(0);
 
     let (down, up) = (Sharing::Personal, Sharing::Personal);
     let bank_config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: models.len() };
@@ -184,7 +171,7 @@ pub fn train(
         let batch: Vec<(usize, usize)> = plans
             .iter()
             .enumerate()
-            .flat_map(|(m, (batches, _))| batches.get(step).into_iter().flatten().map(move |r| (m, *r)))
+            .flat_map(|(m, plan)| plan.batches.get(step).into_iter().flatten().map(move |r| (m, *r)))
             .collect();
         // A model's loss is the mean over its answer tokens; the sum over models keeps their gradients apart.
         let mut answer_tokens = vec![0usize; models.len()];
@@ -217,7 +204,7 @@ pub fn train(
 
         let rates: Vec<Option<f64>> = plans
             .iter()
-            .map(|(batches, _)| (step < batches.len()).then(|| optimizer.rate(step, batches.len())))
+            .map(|plan| (step < plan.batches.len()).then(|| optimizer.rate(step, plan.batches.len())))
             .collect();
         let norms = adam.step(&gradients.unwrap_or_default(), 0.0, &rates, &place)?;
         history.push((0..models.len()).map(|m| (answer_tokens[m] > 0).then_some(losses[m])).collect());
@@ -244,7 +231,7 @@ pub fn train(
         SftModelReport {
             answers: own[m].len(),
             steps: losses.len(),
-            tokens: plans[m].1,
+            tokens: plans[m].tokens,
             first_loss: mean(&losses[..tenth]),
             final_loss: mean(&losses[losses.len() - tenth..]),
         }

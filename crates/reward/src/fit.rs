@@ -3,8 +3,7 @@
 //! Left out on purpose: ties (they carry no likelihood here), margins, reward centring, early stopping.
 
 use data::{Split, Vote};
-use lm::{AdamW, Bank, BankConfig, Lm, Middle, Parameter, Prefix, RowCounts, ScalarHead, Sharing, Tensor, Trace};
-use rand::seq::SliceRandom;
+use lm::{AdamW, Bank, BankConfig, Lm, Middle, Parameter, Plan, Prefix, RowCounts, ScalarHead, Sharing, Tensor, Trace};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -64,7 +63,9 @@ pub fn fit(
     let texts = Texts::new(tokenizer, votes, max_row_tokens, over_long)?;
     let votes = &texts.votes;
     let owner: Vec<usize> = votes.iter().filter_map(|v| users.binary_search(&v.user_id).ok()).collect();
-    let (batches, tokens) = plan(run, &texts, votes.len(), batch_votes.get(), max_epochs.get(), token_budget);
+    let all: Vec<usize> = (0..votes.len()).collect();
+    let rng = |epoch: usize| run.rng(&["order", &epoch.to_string()]);
+    let Plan { batches, tokens } = lm::plan(&all, batch_votes, max_epochs, token_budget, |v| texts.tokens(v), rng);
     if batches.is_empty() || owner.len() != votes.len() {
         return Err(Error::Invalid {
             place: "reward".into(),
@@ -177,31 +178,6 @@ pub fn fit(
         final_loss: tail.iter().sum::<f64>() / tail.len() as f64,
     };
     Ok((model, report))
-}
-
-/// Batches of vote indices: shuffled anew in every epoch, up to the last whole batch within the budget. And their tokens.
-fn plan(
-    run: &Run,
-    texts: &Texts,
-    votes: usize,
-    batch_votes: usize,
-    max_epochs: usize,
-    token_budget: usize,
-) -> (Vec<Vec<usize>>, usize) {
-    let (mut batches, mut spent) = (Vec::new(), 0);
-    for epoch in 0..max_epochs {
-        let mut order: Vec<usize> = (0..votes).collect();
-        order.shuffle(&mut run.rng(&["order", &epoch.to_string()]));
-        for batch in order.chunks(batch_votes) {
-            let tokens: usize = batch.iter().map(|v| texts.tokens(*v)).sum();
-            if spent + tokens > token_budget {
-                return (batches, spent);
-            }
-            spent += tokens;
-            batches.push(batch.to_vec());
-        }
-    }
-    (batches, spent)
 }
 
 /// Weights that make a sum over votes the sum of users' means: a user's gradient does not depend on how many votes others
