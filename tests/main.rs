@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
 
+/// `idiolect data`.
+mod data_command;
 /// The house: import rows of crates, lengths of files, configs that parse.
 mod house;
 /// Learners: equals a reference, repeats exactly, gets better, keeps its invariant.

@@ -107,7 +107,7 @@ fn a_missing_column_and_a_null_answer() {
 
     let whole = fs_err::read(workspace.path("votes.parquet")).unwrap();
     fs_err::write(workspace.path("votes.parquet"), &whole[..whole.len() - 9]).unwrap();
-    refuses(&workspace, &["--until", "data"], "data", &["votes.parquet", "a whole Parquet file"]);
+    refuses(&workspace, &["--until", "data"], "data", &["votes.parquet", "a whole file of its kind"]);
 }
 
 fn write_with_null(path: &std::path::Path) {

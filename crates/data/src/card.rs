@@ -1,5 +1,6 @@
 //! `datasets/<name>/card.toml`: where a data set is from, and which of its columns means what.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,11 +18,50 @@ pub struct Card {
     pub source: String,
     /// Under which licence.
     pub licence: String,
-    /// Its columns.
+    /// The work to cite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub citation: Option<String>,
+    /// SHA-256 of files by name; a local file of that name must have it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sha256: BTreeMap<String, String>,
+    /// The shape of its rows.
     pub layout: Layout,
+    /// Columns that any layout may have.
+    #[serde(default)]
+    pub columns: Columns,
+    /// What the columns of a users table mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<crate::UsersCard>,
 }
 
-/// The shape of the source's rows, with the names of its columns.
+/// Columns that any layout may have. All are names in the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Columns {
+    /// A system instruction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// `train`, `dev` or `test`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// When the vote was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<String>,
+    /// What must not stand on two sides of a split beside the prompt, such as a topic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The group is the text before the first of this mark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_until: Option<String>,
+    /// How much a vote counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<String>,
+    /// By how much the better answer is better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<String>,
+}
+
+/// The shape of the source's rows. Names without a place for them are those that the data set was published with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Layout {
@@ -29,10 +69,8 @@ pub enum Layout {
     Votes {
         /// Column of the user's id.
         user_id: String,
-        /// Column of the prompt, a text.
+        /// Column of the prompt, a text or a list of messages.
         prompt: String,
-        /// Column of a system instruction.
-        system: Option<String>,
         /// Column of the answer shown first.
         response_a: String,
         /// Column of the answer shown second.
@@ -43,33 +81,114 @@ pub enum Layout {
         label_a: String,
         /// The label's value where the second answer is better.
         label_b: String,
-        /// The label's value for ties.
-        label_tie: String,
-        /// Column that says `train`, `dev` or `test`.
-        split: Option<String>,
+        /// The label's values for ties.
+        label_tie: OneOrMore,
     },
-    /// A better and a worse answer.
+    /// A better and a worse answer, as texts or messages; without a prompt column both are whole conversations and their common
+    /// beginning is the prompt. The shapes of TRL.
     Pairs {
-        /// Column of the user's id.
-        user_id: String,
-        /// Column of the prompt, a text.
-        prompt: String,
-        /// Column of a system instruction.
-        system: Option<String>,
+        /// Column of the user's id; without it all rows are `everyone`'s.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_id: Option<String>,
+        /// Column of the prompt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prompt: Option<String>,
         /// Column of the better answer.
+        #[serde(default = "chosen")]
         chosen: String,
         /// Column of the worse answer.
+        #[serde(default = "rejected")]
         rejected: String,
-        /// Column that says `train`, `dev` or `test`.
-        split: Option<String>,
     },
+    /// HH-RLHF: `chosen` and `rejected` are whole conversations, `\n\nHuman: ...\n\nAssistant: ...`.
+    Hh,
+    /// A prompt with k answers and a number for each, such as ranks or scores: every two of them are a vote.
+    Rankings {
+        /// Column of the user's id; without it all rows are `everyone`'s.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_id: Option<String>,
+        /// Column of the prompt.
+        prompt: String,
+        /// Column of the answers, a list of texts.
+        responses: String,
+        /// Column of the numbers, a list.
+        scores: String,
+        /// Is the larger number the better answer? Ranks say no.
+        higher_is_better: bool,
+    },
+    /// One answer and its rating a row, a user's rows one after the other: votes from pairs whose ratings differ enough.
+    Ratings {
+        /// Column of the user's id.
+        user_id: String,
+        /// Column of the rated text.
+        item: String,
+        /// Column of the rating.
+        rating: String,
+        /// What the texts are answers to.
+        prompt: String,
+        /// Pairs whose ratings differ by less are left out.
+        min_gap: f64,
+        /// So many pairs of a user, chosen by hash; all without it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pairs_per_user: Option<usize>,
+    },
+    /// OpenAI summarize-from-feedback, `comparisons`.
+    Tldr,
+    /// PRISM, `conversations`: scores of each turn's answers.
+    Prism,
+    /// HelpSteer2: five attributes as users; two rows share a prompt; equal scores are decided by noise.
+    Helpsteer2,
+    /// UltraFeedback: four attributes as users.
+    Ultrafeedback,
+    /// Chatbot Arena conversations.
+    Arena,
+    /// PersonalLLM: reward models as users, eight answers to a prompt.
+    Personalllm,
+    /// MultiPref: several annotators a comparison.
+    Multipref,
+    /// LLaMA-Factory's alpaca shape for rankings: `instruction`, `input`, `chosen`, `rejected`.
+    Alpaca,
+    /// LLaMA-Factory's sharegpt shape for rankings: `conversations`, `chosen`, `rejected`.
+    Sharegpt,
+}
+
+/// One text or several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// One.
+    One(String),
+    /// Several.
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
+}
+
+fn chosen() -> String {
+    "chosen".into()
+}
+
+fn rejected() -> String {
+    "rejected".into()
 }
 
 impl Card {
     /// Reads a card; an unknown key is an error.
     pub fn read(path: &Path) -> Result<Self> {
-        toml::from_str(&fs_err::read_to_string(path)?).map_err(|e| {
-            invalid(path.display(), "a data set card", e.to_string(), "datasets/simulated/card.toml is an example")
-        })
+        Self::parse(&fs_err::read_to_string(path)?, &path.display())
+    }
+
+    /// A card from its text; `place` names it in errors.
+    pub fn parse(text: &str, place: &impl std::fmt::Display) -> Result<Self> {
+        toml::from_str(text)
+            .map_err(|e| invalid(place, "a data set card", e.to_string(), "datasets/simulated/card.toml is an example"))
     }
 }

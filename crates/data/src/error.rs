@@ -1,7 +1,7 @@
 //! What can go wrong between a user's file and the canonical table.
 
 /// This crate's result.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure, with the place where it happened; [`Error::hint`] is the remedy, printed on a line of its own.
 #[derive(Debug, thiserror::Error)]
@@ -41,4 +41,9 @@ pub(crate) fn invalid(
     hint: impl Into<String>,
 ) -> Error {
     Error::Invalid { place: place.to_string(), expected: expected.into(), found: found.into(), hint: hint.into() }
+}
+
+/// What cannot happen with files of any content.
+pub(crate) fn bug(place: impl std::fmt::Display, error: &impl std::fmt::Display) -> Error {
+    invalid(place, "arrow to go along", error.to_string(), "report this as a bug")
 }

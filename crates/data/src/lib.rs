@@ -1,27 +1,59 @@
 //! Real preference files in, the canonical table out.
 //!
-//! A data set is described by its [`Card`]; [`ingest()`] reads the Parquet file that the card speaks of, checks every row,
-//! splits by prompt, and gives votes with a [`Report`] of all that was kept, dropped and why.
+//! A data set is described by its [`Card`]; [`ingest()`] reads the files that the card speaks of (Parquet, Arrow, JSON, CSV; local
+//! or behind an address), checks every row, splits without leaks, and writes the canonical table with a [`Report`] of all
+//! that was kept, dropped and why. Memory does not grow with the source. [`check()`] says what is wrong or odd before anything is
+//! made of it, [`tokenise`] makes every distinct text's tokens once, [`write_users`] turns a survey into named numbers.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), data::Error> {
-//! let card = data::Card::read("datasets/simulated/card.toml".as_ref())?;
-//! let selection = data::Selection { min_votes: 20, split: data::SplitRule::Column, strict: false };
-//! let (votes, report) = data::ingest(&card, "votes.parquet".as_ref(), &selection, 7)?;
-//! println!("{} votes kept of {}", votes.len(), report.rows);
+//! let card = data::Card::read("datasets/llmfao/card.toml".as_ref())?;
+//! let split = data::SplitRule::Prompt { dev: 0.1, test: 0.2 };
+//! let selection = data::Selection { min_votes: 20, ..data::Selection::all(split) };
+//! let report = data::ingest(&card, &["votes.parquet".to_owned()], &selection, 7, "table.parquet".as_ref())?;
+//! println!("{} votes kept of {}", report.kept, report.votes);
+//! let votes = data::read_votes("table.parquet".as_ref())?;
 //! # Ok(()) }
 //! ```
 
+mod canonical;
 mod card;
+mod check;
+mod columns;
+mod draft;
 mod error;
+mod hub;
 mod ingest;
+mod input;
+mod json;
+mod judgements;
+mod layouts;
+mod leakage;
+mod location;
+mod peek;
+mod plan;
+mod select;
+mod selection;
+mod spill;
 mod split;
 mod table;
+mod tokens;
+mod units;
+mod users;
 mod votes;
+mod walk;
 
-pub use card::{Card, Layout};
+pub use card::{Card, Columns, Layout, OneOrMore};
+pub use check::{Check, CheckOptions, Finding, Level, UserCheck, check};
 pub use error::{Error, Result};
-pub use ingest::{Report, Selection, ingest};
-pub use split::{Split, SplitRule};
+pub use ingest::{ingest, ingest_on};
+pub use judgements::Agreement;
+pub use leakage::Leakage;
+pub use location::local_files;
+pub use peek::{first_votes, recognise};
+pub use selection::{BadRows, Duplicates, Report, Selection};
+pub use split::{Split, SplitRule, Whole};
 pub use table::{Column, Table, read_table, write_table};
+pub use tokens::{TokenCache, TokenReport, tokenise};
+pub use users::{Standard, Users, UsersCard, UsersReport, read_users, write_users};
 pub use votes::{Vote, read_votes, user_ids, write_votes};

@@ -1,9 +1,9 @@
-//! Splits by prompt: no prompt stands on two sides.
+//! Where a vote's split comes from, and the keys by which nothing stands on two sides.
+
+use std::num::NonZero;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-
-use text::Message;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Which part a vote belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -13,62 +13,126 @@ pub enum Split {
     Train,
     /// To choose settings by.
     Dev,
+    /// The few votes of a held-out user that their own parameters are fitted to.
+    Adapt,
     /// To report, looked at last.
     Test,
 }
 
 impl Split {
-    /// `train`, `dev`, `test`
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Train, Self::Dev, Self::Adapt, Self::Test];
+
+    /// `train`, `dev`, `adapt`, `test`
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
             Self::Dev => "dev",
+            Self::Adapt => "adapt",
             Self::Test => "test",
         }
     }
 
     /// The split of this name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Train, Self::Dev, Self::Test].into_iter().find(|s| s.name() == name)
+        Self::ALL.into_iter().find(|s| s.name() == name)
     }
 }
 
-/// Where a vote's split comes from.
+/// What a split keeps whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Whole {
+    /// Prompts that are the same but for case, marks and spaces.
+    Prompt,
+    /// The card's group column, such as a topic.
+    Group,
+}
+
+/// Where a vote's split comes from. All but `column` depend on contents and the seed alone, not on the order of rows or
+/// files.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SplitRule {
     /// The column that the card names.
     Column,
-    /// By a hash of the prompt: independent of the order of rows and of file sharding.
+    /// By a hash of the prompt.
     Prompt {
         /// Share of prompts for `dev`.
         dev: f64,
         /// Share of prompts for `test`.
         test: f64,
     },
+    /// By a hash of the card's group column.
+    Group {
+        /// Share of groups for `dev`.
+        dev: f64,
+        /// Share of groups for `test`.
+        test: f64,
+    },
+    /// Cross-validation: prompts or groups are dealt to folds in the order of their hashes, so that folds differ by one
+    /// at most.
+    Folds {
+        /// What is dealt.
+        over: Whole,
+        /// Number of folds.
+        of: NonZero<usize>,
+        /// The fold that is `test`, from 0.
+        test: usize,
+        /// The fold that is `dev`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dev: Option<usize>,
+    },
+    /// A user's newest votes are `test`, those before them `dev`. Votes on one prompt stay together, as old as the newest.
+    Time {
+        /// Share of a user's votes for `dev`.
+        dev: f64,
+        /// Share of a user's votes for `test`.
+        test: f64,
+    },
+    /// Held-out users: of their votes, `adapt` are for fitting and the rest is `test`.
+    Users {
+        /// Share of users that are held out.
+        test: f64,
+        /// Votes of a held-out user for fitting.
+        adapt: usize,
+        /// Share of prompts that only held-out users' `test` votes are on. 0: all users share prompts.
+        #[serde(default)]
+        prompts: f64,
+    },
 }
 
-/// What two prompts must share to count as one: roles and letters, whatever case, marks and spaces.
-pub(crate) fn normalised(prompt: &[Message]) -> String {
-    let mut out = String::new();
-    for message in prompt.iter().filter(|m| m.role != "system") {
-        out.push_str(&message.role);
-        for word in message.content.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()) {
-            out.push(' ');
-            out.push_str(&word.to_lowercase());
+impl SplitRule {
+    /// What is wrong with its numbers.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        match self {
+            Self::Prompt { dev, test } | Self::Group { dev, test } | Self::Time { dev, test } => {
+                (!share(*dev) || !share(*test) || dev + test > 1.0)
+                    .then(|| format!("shares dev = {dev} and test = {test}"))
+            }
+            Self::Folds { of, test, dev, .. } => {
+                let wrong = *test >= of.get() || dev.is_some_and(|d| d >= of.get() || d == *test);
+                wrong.then(|| format!("of = {of}, test = {test}, dev = {dev:?}"))
+            }
+            Self::Users { test, prompts, .. } => {
+                (!share(*test) || !share(*prompts)).then(|| format!("shares test = {test} and prompts = {prompts}"))
+            }
+            Self::Column => None,
         }
-        out.push('\n');
     }
-    out
 }
 
-/// The split of a prompt by hash.
-pub(crate) fn by_prompt(prompt: &[Message], seed: u64, dev: f64, test: f64) -> Split {
-    let mut hash = Sha256::new();
-    hash.update(seed.to_le_bytes());
-    hash.update(normalised(prompt).as_bytes());
-    let head: [u8; 8] = hash.finalize()[..8].try_into().expect("32 bytes");
-    let share = u64::from_le_bytes(head) as f64 / u64::MAX as f64;
+/// A number from 0 to 1 that the seed and a key decide.
+pub(crate) fn share(seed: u64, what: &str, key: u128) -> f64 {
+    let mut hash = Xxh3::with_seed(seed);
+    hash.update(what.as_bytes());
+    hash.update(&key.to_le_bytes());
+    hash.digest() as f64 / u64::MAX as f64
+}
+
+/// The split of a key by shares.
+pub(crate) fn by_share(share: f64, dev: f64, test: f64) -> Split {
     if share < test {
         Split::Test
     } else if share < test + dev {
@@ -78,19 +142,78 @@ pub(crate) fn by_prompt(prompt: &[Message], seed: u64, dev: f64, test: f64) -> S
     }
 }
 
+/// A hash of what two prompts must share to count as one: roles and letters, whatever case, marks and spaces. The system's
+/// instruction does not count. `room` is scratch space.
+pub(crate) fn prompt_key(turns: &[(&str, &str)], room: &mut Vec<u8>) -> u128 {
+    room.clear();
+    for (role, content) in turns.iter().filter(|(role, _)| *role != "system") {
+        room.extend_from_slice(role.as_bytes());
+        let mut between = true;
+        if content.is_ascii() {
+            for byte in content.bytes() {
+                if byte.is_ascii_alphanumeric() {
+                    if between {
+                        room.push(b' ');
+                    }
+                    room.push(byte.to_ascii_lowercase());
+                }
+                between = !byte.is_ascii_alphanumeric();
+            }
+        } else {
+            for c in content.chars() {
+                if c.is_alphanumeric() {
+                    if between {
+                        room.push(b' ');
+                    }
+                    for lower in c.to_lowercase() {
+                        room.extend_from_slice(lower.encode_utf8(&mut [0; 4]).as_bytes());
+                    }
+                }
+                between = !c.is_alphanumeric();
+            }
+        }
+        room.push(b'\n');
+    }
+    xxhash_rust::xxh3::xxh3_128(room)
+}
+
+/// A hash of texts, each told from its neighbours.
+pub(crate) fn texts_key<'t>(seed: u64, texts: impl IntoIterator<Item = &'t str>) -> u128 {
+    let mut hash = Xxh3::with_seed(seed);
+    for text in texts {
+        hash.update(&(text.len() as u64).to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.digest128()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn near_duplicates_fall_on_one_side_and_shares_are_met() {
-        let at = |text: &str| by_prompt(&[Message::user(text)], 7, 0.1, 0.3);
-        let same = |a: &str, b: &str| normalised(&[Message::user(a)]) == normalised(&[Message::user(b)]);
-        assert!(same("How are you?", "  how ARE you") && !same("How are you?", "How is she?"));
-        assert_eq!(at("How are you?"), at("  how ARE you"));
-        let n = 4000;
-        let test = (0..n).filter(|i| at(&format!("prompt {i}")) == Split::Test).count() as f64 / f64::from(n);
-        let dev = (0..n).filter(|i| at(&format!("prompt {i}")) == Split::Dev).count() as f64 / f64::from(n);
+        let key = |text: &str| prompt_key(&[("user", text)], &mut Vec::new());
+        assert_eq!(key("How are you?"), key("  how ARE you"));
+        assert_eq!(key("Wie geht es DÖRTE"), key("wie geht, es dörte!"));
+        assert_ne!(key("How are you?"), key("How is she?"));
+        assert_ne!(key("ab c"), key("a bc"));
+        assert_ne!(prompt_key(&[("user", "a"), ("user", "b")], &mut vec![]), key("a user b"));
+        assert_eq!(prompt_key(&[("system", "x"), ("user", "a")], &mut vec![]), key("a"));
+        let n = 4000u128;
+        let at = |i: u128| by_share(share(7, "prompt", i * i), 0.1, 0.3);
+        let test = (0..n).filter(|i| at(*i) == Split::Test).count() as f64 / n as f64;
+        let dev = (0..n).filter(|i| at(*i) == Split::Dev).count() as f64 / n as f64;
         assert!((test - 0.3).abs() < 0.03 && (dev - 0.1).abs() < 0.02, "{test} {dev}"); // errors .007, .005
+    }
+
+    #[test]
+    fn impossible_numbers_are_told() {
+        assert!(SplitRule::Prompt { dev: 0.6, test: 0.5 }.problem().is_some());
+        assert!(SplitRule::Time { dev: -0.1, test: 0.5 }.problem().is_some());
+        let five = NonZero::new(5).unwrap();
+        assert!(SplitRule::Folds { over: Whole::Prompt, of: five, test: 5, dev: None }.problem().is_some());
+        assert!(SplitRule::Folds { over: Whole::Prompt, of: five, test: 4, dev: Some(4) }.problem().is_some());
+        assert!(SplitRule::Folds { over: Whole::Prompt, of: five, test: 4, dev: Some(0) }.problem().is_none());
     }
 }

@@ -40,13 +40,8 @@ impl Column {
     }
 }
 
-pub(crate) fn damaged(path: &Path, error: &impl std::fmt::Display) -> Error {
-    invalid(
-        path.display(),
-        "a whole Parquet file",
-        error.to_string(),
-        "the file is damaged or cut: fetch or write it again",
-    )
+pub(crate) fn damaged(file: &str, error: &impl std::fmt::Display) -> Error {
+    invalid(file, "a whole file of its kind", error.to_string(), "the file is damaged or cut: fetch or write it again")
 }
 
 /// Writes a record batch as one Parquet file, whole or not at all.
@@ -78,12 +73,14 @@ pub fn write_table(path: &Path, columns: &[(&str, Column)]) -> Result<()> {
 pub struct Table {
     place: String,
     batch: RecordBatch,
+    metadata: std::collections::HashMap<String, String>,
 }
 
 /// Reads only these columns of a Parquet file.
 pub fn read_table(path: &Path, columns: &[&str]) -> Result<Table> {
     let file = fs_err::File::open(path)?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file.into_parts().0).map_err(|e| damaged(path, &e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file.into_parts().0)
+        .map_err(|e| damaged(&path.to_string_lossy(), &e))?;
     let schema = builder.schema().clone();
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
     for column in columns {
@@ -100,17 +97,24 @@ pub fn read_table(path: &Path, columns: &[&str]) -> Result<Table> {
         }
     }
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    let reader = builder.with_projection(mask).build().map_err(|e| damaged(path, &e))?;
+    let reader = builder.with_projection(mask).build().map_err(|e| damaged(&path.to_string_lossy(), &e))?;
     let projected = reader.schema();
-    let batches = reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| damaged(path, &e))?;
-    let batch = arrow::compute::concat_batches(&projected, &batches).map_err(|e| damaged(path, &e))?;
-    Ok(Table { place: path.display().to_string(), batch })
+    let batches =
+        reader.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| damaged(&path.to_string_lossy(), &e))?;
+    let batch =
+        arrow::compute::concat_batches(&projected, &batches).map_err(|e| damaged(&path.to_string_lossy(), &e))?;
+    Ok(Table { place: path.display().to_string(), batch, metadata: schema.metadata().clone().into() })
 }
 
 impl Table {
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.batch.num_rows()
+    }
+
+    /// The schema's metadata under `key`.
+    pub(crate) fn metadata(&self, key: &str) -> Option<String> {
+        self.metadata.get(key).cloned()
     }
 
     pub(crate) fn array(&self, name: &str) -> Result<&ArrayRef> {

@@ -1,17 +1,15 @@
 //! The canonical preference table: what ingestion writes and every later stage reads.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float32Array, ListBuilder, StringArray, StringBuilder, StructBuilder,
-};
-use arrow::datatypes::{DataType, Field, Fields, Float32Type, Schema, TimeUnit, TimestampMicrosecondType};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Float32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use text::Message;
 
+use crate::canonical::{RowRef, TableWriter};
 use crate::error::invalid;
-use crate::table::{read_table, write_batch};
+use crate::table::read_table;
 use crate::{Result, Split};
 
 /// One user's judgement of two answers.
@@ -47,56 +45,29 @@ pub fn user_ids(votes: &[Vote]) -> Vec<String> {
     ids.into_iter().map(str::to_owned).collect()
 }
 
-fn message_fields() -> Fields {
-    Fields::from(vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)])
-}
-
 /// Writes the table as Parquet.
 pub fn write_votes(path: &Path, votes: &[Vote]) -> Result<()> {
-    let item = Arc::new(Field::new("item", DataType::Struct(message_fields()), false));
-    let fields = vec![
-        Field::new("user_id", DataType::Utf8, false),
-        Field::new("prompt", DataType::List(item.clone()), false),
-        Field::new("chosen", DataType::Utf8, false),
-        Field::new("rejected", DataType::Utf8, false),
-        Field::new("tie", DataType::Boolean, false),
-        Field::new("chosen_first", DataType::Boolean, true),
-        Field::new("weight", DataType::Float32, false),
-        Field::new("margin", DataType::Float32, true),
-        Field::new("timestamp", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
-        Field::new("split", DataType::Utf8, false),
-        Field::new("source_row", DataType::Utf8, false),
-    ];
-    let text = |f: &dyn Fn(&Vote) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(votes.iter().map(f))) };
-    let mut prompts = ListBuilder::new(StructBuilder::from_fields(message_fields(), votes.len())).with_field(item);
+    let table = TableWriter::new(path)?;
+    let mut writer = table.unit(0);
     for vote in votes {
-        let turn = prompts.values();
-        for message in &vote.prompt {
-            for (i, value) in [&message.role, &message.content].into_iter().enumerate() {
-                turn.field_builder::<StringBuilder>(i).expect("a text field").append_value(value);
-            }
-            turn.append(true);
-        }
-        prompts.append(true);
+        let prompt: Vec<(&str, &str)> = vote.prompt.iter().map(|m| (m.role.as_str(), m.content.as_str())).collect();
+        let (file, row) = vote.source_row.rsplit_once(':').unwrap_or((&vote.source_row, "0"));
+        writer.push(&RowRef {
+            user_id: &vote.user_id,
+            prompt: &prompt,
+            chosen: &vote.chosen,
+            rejected: &vote.rejected,
+            tie: vote.tie,
+            chosen_first: vote.chosen_first,
+            weight: vote.weight,
+            margin: vote.margin,
+            timestamp: vote.timestamp,
+            split: vote.split,
+            source: (file, row.parse().unwrap_or(0)),
+        })?;
     }
-    let timestamps: arrow::array::PrimitiveArray<TimestampMicrosecondType> =
-        votes.iter().map(|v| v.timestamp).collect();
-    let columns: Vec<ArrayRef> = vec![
-        text(&|v| &v.user_id),
-        Arc::new(prompts.finish()),
-        text(&|v| &v.chosen),
-        text(&|v| &v.rejected),
-        Arc::new(BooleanArray::from_iter(votes.iter().map(|v| Some(v.tie)))),
-        Arc::new(BooleanArray::from_iter(votes.iter().map(|v| v.chosen_first))),
-        Arc::new(Float32Array::from_iter_values(votes.iter().map(|v| v.weight))),
-        Arc::new(Float32Array::from_iter(votes.iter().map(|v| v.margin))),
-        Arc::new(timestamps.with_timezone("UTC")),
-        text(&|v| v.split.name()),
-        text(&|v| &v.source_row),
-    ];
-    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-        .map_err(|e| invalid(path.display(), "a table of votes", e.to_string(), "report this as a bug"))?;
-    write_batch(path, &batch)
+    writer.finish()?;
+    table.finish()
 }
 
 const COLUMNS: [&str; 11] = [
@@ -153,6 +124,26 @@ pub fn read_votes(path: &Path) -> Result<Vec<Vote>> {
             })
         })
         .collect()
+}
+
+/// Prompt, both answers, source.
+pub(crate) type Texts<'b> = (Vec<Message>, &'b str, &'b str, &'b str);
+
+/// Prompt, both answers and the source of each row of a canonical table's batch.
+pub(crate) fn texts(batch: &RecordBatch) -> Option<Vec<Texts<'_>>> {
+    let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
+    let (chosen, rejected, sources) = (text("chosen")?, text("rejected")?, text("source_row")?);
+    let prompts = batch.column_by_name("prompt")?.as_list_opt::<i32>()?;
+    let turns = prompts.values().as_struct_opt()?;
+    let roles = turns.column_by_name("role")?.as_string_opt::<i32>()?;
+    let contents = turns.column_by_name("content")?.as_string_opt::<i32>()?;
+    let message = |i: usize| Message { role: roles.value(i).into(), content: contents.value(i).into() };
+    let offsets = prompts.value_offsets();
+    let row = |i: usize| {
+        let prompt = (offsets[i] as usize..offsets[i + 1] as usize).map(message).collect();
+        (prompt, chosen.value(i), rejected.value(i), sources.value(i))
+    };
+    Some((0..batch.num_rows()).map(row).collect())
 }
 
 fn read_table_of_votes(path: &Path) -> Result<crate::Table> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::data_command::DataCommand;
 use crate::{doctor, execute, runner, score};
 
 #[derive(Parser)]
@@ -20,6 +21,9 @@ enum Command {
     Run(RunArgs),
     /// Turn a GGUF file of the Llama family, or a model's name on the Hugging Face Hub, into a Hugging Face folder
     Import(ImportArgs),
+    /// Check, show, count or ingest preference data
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Print devices, libtorch, fast dtypes, memory, and what is missing
     Doctor,
     /// Print a model's logits and greedy text, with or without an adapter
@@ -91,6 +95,7 @@ impl Cli {
     pub(crate) fn execute(self) -> Result<()> {
         match self.command {
             Command::Run(args) => runner::run(&args),
+            Command::Data(command) => command.execute(),
             Command::Score(args) => score::score(&args),
             Command::Doctor => {
                 doctor::print();

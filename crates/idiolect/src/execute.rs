@@ -1,6 +1,6 @@
 //! What each stage does: inputs in, files into the run's folder, a summary for the manifest and a text for the reader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::problem::problem;
 use crate::stages::{DataConfig, ImportConfig, Inputs, PairsConfig, Stage};
-use crate::{base, hub};
+use crate::{base, data_command, hub};
 
 impl Stage {
     /// Does the work, into the run's folder. Gives what the manifest says of it, and what is printed.
@@ -167,35 +167,62 @@ fn copy_model(source: &Path, compute: &Compute, folder: &Path) -> Result<(Value,
 }
 
 fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value, String)> {
-    let DataConfig { card, path, selection } = config;
+    let DataConfig { card, path, users, tokens, selection } = config;
     let card = Card::read(card)?;
-    let source = path.clone().unwrap_or_else(|| inputs["simulate"].join("votes.parquet"));
-    let (votes, report) = data::ingest(&card, &source, selection, run.seed())?;
-    data::write_votes(&run.path("votes.parquet"), &votes)?;
-    run::write_json(&run.path("report.json"), &report)?;
-    let counts = |map: &BTreeMap<String, usize>| {
-        if map.is_empty() {
-            "none".into()
-        } else {
-            map.iter().map(|(k, v)| format!("{k} {v}")).collect::<Vec<_>>().join(", ")
-        }
+    let sources = match path {
+        Some(path) => path.all().to_vec(),
+        None => vec![inputs["simulate"].join("votes.parquet").display().to_string()],
     };
-    let text = format!(
-        "{} rows: {} votes kept of {} users, {} of them ties; dropped: {}; users below the minimum: {}; votes by split: {}; prompts by split: {}",
-        report.rows,
-        report.kept,
-        report.users,
-        report.ties,
-        counts(&report.dropped),
-        counts(&report.dropped_users),
-        counts(&report.splits),
-        counts(&report.prompts)
-    );
-    Ok((json!(report), text))
+    let table = run.path("votes.parquet");
+    let report = data::ingest(&card, &sources, selection, run.seed(), &table)?;
+    run::write_json(&run.path("report.json"), &report)?;
+    let mut text = data_command::described(&report);
+    let mut summary = json!(report);
+    if let Some(users) = users {
+        let card = card.users.as_ref().ok_or_else(|| {
+            let message = format!("card `{}`: expected a table [users] for `users`, found none", card.name);
+            problem(message, "say there which columns are the user's id, numbers and categories")
+        })?;
+        let ids: BTreeSet<String> = data::user_ids(&data::read_votes(&table)?).into_iter().collect();
+        let report = data::write_users(card, users.all(), &ids, &run.path("users.parquet"))?;
+        text = format!(
+            "{text}; users table: {} users, {} numbers each, {} users unknown, {} without votes left out",
+            report.users,
+            report.columns.len(),
+            report.unknown,
+            report.without_votes
+        );
+        summary["users_table"] = json!(report);
+    }
+    if *tokens {
+        let tokenizer = text::Tokenizer::from_folder(&inputs["import"])?;
+        let report = data::tokenise(&table, &tokenizer, &data_command::tokens(&run.path("")), 0)?;
+        text = format!(
+            "{text}; tokenised {} distinct of {} texts, {} tokens, the longest {}",
+            report.distinct, report.texts, report.tokens, report.longest
+        );
+        summary["tokens"] = json!(report);
+    }
+    Ok((summary, text))
+}
+
+/// The base, with the rows that the data stage tokenised where it did.
+fn load_with_rows(inputs: &Inputs, compute: &Compute) -> Result<(lm::Lm, text::Tokenizer)> {
+    let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
+    let path = data_command::tokens(&inputs["data"]);
+    if !path.exists() {
+        return Ok((lm, tokenizer));
+    }
+    let cache = data::TokenCache::open(&path)?;
+    if !cache.is_of(&tokenizer) {
+        eprintln!("{}: another tokenizer's or template's rows, not used", path.display());
+        return Ok((lm, tokenizer));
+    }
+    Ok((lm, tokenizer.with_known(cache)))
 }
 
 fn sft(config: &policy::SftConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
-    let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
+    let (lm, tokenizer) = load_with_rows(inputs, compute)?;
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
     let users = data::user_ids(&votes);
     let (policies, report) = policy::train_sft(config, &lm, &tokenizer, &votes, &users, run)?;
@@ -216,7 +243,7 @@ fn sft(config: &policy::SftConfig, inputs: &Inputs, compute: &Compute, run: &mut
 }
 
 fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
-    let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
+    let (lm, tokenizer) = load_with_rows(inputs, compute)?;
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
     let users = data::user_ids(&votes);
     let (model, report) = reward::fit(config, &lm, &tokenizer, &votes, &users, run)?;

@@ -5,6 +5,7 @@
 
 mod base;
 mod cli;
+mod data_command;
 mod doctor;
 mod estimate_time;
 mod execute;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use data::Selection;
+use data::{OneOrMore, Selection};
 use lm::Compute;
 use run::hash_file;
 use serde::de::DeserializeOwned;
@@ -32,8 +32,13 @@ pub(crate) enum ImportConfig {
 pub(crate) struct DataConfig {
     /// The data set's card.
     pub(crate) card: PathBuf,
-    /// A Parquet file; without it, the votes of the stage `simulate`.
-    pub(crate) path: Option<PathBuf>,
+    /// Files, folders, globs or addresses; without them, the votes of the stage `simulate`.
+    pub(crate) path: Option<OneOrMore>,
+    /// A table of users, read as the card's `[users]` says.
+    pub(crate) users: Option<OneOrMore>,
+    /// Tokenise all texts with the base's tokenizer, once, for the stages behind.
+    #[serde(default)]
+    pub(crate) tokens: bool,
     pub(crate) selection: Selection,
 }
 
@@ -131,7 +136,9 @@ impl Stage {
         match self {
             Self::Import(_) => &[],
             Self::Simulate(_) => &["import"],
-            Self::Data(DataConfig { path: None, .. }) => &["simulate"],
+            Self::Data(DataConfig { path: None, tokens: false, .. }) => &["simulate"],
+            Self::Data(DataConfig { path: None, tokens: true, .. }) => &["import", "simulate"],
+            Self::Data(DataConfig { tokens: true, .. }) => &["import"],
             Self::Data(_) => &[],
             Self::Sft(_) | Self::Reward(_) | Self::Pairs(PairsConfig::Votes) => &["import", "data"],
             Self::Pairs(PairsConfig::Reward { .. }) => &["import", "data", "reward"],
@@ -188,7 +195,11 @@ impl Stage {
             // A name with its revision; what was fetched is in the stage's own manifest.
             Self::Import(ImportConfig::Hub { chat_template, .. }) => chat_template.iter().cloned().collect(),
             Self::Simulate(c) => vec![c.prompts.clone()],
-            Self::Data(c) => std::iter::once(c.card.clone()).chain(c.path.clone()).collect(),
+            // Of files behind an address, the address is in the config.
+            Self::Data(c) => {
+                let sources = c.path.iter().chain(&c.users).flat_map(OneOrMore::all).cloned().collect::<Vec<String>>();
+                std::iter::once(c.card.clone()).chain(data::local_files(&sources)?).collect()
+            }
             Self::Sft(_) | Self::Reward(_) | Self::Pairs(_) | Self::Dpo(_) | Self::Evaluate(_) | Self::Export(_) => {
                 vec![]
             }

@@ -19,5 +19,5 @@ mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, Rendered};
 pub use error::{Error, Result};
-pub use tokenizer::{Answer, Ending, Fitted, OverLong, Row, Tokenizer};
+pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer};
 pub use vocabulary::Vocabulary;

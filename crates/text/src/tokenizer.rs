@@ -98,6 +98,8 @@ pub struct Tokenizer {
     bos_id: Option<u32>,
     eos_token: String,
     stop_ids: Vec<i64>,
+    identity: String,
+    known: Option<Box<dyn KnownRows>>,
 }
 
 fn bad(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
@@ -120,13 +122,20 @@ fn template_in(value: &Value) -> Option<String> {
     value.as_str().or_else(listed).map(str::to_owned)
 }
 
+/// Rows that were made before, such as those of a file.
+pub trait KnownRows: std::fmt::Debug + Send + Sync {
+    /// The row of this text, as [`Tokenizer::row`] makes it; none if it is not known.
+    fn row(&self, prompt: &[Message], answer: &str, ending: Ending) -> Option<Row>;
+}
+
 impl Tokenizer {
     /// Reads `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` (or the template in the config) and the
     /// stop ids of `generation_config.json`.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         fs_err::metadata(&path)?;
-        let inner = tokenizers::Tokenizer::from_file(&path)
+        let bytes = fs_err::read(&path)?;
+        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| bad(&path, "a tokenizer of the `tokenizers` library", e.to_string()))?;
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?;
@@ -162,9 +171,20 @@ impl Tokenizer {
             stop_ids.sort_unstable();
             stop_ids.dedup();
         }
+        let template = source.as_deref().map(|s| ChatTemplate::new(s, &bos_token, &eos_token)).transpose()?;
+        // A probe shows what a template takes from elsewhere, such as the date.
+        let probe = template.as_ref().and_then(|t| t.render(&[Message::user("probe")]).ok());
+        let mut identity = xxhash_rust::xxh3::Xxh3::new();
+        let texts = [source.as_deref(), probe.as_deref(), Some(bos_token.as_str()), Some(eos_token.as_str())];
+        for part in texts.iter().map(|t| t.unwrap_or_default().as_bytes()).chain([bytes.as_slice()]) {
+            identity.update(&(part.len() as u64).to_le_bytes());
+            identity.update(part);
+        }
         Ok(Self {
+            identity: format!("{:032x}", identity.digest128()),
+            known: None,
             bos_id: inner.token_to_id(&bos_token),
-            template: source.map(|s| ChatTemplate::new(&s, &bos_token, &eos_token)).transpose()?,
+            template,
             folder: folder.to_owned(),
             inner,
             eos_token,
@@ -194,8 +214,22 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
+    /// A hash of the vocabulary, the chat template and the special tokens: equal ones make equal rows.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Takes rows from here where it has them.
+    pub fn with_known(mut self, rows: impl KnownRows + 'static) -> Self {
+        self.known = Some(Box::new(rows));
+        self
+    }
+
     /// Prompt and answer as one row. The text is tokenised once, as a whole; the boundary is found by offsets.
     pub fn row(&self, messages: &[Message], answer: &str, ending: Ending) -> Result<Row> {
+        if let Some(row) = self.known.as_ref().and_then(|known| known.row(messages, answer, ending)) {
+            return Ok(row);
+        }
         let prompt = self.template()?.render(messages)?;
         let boundary = prompt.len();
         let eos = if ending == Ending::Finished { self.eos_token.as_str() } else { "" };
@@ -218,6 +252,12 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
         self.inner.decode(&ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+    }
+
+    /// The text of `ids`, special tokens written out.
+    pub fn decode_all(&self, ids: &[i64]) -> Result<String> {
+        let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+        self.inner.decode(&ids, false).map_err(|e| Error::Tokenizer(e.to_string()))
     }
 
     /// Tokens after which generation stops.

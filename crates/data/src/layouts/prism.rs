@@ -1,0 +1,63 @@
+//! PRISM (Kirk et al. 2024), `conversations`: in every turn a participant scores several models' answers from 1 to 100.
+
+use crate::Result;
+use crate::columns::{Reals, Texts, field};
+use crate::draft::{Emit, Flaw};
+use crate::layouts::{Bound, Extras, Own, every_two};
+
+pub(super) const PATHS: [&str; 6] = [
+    "user_id",
+    "conversation_history.turn",
+    "conversation_history.role",
+    "conversation_history.content",
+    "conversation_history.score",
+    "conversation_history.if_chosen",
+];
+
+pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
+    let users = bound.texts("user_id")?;
+    let history = bound.lists("conversation_history")?;
+    let part = |name: &str| field(&history.values, name, bound.place, "conversation_history");
+    let text = |name: &str| Texts::bind(&part(name)?, bound.place, &format!("conversation_history.{name}"));
+    let (roles, contents) = (text("role")?, text("content")?);
+    let turns = Reals::bind(&part("turn")?, bound.place, "conversation_history.turn")?;
+    let scores = Reals::bind(&part("score")?, bound.place, "conversation_history.score")?;
+    let chosen = part("if_chosen")?;
+    let chosen = |i: usize| arrow::array::AsArray::as_boolean_opt(&chosen).is_some_and(|c| c.value(i));
+    for row in 0..bound.batch.num_rows() {
+        let (user, messages) = match (users.get(row), history.get(row)) {
+            (Some(user), Some(messages)) => (user, messages),
+            (None, _) => {
+                emit(row, Err(Flaw::null("user_id")))?;
+                continue;
+            }
+            (_, None) => {
+                emit(row, Err(Flaw::null("conversation_history")))?;
+                continue;
+            }
+        };
+        // The conversation so far: what the user said and, of each turn, the answer they went on with.
+        let mut prompt: Vec<(&str, &str)> = Vec::new();
+        let mut at = messages.start;
+        while at < messages.end {
+            let turn = turns.get(at);
+            let end = (at..messages.end).find(|i| turns.get(*i) != turn).unwrap_or(messages.end);
+            let of = |role: &'static str| (at..end).filter(|i| roles.get(*i) == Some(role)).collect::<Vec<_>>();
+            prompt.extend(of("user").iter().filter_map(|i| contents.get(*i)).map(|text| ("user", text)));
+            let answers = of("model");
+            // An answer without a score was not shown to the end, or not rated.
+            let rated: Vec<usize> =
+                answers.iter().copied().filter(|i| scores.get(*i).is_some() && contents.get(*i).is_some()).collect();
+            let numbers: Vec<f64> = rated.iter().filter_map(|i| scores.get(*i)).collect();
+            for (one, other, choice, gap) in every_two(&numbers) {
+                let own = Own { weight: 1.0 / (rated.len() - 1) as f32, margin: Some(gap), timestamp: None };
+                let text = |i: usize| contents.get(rated[i]).unwrap_or_default();
+                emit(row, extras.draft(row, user, prompt.clone(), text(one), text(other), choice, own))?;
+            }
+            let kept = answers.iter().find(|i| chosen(**i)).and_then(|i| contents.get(*i));
+            prompt.extend(kept.map(|text| ("assistant", text)));
+            at = end;
+        }
+    }
+    Ok(())
+}

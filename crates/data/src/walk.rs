@@ -1,0 +1,157 @@
+//! All of a source's judgements, on all cores: each unit's in order, whoever reads it.
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::columns::Place;
+use crate::draft::{Draft, Flaw};
+use crate::layouts::{self, Bound, Memory};
+use crate::location::resolve;
+use crate::units::{Opened, Unit, open};
+use crate::{Card, Error, Result};
+
+/// A source, opened.
+#[derive(Debug)]
+pub(crate) struct Source<'c> {
+    pub(crate) card: &'c Card,
+    pub(crate) files: Vec<Opened>,
+    pub(crate) units: Vec<Unit>,
+    paths: Vec<Vec<String>>,
+    seed: u64,
+    threads: usize,
+}
+
+/// Where a judgement stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At<'a> {
+    pub(crate) unit: usize,
+    /// Number of the judgement in its unit.
+    pub(crate) index: u32,
+    /// The file, as messages name it, and below what the user gave.
+    pub(crate) file: &'a str,
+    pub(crate) short: &'a str,
+    /// Row of the file, from 1.
+    pub(crate) row: usize,
+}
+
+impl At<'_> {
+    /// A flaw as an error.
+    pub(crate) fn error(&self, flaw: Flaw) -> Error {
+        let place = format!("{}, row {}, column `{}`", self.file, self.row, flaw.column);
+        crate::error::invalid(place, flaw.expected, flaw.found, flaw.hint)
+    }
+}
+
+/// Is shown a judgement and where it stands.
+type See<'s, R> = dyn FnMut(At<'_>, Result<Draft<'_>, Flaw>) -> Result<R> + 's;
+
+/// Columns that a layout does without if a file lacks them.
+const OPTIONAL: [&str; 1] = ["input"];
+
+impl<'c> Source<'c> {
+    /// Opens all files and looks for the card's columns. `threads` 0: one for each core.
+    pub(crate) fn open(card: &'c Card, sources: &[String], seed: u64, threads: usize) -> Result<Self> {
+        let mut files = Vec::new();
+        let mut paths = Vec::new();
+        let mut units = Vec::new();
+        for file in resolve(sources)? {
+            let name = Path::new(file.short.as_ref()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let (Some(wanted), crate::input::Input::Local(..)) = (card.sha256.get(&name), &file.input) {
+                let found = run::hash_file(Path::new(file.name.as_ref())).map_err(std::io::Error::other)?;
+                if found != *wanted {
+                    let place = file.name.to_string();
+                    let hint = "fetch the file again, or correct the card";
+                    return Err(crate::error::invalid(place, format!("SHA-256 {wanted}"), found, hint));
+                }
+            }
+            let opened = open(file)?;
+            let wanted = layouts::paths(card, &opened.columns);
+            opened.check(&wanted, &OPTIONAL)?;
+            units.extend(opened.units(files.len(), layouts::in_order(&card.layout)));
+            files.push(opened);
+            paths.push(wanted);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if threads == 0 { cores } else { threads }.min(units.len()).max(1);
+        Ok(Self { card, files, units, paths, seed, threads })
+    }
+
+    /// Shows every judgement of a unit, or what is wrong with its row. Gives the rows read.
+    pub(crate) fn walk(&self, unit: usize, see: &mut See<()>) -> Result<usize> {
+        self.walk_until(unit, &mut |at, draft| see(at, draft).map(ControlFlow::Continue))
+    }
+
+    /// [`Self::walk`], which ends with the batch in which `see` breaks off.
+    pub(crate) fn walk_until(&self, unit: usize, see: &mut See<ControlFlow<()>>) -> Result<usize> {
+        let at = self.units[unit];
+        let opened = &self.files[at.file];
+        let (file, short) = (opened.file.name.as_ref(), opened.file.short.as_ref());
+        let (mut index, mut rows, broken_off) = (0, 0, Cell::new(false));
+        let mut memory = Memory::default();
+        let mut last = None;
+        let mut show = |first_row: usize, row: usize, draft: Result<Draft, Flaw>| -> Result<()> {
+            if !broken_off.get() {
+                let at = At { unit, index, file, short, row: first_row + row + 1 };
+                index += 1;
+                broken_off.set(see(at, draft)?.is_break());
+            }
+            Ok(())
+        };
+        for batch in opened.batches(at, &self.paths[at.file])? {
+            let (place, batch) = batch?;
+            rows += batch.num_rows();
+            let bound = Bound { batch: &batch, place: &place };
+            let mut emit = |row: usize, draft: Result<Draft, Flaw>| show(place.first_row, row, draft);
+            layouts::drafts(self.card, &bound, self.seed, &mut memory, &mut emit)?;
+            if broken_off.get() {
+                return Ok(rows);
+            }
+            last = Some(Place { first_row: (place.first_row + batch.num_rows()).max(1) - 1, ..place });
+        }
+        if let Some(place) = last {
+            let mut emit = |row: usize, draft: Result<Draft, Flaw>| show(place.first_row, row, draft);
+            layouts::finish(self.card, self.seed, &mut memory, &mut emit)?;
+        }
+        Ok(rows)
+    }
+
+    /// Does `work` for every unit, the earlier ones first, and gives each worker's state. The error is that of the first unit
+    /// that has one.
+    pub(crate) fn on_all_cores<S: Send>(
+        &self,
+        state: impl Fn() -> S + Sync,
+        work: impl Fn(&mut S, usize) -> Result<()> + Sync,
+    ) -> Result<Vec<S>> {
+        let next = AtomicUsize::new(0);
+        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        let worker = || {
+            let mut own = state();
+            loop {
+                let unit = next.fetch_add(1, Ordering::Relaxed);
+                let known = failed.lock().expect("no panic with the lock").as_ref().map(|(unit, _)| *unit);
+                if unit >= self.units.len() || known.is_some_and(|k| k < unit) {
+                    return own;
+                }
+                if let Err(error) = work(&mut own, unit) {
+                    let mut failed = failed.lock().expect("no panic with the lock");
+                    if failed.as_ref().is_none_or(|(known, _)| unit < *known) {
+                        *failed = Some((unit, error));
+                    }
+                }
+            }
+        };
+        let states = std::thread::scope(|scope| {
+            let handles: Vec<_> = (1..self.threads).map(|_| scope.spawn(worker)).collect();
+            let mut states = vec![worker()];
+            states.extend(handles.into_iter().map(|h| h.join().expect("a worker's panic is a bug of ours")));
+            states
+        });
+        match failed.into_inner().expect("no panic with the lock") {
+            Some((_, error)) => Err(error),
+            None => Ok(states),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Ingestion as its users see it: files in, the canonical table and a report out.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+mod damage;
+mod ingestion;
+mod layouts;
+mod properties;
+mod sources;
+mod tables;
