@@ -14,7 +14,7 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, Encoding};
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
@@ -22,7 +22,7 @@ use crate::error::invalid;
 use crate::{Error, Result, Split};
 
 /// Rows of a row group, fewer where rows are large.
-const GROUP_ROWS: usize = 65_536;
+const GROUP_ROWS: usize = 131_072;
 const GROUP_BYTES: usize = 64 << 20;
 /// Rows and bytes of text that are gathered before they are encoded.
 const BATCH_ROWS: usize = 4096;
@@ -201,13 +201,13 @@ impl TableWriter {
     pub(crate) fn new(path: &Path) -> Result<Self> {
         let aside = path.with_extension("parquet.part");
         let (file, _) = fs_err::File::create(&aside)?.into_parts();
-        let plain = |builder: parquet::file::properties::WriterPropertiesBuilder, column: &str| {
-            builder.set_column_dictionary_enabled(ColumnPath::from(column), false)
-        };
-        let mut properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
-        // Every row's own: a dictionary would not pay.
-        properties = plain(properties, "source_row");
-        properties = properties.set_column_encoding(ColumnPath::from("source_row"), Encoding::DELTA_BYTE_ARRAY);
+        // Every row's own place: a dictionary would not pay. Least and greatest texts help nobody.
+        let place = ColumnPath::from("source_row");
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_column_dictionary_enabled(place.clone(), false)
+            .set_column_encoding(place, Encoding::DELTA_BYTE_ARRAY)
+            .set_statistics_enabled(EnabledStatistics::None);
         let writer = ArrowWriter::try_new(file, schema(), Some(properties.build())).map_err(|e| failed(path, &e))?;
         let (writer, factory) = writer.into_serialized_writer().map_err(|e| failed(path, &e))?;
         let file = Mutex::new(File { writer, turn: 0, pending: BTreeMap::new(), stopped: false });

@@ -9,7 +9,10 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
 
+use smallvec::smallvec;
+
 use crate::Result;
+use crate::draft::Turns;
 use crate::error::invalid;
 
 /// Where a batch is from, for messages.
@@ -255,9 +258,9 @@ impl Talks {
     }
 
     /// The messages at `row`, a plain text as one message of `role`. None if the row or a part of it is null.
-    pub(crate) fn get<'a>(&'a self, row: usize, role: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
+    pub(crate) fn get<'a>(&'a self, row: usize, role: &'a str) -> Option<Turns<'a>> {
         match self {
-            Self::Plain(texts) => texts.get(row).map(|text| vec![(role, text)]),
+            Self::Plain(texts) => texts.get(row).map(|text| smallvec![(role, text)]),
             Self::Messages { lists, roles, contents } => {
                 lists.get(row)?.map(|i| Some((plain_role(roles.get(i)?), contents.get(i)?))).collect()
             }

@@ -2,12 +2,17 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
+/// (role, content) of each message; most prompts have one or two.
+pub(crate) type Turns<'a> = SmallVec<[(&'a str, &'a str); 2]>;
+
 /// A judgement as the source tells it; texts are the source's own.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft<'a> {
     pub(crate) user: Cow<'a, str>,
     /// (role, content), the system's instruction first.
-    pub(crate) turns: Cow<'a, [(&'a str, &'a str)]>,
+    pub(crate) turns: Turns<'a>,
     pub(crate) first: &'a str,
     pub(crate) second: &'a str,
     pub(crate) choice: Choice,

@@ -3,17 +3,17 @@
 //! Memory does not grow with the source. Rules that need a row alone take one pass; those that need a user's other votes (a
 //! minimum, a share, an order in time) take two, with what must be remembered of each vote spilled to disk.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::canonical::{RowRef, TableWriter};
-use crate::draft::{Choice, Flaw};
+use crate::draft::Choice;
 use crate::error::invalid;
 use crate::leakage::{Guard, Seen, guards, look};
 use crate::plan::{Plan, SPILL_AFTER, group_key, of_row, refuse, usable, user_key};
 use crate::select::Fate;
 use crate::spill::Spill;
-use crate::split::prompt_key;
+use crate::split::{HashedSet, prompt_key};
 use crate::walk::Source;
 use crate::{Card, Report, Result, Selection, Split, SplitRule};
 
@@ -63,12 +63,12 @@ struct Counts {
     votes: usize,
     kept: usize,
     ties: usize,
-    users: HashSet<String>,
+    users: HashedSet<u64>,
     dropped: HashMap<&'static str, usize>,
     splits: [usize; 4],
     seen: Vec<Seen>,
     /// What was noted already: most prompts come many times.
-    noted: HashSet<(u128, Guard, Split)>,
+    noted: HashedSet<u128>,
     room: Vec<u8>,
 }
 
@@ -96,19 +96,19 @@ fn write(
                 *counts.dropped.entry(reason).or_default() += 1;
                 return Ok(());
             }
-            if plan.is_some_and(|p| !p.users.contains(draft.user.as_ref())) {
+            let user = user_key(&draft.user);
+            if plan.is_some_and(|p| !p.users.contains(&user)) {
                 *counts.dropped.entry("user below the minimum of votes or not of the top").or_default() += 1;
                 return Ok(());
             }
             let key = prompt_key(&draft.turns, &mut counts.room);
             let fate = match plan.and_then(|p| p.fates.as_ref()) {
                 Some(fates) => Fate::from_code(fates[unit][at.index as usize]),
-                None => match of_row(&draft, key, selection, seed) {
+                None => match of_row(&draft, key, selection, &source.card.columns, seed) {
                     Ok(split) => Fate::Kept(split.unwrap_or(Split::Train)),
                     Err(flaw) => {
                         *counts.dropped.entry(flaw.kind).or_default() += 1;
-                        let column = source.card.columns.split.clone().unwrap_or(flaw.column.clone());
-                        return refuse(&at, Flaw { column, ..flaw }, selection);
+                        return refuse(&at, flaw, selection);
                     }
                 },
             };
@@ -133,14 +133,13 @@ fn write(
             counts.kept += 1;
             counts.ties += usize::from(draft.choice == Choice::Tie);
             counts.splits[split as usize] += 1;
-            if !counts.users.contains(draft.user.as_ref()) {
-                counts.users.insert(draft.user.clone().into_owned());
-            }
+            counts.users.insert(user);
             let mut note = |guard: Guard, key: u128| -> Result<()> {
                 if counts.noted.len() >= 1 << 20 {
                     counts.noted.clear();
                 }
-                if counts.noted.insert((key, guard, split)) {
+                let what = (guard as u128) << 4 | split as u128;
+                if counts.noted.insert(key ^ what) {
                     counts.seen.push(Seen { guard, key, split, unit: unit as u32, row: at.row as u32 });
                     if counts.seen.len() >= 8192 {
                         spill.add(&mut counts.seen)?;
@@ -150,7 +149,7 @@ fn write(
             };
             note(Guard::Prompt, key)?;
             for guard in &guards {
-                let user = u128::from(user_key(&draft.user));
+                let user = u128::from(user);
                 let key = match guard {
                     Guard::User => user,
                     Guard::Group => group_key(&draft),
@@ -174,7 +173,7 @@ fn write(
         }
     })?;
 
-    let mut users = HashSet::new();
+    let mut users = HashedSet::default();
     for own in counts {
         report.rows += own.rows;
         report.votes += own.votes;

@@ -1,6 +1,6 @@
 //! JSON lines (or one array of objects) as record batches; a wrong line is named.
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -78,36 +78,53 @@ impl Objects {
     /// Reads to the brace that closes the object, strings left aside.
     fn next_of_array(&mut self, out: &mut Vec<u8>) -> Result<bool> {
         let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
-        let mut byte = [0u8];
         loop {
-            if self.reader.read(&mut byte).map_err(|e| self.broken(e))? == 0 {
+            let bytes = match self.reader.fill_buf() {
+                Ok(bytes) => bytes,
+                Err(error) => return Err(self.broken(error)),
+            };
+            if bytes.is_empty() {
                 return Err(self.broken("the end of the file inside the array"));
             }
-            let b = byte[0];
-            if depth == 0 {
-                match b {
-                    b'{' => {}
-                    b']' => return Ok(false),
-                    b',' => continue,
-                    b if b.is_ascii_whitespace() => continue,
-                    other => return Err(self.broken(format!("`{}` between objects", char::from(other)))),
-                }
-            }
-            out.push(b);
-            match b {
-                _ if escaped => escaped = false,
-                b'\\' if in_text => escaped = true,
-                b'"' => in_text = !in_text,
-                b'{' | b'[' if !in_text => depth += 1,
-                b'}' | b']' if !in_text => {
-                    depth -= 1;
-                    if depth == 0 {
-                        out.push(b'\n');
-                        self.line += 1;
-                        return Ok(true);
+            let (mut used, mut strange, mut end) = (0, None, None);
+            for b in bytes {
+                used += 1;
+                if depth == 0 {
+                    match b {
+                        b'{' => {}
+                        b']' => end = Some(false),
+                        b',' => continue,
+                        b if b.is_ascii_whitespace() => continue,
+                        other => strange = Some(char::from(*other)),
+                    }
+                    if end.is_some() || strange.is_some() {
+                        break;
                     }
                 }
-                _ => {}
+                out.push(*b);
+                match b {
+                    _ if escaped => escaped = false,
+                    b'\\' if in_text => escaped = true,
+                    b'"' => in_text = !in_text,
+                    b'{' | b'[' if !in_text => depth += 1,
+                    b'}' | b']' if !in_text => {
+                        depth -= 1;
+                        if depth == 0 {
+                            out.push(b'\n');
+                            end = Some(true);
+                            break;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            self.reader.consume(used);
+            if let Some(strange) = strange {
+                return Err(self.broken(format!("`{strange}` between objects")));
+            }
+            if let Some(object) = end {
+                self.line += usize::from(object);
+                return Ok(object);
             }
         }
     }

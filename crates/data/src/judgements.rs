@@ -170,7 +170,7 @@ mod tests {
     fn the_same_judgement_in_another_order_is_the_same() {
         let draft = |first: &'static str, second, choice| Draft {
             user: "u".into(),
-            turns: vec![("user", "q")].into(),
+            turns: smallvec::smallvec![("user", "q")],
             first,
             second,
             choice,

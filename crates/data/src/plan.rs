@@ -5,18 +5,19 @@ use std::path::Path;
 
 use crate::draft::{Choice, Draft, Flaw};
 use crate::error::invalid;
-use crate::select::{Fact, Folds, content_key, fates, tally, targets};
+use crate::select::{Fact, Folds, content_key, fates, rest_key, tally, targets};
 use crate::spill::Spill;
-use crate::split::{by_share, prompt_key, share, texts_key};
+use crate::split::{HashedSet, by_share, prompt_key, share, texts_key};
 use crate::walk::{At, Source};
-use crate::{BadRows, Report, Result, Selection, Split, SplitRule, Whole};
+use crate::{BadRows, Columns, Report, Result, Selection, Split, SplitRule, Whole};
 
 /// Bytes of facts, and of keys, that stay in memory.
 pub(crate) const SPILL_AFTER: usize = 96 << 20;
 
 /// What the first pass decides.
 pub(crate) struct Plan {
-    pub(crate) users: HashSet<String>,
+    /// Keys of the users that stay.
+    pub(crate) users: HashedSet<u64>,
     /// By unit and number in the unit; none where a row decides alone.
     pub(crate) fates: Option<Vec<Vec<u8>>>,
 }
@@ -53,7 +54,7 @@ impl Plan {
                     return Ok(());
                 }
                 let key = prompt_key(&draft.turns, &mut finds.room);
-                let split = match of_row(&draft, key, selection, seed) {
+                let split = match of_row(&draft, key, selection, &source.card.columns, seed) {
                     Ok(split) => split,
                     Err(flaw) => return refuse(&at, flaw, selection),
                 };
@@ -81,6 +82,7 @@ impl Plan {
                         whole,
                         content: content_key(&draft, seed),
                         time,
+                        rest: rest_key(&draft),
                         unit: at.unit as u32,
                         index: at.index,
                         decided,
@@ -108,7 +110,7 @@ impl Plan {
                 all.iter_mut().zip(counts).for_each(|(a, b)| *a += b);
             }
         }
-        let names = keyed(decided.keys(), place)?;
+        refuse_equal_keys(decided.keys(), place)?;
         let folds = match selection.split {
             SplitRule::Folds { of, .. } => Some(Folds::deal(wholes, seed, of.get())),
             _ => None,
@@ -139,13 +141,10 @@ impl Plan {
                 "lower `min_votes`, gather more votes, or leave `strict` off",
             ));
         }
-        let users: HashSet<String> = ranked[..taken].iter().map(|(_, u)| (*u).to_owned()).collect();
+        let users: HashedSet<u64> = ranked[..taken].iter().map(|(_, u)| user_key(u)).collect();
         let fates = if with_facts {
-            let kept: BTreeMap<u64, [usize; 4]> = tally
-                .iter()
-                .filter(|(key, _)| names.get(key).is_some_and(|name| users.contains(*name)))
-                .map(|(key, (_, kept))| (*key, *kept))
-                .collect();
+            let kept: BTreeMap<u64, [usize; 4]> =
+                tally.iter().filter(|(key, _)| users.contains(key)).map(|(key, (_, kept))| (*key, *kept)).collect();
             let targets = targets(&kept, selection);
             Some(fates(&spill, selection, seed, folds.as_ref(), &targets, &sizes)?)
         } else {
@@ -155,8 +154,8 @@ impl Plan {
     }
 }
 
-/// Users by their keys.
-fn keyed<'n>(names: impl Iterator<Item = &'n String>, place: &str) -> Result<HashMap<u64, &'n str>> {
+/// Users are told apart by 64 bits.
+fn refuse_equal_keys<'n>(names: impl Iterator<Item = &'n String>, place: &str) -> Result<()> {
     let mut keyed: HashMap<u64, &str> = HashMap::new();
     for name in names {
         if let Some(other) = keyed.insert(user_key(name), name) {
@@ -164,7 +163,7 @@ fn keyed<'n>(names: impl Iterator<Item = &'n String>, place: &str) -> Result<Has
             return Err(invalid(place, "users that can be told apart", found, "rename one of them"));
         }
     }
-    Ok(keyed)
+    Ok(())
 }
 
 pub(crate) fn user_key(user: &str) -> u64 {
@@ -188,13 +187,20 @@ pub(crate) fn refuse(at: &At, flaw: Flaw, selection: &Selection) -> Result<()> {
 }
 
 /// The split, where the row alone decides.
-pub(crate) fn of_row(draft: &Draft, key: u128, selection: &Selection, seed: u64) -> Result<Option<Split>, Flaw> {
+pub(crate) fn of_row(
+    draft: &Draft,
+    key: u128,
+    selection: &Selection,
+    columns: &Columns,
+    seed: u64,
+) -> Result<Option<Split>, Flaw> {
     match selection.split {
         SplitRule::Column => {
-            let value = draft.split.ok_or_else(|| Flaw::null("split"))?;
+            let column = columns.split.as_deref().unwrap_or_default();
+            let value = draft.split.ok_or_else(|| Flaw::null(column))?;
             let split = Split::parse(value).ok_or_else(|| Flaw {
                 kind: "unknown split",
-                column: "split".into(),
+                column: column.into(),
                 expected: "`train`, `dev`, `adapt` or `test`".into(),
                 found: format!("`{value}`"),
                 hint: "rename the values, or split by prompt",

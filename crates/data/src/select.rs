@@ -16,6 +16,8 @@ pub(crate) struct Fact {
     /// Hash of the vote's content under the run's seed: an order that is independent of files.
     pub(crate) content: u128,
     pub(crate) time: i64,
+    /// Hash of weight and margin: tells apart what is equal in content and time.
+    pub(crate) rest: u32,
     pub(crate) unit: u32,
     pub(crate) index: u32,
     pub(crate) decided: bool,
@@ -24,7 +26,7 @@ pub(crate) struct Fact {
 }
 
 impl Record for Fact {
-    const SIZE: usize = 58;
+    const SIZE: usize = 62;
 
     fn hash(&self) -> u64 {
         self.user
@@ -35,6 +37,7 @@ impl Record for Fact {
         out.extend_from_slice(&self.whole.to_le_bytes());
         out.extend_from_slice(&self.content.to_le_bytes());
         out.extend_from_slice(&self.time.to_le_bytes());
+        out.extend_from_slice(&self.rest.to_le_bytes());
         out.extend_from_slice(&self.unit.to_le_bytes());
         out.extend_from_slice(&self.index.to_le_bytes());
         out.push(u8::from(self.decided));
@@ -50,10 +53,11 @@ impl Record for Fact {
             whole: sixteen(8),
             content: sixteen(24),
             time: eight(40) as i64,
-            unit: four(48),
-            index: four(52),
-            decided: b[56] == 1,
-            split: Split::ALL.get(usize::from(b[57])).copied(),
+            rest: four(48),
+            unit: four(52),
+            index: four(56),
+            decided: b[60] == 1,
+            split: Split::ALL.get(usize::from(b[61])).copied(),
         }
     }
 }
@@ -70,7 +74,12 @@ pub(crate) enum Fate {
     HeldOutPrompt,
     /// A held-out user's vote that is neither for fitting nor on a held-out prompt.
     Unused,
+    /// The row is not as the card says.
+    Refused,
 }
+
+/// Of whom no fact is told.
+const REFUSED: u8 = 8;
 
 impl Fate {
     pub(crate) fn code(self) -> u8 {
@@ -80,6 +89,7 @@ impl Fate {
             Self::OverShare => 5,
             Self::HeldOutPrompt => 6,
             Self::Unused => 7,
+            Self::Refused => REFUSED,
         }
     }
 
@@ -89,6 +99,7 @@ impl Fate {
             5 => Self::OverShare,
             6 => Self::HeldOutPrompt,
             7 => Self::Unused,
+            REFUSED => Self::Refused,
             split => Self::Kept(Split::ALL[usize::from(split)]),
         }
     }
@@ -101,6 +112,7 @@ impl Fate {
             Self::OverShare => Some("beyond the user's share"),
             Self::HeldOutPrompt => Some("training user on a held-out prompt"),
             Self::Unused => Some("held-out user's vote beyond those for fitting"),
+            Self::Refused => Some("not as the card says"),
         }
     }
 }
@@ -245,7 +257,7 @@ pub(crate) fn fates(
     targets: &HashMap<(u64, Split), usize>,
     sizes: &[usize],
 ) -> Result<Vec<Vec<u8>>> {
-    let mut codes: Vec<Vec<u8>> = sizes.iter().map(|n| vec![0; *n]).collect();
+    let mut codes: Vec<Vec<u8>> = sizes.iter().map(|n| vec![REFUSED; *n]).collect();
     each_user(facts, |votes| {
         let mut taken: HashMap<Split, usize> = HashMap::new();
         for (vote, fate) in votes.iter().zip(of_user(votes, selection, seed, folds)) {
@@ -266,9 +278,17 @@ pub(crate) fn fates(
 
 fn each_user(facts: &Spill<Fact>, mut see: impl FnMut(&[Fact]) -> Result<()>) -> Result<()> {
     facts.each(|mut all| {
-        all.sort_unstable_by_key(|f| (f.user, f.content, f.unit, f.index));
+        // Places come last: the outcome must not depend on the order of rows.
+        all.sort_unstable_by_key(|f| (f.user, f.content, f.time, f.rest, f.unit, f.index));
         all.chunk_by(|a, b| a.user == b.user).try_for_each(&mut see)
     })
+}
+
+/// A hash of what else a vote carries.
+pub(crate) fn rest_key(draft: &Draft) -> u32 {
+    let bits = |x: Option<f32>| x.map_or(u64::MAX, |x| u64::from(x.to_bits()));
+    let all = [bits(Some(draft.weight)), bits(draft.margin)].map(u64::to_le_bytes).concat();
+    xxhash_rust::xxh3::xxh3_64(&all) as u32
 }
 
 /// A hash of who said what of which texts, under the run's seed.
@@ -288,7 +308,7 @@ mod tests {
     use super::*;
 
     fn fact(whole: u128, content: u128, time: i64) -> Fact {
-        Fact { user: 9, whole, content, time, unit: 0, index: content as u32, decided: true, split: None }
+        Fact { user: 9, whole, content, time, rest: 6, unit: 0, index: content as u32, decided: true, split: None }
     }
 
     #[test]
@@ -299,7 +319,7 @@ mod tests {
             fact.write(&mut bytes);
             assert_eq!((bytes.len(), Fact::read(&bytes)), (Fact::SIZE, fact));
         }
-        for code in 0..8 {
+        for code in 0..=REFUSED {
             assert_eq!(Fate::from_code(code).code(), code);
         }
     }

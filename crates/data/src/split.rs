@@ -123,6 +123,27 @@ impl SplitRule {
     }
 }
 
+/// Passes on what is a hash already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hashed(u64);
+
+impl std::hash::Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut eight = [0; 8];
+            eight[..chunk.len()].copy_from_slice(chunk);
+            self.0 = self.0.rotate_left(5) ^ u64::from_le_bytes(eight);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A set of what is a hash already.
+pub(crate) type HashedSet<T> = std::collections::HashSet<T, std::hash::BuildHasherDefault<Hashed>>;
+
 /// A number from 0 to 1 that the seed and a key decide.
 pub(crate) fn share(seed: u64, what: &str, key: u128) -> f64 {
     let mut hash = Xxh3::with_seed(seed);
@@ -142,6 +163,20 @@ pub(crate) fn by_share(share: f64, dev: f64, test: f64) -> Split {
     }
 }
 
+/// ASCII letters and digits in lower case; 0 for all else.
+const LETTERS: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let letter = byte as u8;
+        if letter.is_ascii_alphanumeric() {
+            table[byte] = letter.to_ascii_lowercase();
+        }
+        byte += 1;
+    }
+    table
+};
+
 /// A hash of what two prompts must share to count as one: roles and letters, whatever case, marks and spaces. The system's
 /// instruction does not count. `room` is scratch space.
 pub(crate) fn prompt_key(turns: &[(&str, &str)], room: &mut Vec<u8>) -> u128 {
@@ -150,15 +185,19 @@ pub(crate) fn prompt_key(turns: &[(&str, &str)], room: &mut Vec<u8>) -> u128 {
         room.extend_from_slice(role.as_bytes());
         let mut between = true;
         if content.is_ascii() {
+            // Every byte is written; the length says which stay.
+            let mut n = room.len();
+            room.resize(n + 2 * content.len(), 0);
             for byte in content.bytes() {
-                if byte.is_ascii_alphanumeric() {
-                    if between {
-                        room.push(b' ');
-                    }
-                    room.push(byte.to_ascii_lowercase());
-                }
-                between = !byte.is_ascii_alphanumeric();
+                let letter = LETTERS[usize::from(byte)];
+                let stays = letter != 0;
+                room[n] = b' ';
+                n += usize::from(stays & between);
+                room[n] = letter;
+                n += usize::from(stays);
+                between = !stays;
             }
+            room.truncate(n);
         } else {
             for c in content.chars() {
                 if c.is_alphanumeric() {

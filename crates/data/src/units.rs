@@ -67,6 +67,10 @@ pub(crate) fn open(file: SourceFile) -> Result<Opened> {
     let (kind, schema) = match file.format {
         Format::Parquet => {
             let metadata = ArrowReaderMetadata::load(&file.input, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
+            // Texts as views of the pages that they were read from: one copy less.
+            let fields = metadata.schema().fields().iter().map(|f| as_views(f)).collect::<Vec<_>>();
+            let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
+            let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).unwrap_or(metadata);
             let schema = metadata.schema().clone();
             (Kind::Parquet(metadata), schema)
         }
@@ -91,6 +95,19 @@ pub(crate) fn open(file: SourceFile) -> Result<Opened> {
     };
     let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
     Ok(Opened { file, columns, kind })
+}
+
+/// A field whose texts, however deep, are views.
+fn as_views(field: &Field) -> Field {
+    let inner = |f: &Arc<Field>| Arc::new(as_views(f));
+    let data_type = match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::LargeList(item) => DataType::LargeList(inner(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        other => other.clone(),
+    };
+    field.clone().with_data_type(data_type)
 }
 
 /// A text file's bytes, unpacked.

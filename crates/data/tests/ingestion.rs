@@ -67,6 +67,18 @@ fn wrong_rows_are_named_or_dropped_and_counted() {
     assert_eq!((report.dropped["unknown label"], report.kept), (1, 3));
     let (_, report) = with(&|r| r[3][5] = "valid", BadRows::Drop).unwrap();
     assert_eq!((report.dropped["unknown split"], report.kept), (1, 3));
+    // The same where a first pass has looked at the rows.
+    let mut rows = ROWS.to_vec();
+    rows[3][5] = "valid";
+    let (_dir, path) = file(&rows);
+    let two_passes = |bad_rows| {
+        let selection = Selection { bad_rows, max_votes_per_user: Some(100), ..keep(1, false) };
+        ingest(&votes_card(), &path, &selection)
+    };
+    assert!(two_passes(BadRows::Error).unwrap_err().to_string().contains("row 4, column `part`"));
+    let (_, report) = two_passes(BadRows::Drop).unwrap();
+    assert_eq!(report.dropped.values().sum::<usize>() + report.kept, report.votes);
+    assert_eq!(report.kept, 3, "{report:?}");
 }
 
 #[test]
@@ -200,6 +212,12 @@ fn the_newest_votes_of_each_user_are_test() {
         );
     }
     assert!(votes.iter().all(|v| (1_000_000_000..1_060_000_000).contains(&v.timestamp.unwrap())), "microseconds, UTC");
+    let late = Selection { bad_rows: BadRows::Drop, ..Selection::all(SplitRule::Time { dev: 0.1, test: 0.2 }) };
+    let error = ingest(&votes_card(), &file(&rows).1, &late).unwrap_err().to_string();
+    assert!(
+        error.contains("at least one vote") && error.contains("not as the card says") || error.contains("null"),
+        "{error}"
+    );
     let error = ingest(&votes_card(), &file(&rows).1, &Selection::all(SplitRule::Time { dev: 0.1, test: 0.2 }));
     assert!(error.unwrap_err().to_string().contains("column `timestamp`: expected a value, found null"));
 }

@@ -194,3 +194,30 @@ fn child_reads_from_the_cache() {
     let error = ingest(&votes_card(), Path::new("hf://datasets/me"), &all()).unwrap_err().to_string();
     assert!(error.contains("OWNER/NAME"), "{error}");
 }
+
+#[test]
+fn columns_that_the_card_does_not_name_are_never_decoded() {
+    let rows: Vec<[String; 6]> = rows(500)
+        .into_iter()
+        .map(|mut r| {
+            r[5] = format!("unused {}", r[2]);
+            r
+        })
+        .collect();
+    let (_dir, path) = file(&rows);
+    let card = data::Card { columns: data::Columns::default(), ..votes_card() };
+    let (want, _) = ingest(&card, &path, &all()).unwrap();
+    // Every byte of the unused column's pages becomes nonsense.
+    let mut bytes = fs_err::read(&path).unwrap();
+    let metadata =
+        parquet::file::reader::SerializedFileReader::new(fs_err::File::open(&path).unwrap().into_parts().0).unwrap();
+    let group = parquet::file::reader::FileReader::metadata(&metadata).row_group(0).clone();
+    let (start, length) = group.columns().iter().find(|c| c.column_path().string() == "part").unwrap().byte_range();
+    bytes[start as usize..(start + length) as usize].fill(0xff);
+    fs_err::write(&path, bytes).unwrap();
+    assert_eq!(ingest(&card, &path, &all()).unwrap().0, want);
+    assert!(
+        ingest(&votes_card(), &path, &data::Selection::all(data::SplitRule::Column)).is_err(),
+        "the column is damaged"
+    );
+}

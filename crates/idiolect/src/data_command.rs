@@ -20,6 +20,8 @@ pub(crate) enum DataCommand {
     Stats(StatsArgs),
     /// Write the canonical table, split, with a report beside it
     Ingest(IngestArgs),
+    /// Tokenise every distinct text of a canonical table once, into an Arrow file
+    Tokenise(TokeniseArgs),
 }
 
 #[derive(Args)]
@@ -98,6 +100,21 @@ pub(crate) struct IngestArgs {
     seed: u64,
 }
 
+#[derive(Args)]
+pub(crate) struct TokeniseArgs {
+    /// A table that `idiolect data ingest` or the stage `data` wrote
+    table: PathBuf,
+    /// A folder with tokenizer.json and chat template
+    #[arg(long)]
+    tokenizer: PathBuf,
+    /// The Arrow file to write; must not exist
+    #[arg(long)]
+    out: PathBuf,
+    /// Threads [default: all cores]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+}
+
 impl SourceArgs {
     fn card(&self) -> Result<Card> {
         if let Some(path) = &self.card {
@@ -116,6 +133,7 @@ impl DataCommand {
             Self::Show(args) => show(&args),
             Self::Stats(args) => stats(&args),
             Self::Ingest(args) => ingest(&args),
+            Self::Tokenise(args) => tokenise(&args),
         }
     }
 }
@@ -288,6 +306,18 @@ fn ingest(args: &IngestArgs) -> Result<()> {
     let report = data::ingest_on(&card, &args.source.sources, &selection, args.seed, &args.out, args.source.threads)?;
     run::write_json(&args.out.with_extension("report.json"), &report)?;
     print(&described(&report));
+    Ok(())
+}
+
+fn tokenise(args: &TokeniseArgs) -> Result<()> {
+    if args.out.exists() {
+        let message = format!("{}: expected a new file, found one that exists", args.out.display());
+        return Err(problem(message, "name another file"));
+    }
+    let tokenizer = Tokenizer::from_folder(&args.tokenizer)?;
+    let data::TokenReport { texts, distinct, tokens, longest } =
+        data::tokenise(&args.table, &tokenizer, &args.out, args.threads)?;
+    print(&format!("{distinct} distinct of {texts} texts, {tokens} tokens, the longest {longest}"));
     Ok(())
 }
 

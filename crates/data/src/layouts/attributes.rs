@@ -1,5 +1,7 @@
 //! Data sets whose attributes stand in for users: HelpSteer2 (Wang et al. 2024), UltraFeedback (Cui et al. 2023).
 
+use smallvec::smallvec;
+
 use crate::Result;
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Draft, Emit, Flaw};
@@ -60,7 +62,7 @@ pub(super) fn helpsteer2(
             let choice = if a + noise > *b { Choice::First } else { Choice::Second };
             let margin = Some((a - b).abs() as f32);
             let own = Own { margin, ..Own::default() };
-            let turns = vec![("user", first.prompt.as_str())];
+            let turns = smallvec![("user", first.prompt.as_str())];
             emit(row, extras.draft(row, *user, turns, &first.response, &second.response, choice, own))?;
         }
     }
@@ -141,7 +143,7 @@ pub(super) fn ultrafeedback(bound: &Bound, extras: &Extras, emit: &mut Emit) -> 
             let scores: Vec<f64> = rated.iter().map(|(_, s)| *s).collect();
             for (one, other, choice, gap) in every_two(&scores) {
                 let own = Own { weight: 1.0 / (rated.len() - 1) as f32, margin: Some(gap), timestamp: None };
-                let turns = vec![("user", prompt)];
+                let turns = smallvec![("user", prompt)];
                 let draft: Result<Draft, Flaw> =
                     extras.draft(row, *aspect, turns, rated[one].0, rated[other].0, choice, own);
                 emit(row, draft)?;

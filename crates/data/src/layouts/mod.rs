@@ -17,7 +17,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::card::Columns;
 use crate::columns::{Lists, Place, Reals, Talks, Texts, Times, field};
-use crate::draft::{Choice, Draft, Emit, Flaw};
+use crate::draft::{Choice, Draft, Emit, Flaw, Turns};
 use crate::error::invalid;
 use crate::{Card, Layout, Result};
 
@@ -118,7 +118,7 @@ impl Extras {
         &'a self,
         row: usize,
         user: impl Into<Cow<'a, str>>,
-        mut turns: Vec<(&'a str, &'a str)>,
+        mut turns: Turns<'a>,
         first: &'a str,
         second: &'a str,
         choice: Choice,
@@ -151,7 +151,7 @@ impl Extras {
         let margin = number(&self.margin, &self.names.margin, 0.0)?.or(own.margin);
         Ok(Draft {
             user: user.into(),
-            turns: Cow::Owned(turns),
+            turns,
             first,
             second,
             choice,
@@ -181,7 +181,7 @@ impl Default for Own {
 /// A judgement that belongs to no single row, without the card's columns.
 fn without_columns<'a>(
     user: &'a str,
-    turns: Vec<(&'a str, &'a str)>,
+    turns: Turns<'a>,
     first: &'a str,
     second: &'a str,
     choice: Choice,
@@ -189,7 +189,7 @@ fn without_columns<'a>(
 ) -> Draft<'a> {
     let Own { weight, margin, timestamp } = own;
     let margin = if choice == Choice::Tie { None } else { margin };
-    let (user, turns) = (Cow::Borrowed(user), Cow::Owned(turns));
+    let user = Cow::Borrowed(user);
     Draft { user, turns, first, second, choice, weight, margin, timestamp, split: None, group: None }
 }
 

@@ -1,5 +1,7 @@
 //! MultiPref (Miranda et al. 2024): several annotators judge the same comparison.
 
+use smallvec::smallvec;
+
 use crate::Result;
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
@@ -46,7 +48,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                         }
                     };
                     let own = Own { margin, ..Own::default() };
-                    extras.draft(row, user, vec![("user", prompt)], first, second, choice, own)
+                    extras.draft(row, user, smallvec![("user", prompt)], first, second, choice, own)
                 })();
                 emit(row, draft)?;
             }

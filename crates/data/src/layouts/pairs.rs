@@ -1,7 +1,9 @@
 //! A better and a worse answer: TRL's shapes, HH-RLHF, and LLaMA-Factory's two.
 
+use smallvec::smallvec;
+
 use crate::columns::{Talks, field};
-use crate::draft::{Choice, Draft, Emit, Flaw};
+use crate::draft::{Choice, Draft, Emit, Flaw, Turns};
 use crate::layouts::{Bound, EVERYONE, Extras, Own};
 use crate::{Layout, Result};
 
@@ -9,8 +11,6 @@ pub(super) const HH: [&str; 2] = ["chosen", "rejected"];
 pub(super) const ALPACA: [&str; 4] = ["instruction", "input", "chosen", "rejected"];
 pub(super) const SHAREGPT: [&str; 5] =
     ["conversations", "chosen.from", "chosen.value", "rejected.from", "rejected.value"];
-
-type Turns<'a> = Vec<(&'a str, &'a str)>;
 
 pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
     match layout {
@@ -73,7 +73,7 @@ pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut
                     extras.draft(
                         row,
                         EVERYONE,
-                        vec![("user", &prompt)],
+                        smallvec![("user", prompt.as_str())],
                         better,
                         worse,
                         Choice::Unordered,
@@ -179,7 +179,7 @@ fn dialogue<'a>(text: &'a str, column: &str) -> Result<Turns<'a>, Flaw> {
         let found = MARKS.iter().filter_map(|(m, role)| text[from..].find(m).map(|at| (from + at, m.len(), *role)));
         found.min_by_key(|(at, _, _)| *at)
     };
-    let mut turns = Vec::new();
+    let mut turns = Turns::new();
     let mut here = next(0).filter(|(at, _, _)| text[..*at].trim().is_empty()).ok_or_else(|| Flaw {
         kind: "no marked turns",
         column: column.into(),
@@ -206,7 +206,10 @@ mod tests {
     fn a_dialogue_is_cut_at_its_marks() {
         let text = "\n\nHuman: hi\n\nthere\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: bye ";
         let turns = dialogue(text, "chosen").unwrap();
-        assert_eq!(turns, [("user", "hi\n\nthere"), ("assistant", "hello"), ("user", "and?"), ("assistant", "bye")]);
+        assert_eq!(
+            turns.as_slice(),
+            [("user", "hi\n\nthere"), ("assistant", "hello"), ("user", "and?"), ("assistant", "bye")]
+        );
         assert_eq!(dialogue("plain", "chosen").unwrap_err().kind, "no marked turns");
         let other =
             dialogue("\n\nHuman: hi\n\nthere\n\nAssistant: hello\n\nHuman: and?\n\nAssistant: no", "c").unwrap();

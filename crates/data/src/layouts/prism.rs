@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::columns::{Reals, Texts, field};
-use crate::draft::{Emit, Flaw};
+use crate::draft::{Emit, Flaw, Turns};
 use crate::layouts::{Bound, Extras, Own, every_two};
 
 pub(super) const PATHS: [&str; 6] = [
@@ -37,7 +37,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
             }
         };
         // The conversation so far: what the user said and, of each turn, the answer they went on with.
-        let mut prompt: Vec<(&str, &str)> = Vec::new();
+        let mut prompt = Turns::new();
         let mut at = messages.start;
         while at < messages.end {
             let turn = turns.get(at);

@@ -1,5 +1,7 @@
 //! A prompt with several answers and a number for each; PersonalLLM (Zollo et al. 2024), whose users are reward models.
 
+use smallvec::smallvec;
+
 use crate::columns::{Reals, Texts};
 use crate::draft::{Emit, Flaw};
 use crate::layouts::{Bound, EVERYONE, Extras, Own, every_two};
@@ -107,7 +109,7 @@ pub(super) fn personalllm(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Re
             for (one, other, choice, gap) in every_two(&values) {
                 let own = Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None };
                 let user = user.to_owned();
-                emit(row, extras.draft(row, user, vec![("user", prompt)], texts[one], texts[other], choice, own))?;
+                emit(row, extras.draft(row, user, smallvec![("user", prompt)], texts[one], texts[other], choice, own))?;
             }
         }
     }

@@ -1,5 +1,7 @@
 //! OpenAI summarize-from-feedback, `comparisons` (Stiennon et al. 2020): two summaries of a post, a worker's choice.
 
+use smallvec::smallvec;
+
 use crate::Result;
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
@@ -59,7 +61,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                     });
                 }
             };
-            extras.draft(row, user, vec![("user", &prompt)], first, second, choice, Own::default())
+            extras.draft(row, user, smallvec![("user", prompt.as_str())], first, second, choice, Own::default())
         })();
         emit(row, draft)?;
     }
