@@ -183,22 +183,15 @@ pub(crate) fn prompt_key(turns: &[(&str, &str)], room: &mut Vec<u8>) -> u128 {
     room.clear();
     for (role, content) in turns.iter().filter(|(role, _)| *role != "system") {
         room.extend_from_slice(role.as_bytes());
-        let mut between = true;
+        let from = room.len();
         if content.is_ascii() {
-            // Every byte is written; the length says which stay.
-            let mut n = room.len();
-            room.resize(n + 2 * content.len(), 0);
-            for byte in content.bytes() {
-                let letter = LETTERS[usize::from(byte)];
-                let stays = letter != 0;
-                room[n] = b' ';
-                n += usize::from(stays & between);
-                room[n] = letter;
-                n += usize::from(stays);
-                between = !stays;
+            for word in content.as_bytes().split(|b| LETTERS[usize::from(*b)] == 0).filter(|w| !w.is_empty()) {
+                room.push(b' ');
+                room.extend_from_slice(word);
             }
-            room.truncate(n);
+            room[from..].make_ascii_lowercase();
         } else {
+            let mut between = true;
             for c in content.chars() {
                 if c.is_alphanumeric() {
                     if between {
@@ -210,6 +203,9 @@ pub(crate) fn prompt_key(turns: &[(&str, &str)], room: &mut Vec<u8>) -> u128 {
                 }
                 between = !c.is_alphanumeric();
             }
+        }
+        if room.len() == from {
+            room.extend_from_slice(content.trim().as_bytes()); // nothing but marks: these are what it says
         }
         room.push(b'\n');
     }
@@ -238,6 +234,8 @@ mod tests {
         assert_ne!(key("How are you?"), key("How is she?"));
         assert_ne!(key("ab c"), key("a bc"));
         assert_ne!(prompt_key(&[("user", "a"), ("user", "b")], &mut vec![]), key("a user b"));
+        assert_ne!(key("🙂"), key("🎉"));
+        assert_ne!(key("+="), key("-="));
         assert_eq!(prompt_key(&[("system", "x"), ("user", "a")], &mut vec![]), key("a"));
         let n = 4000u128;
         let at = |i: u128| by_share(share(7, "prompt", i * i), 0.1, 0.3);
