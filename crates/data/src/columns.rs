@@ -208,7 +208,8 @@ impl Lists {
 
 /// A field of a struct column; `column` is its path in messages. A null struct has null fields.
 pub(crate) fn field(array: &ArrayRef, name: &str, place: &Place, column: &str) -> Result<ArrayRef> {
-    if *array.data_type() == DataType::Null {
+    // Where nothing is there, the type was anyone's guess: an always empty list in JSON.
+    if array.null_count() == array.len() {
         return Ok(new_null_array(&DataType::Null, array.len()));
     }
     let whole: &StructArray =

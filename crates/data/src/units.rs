@@ -2,6 +2,7 @@
 //! that the card names and no others.
 
 use std::io::{BufRead, BufReader};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::RecordBatchReader;
@@ -60,6 +61,13 @@ pub(crate) struct Unit {
 
 /// Opens a file and reads what says which columns it has.
 pub(crate) fn open(file: SourceFile) -> Result<Opened> {
+    let name = file.name.clone();
+    // Arrow's readers panic on some damaged files.
+    std::panic::catch_unwind(AssertUnwindSafe(|| opened(file)))
+        .unwrap_or_else(|_| Err(damaged(&name, &"bytes that its reader cannot make sense of")))
+}
+
+fn opened(file: SourceFile) -> Result<Opened> {
     let broken = |e: &dyn std::fmt::Display| damaged(file.name.as_ref(), &e);
     if file.input.size() == 0 {
         return Err(damaged(file.name.as_ref(), &"an empty file"));
@@ -168,6 +176,11 @@ impl Opened {
 
     /// The unit's batches, each with its place, read with the columns of `paths` only.
     pub(crate) fn batches(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
+        std::panic::catch_unwind(AssertUnwindSafe(|| self.reader(unit, paths)))
+            .unwrap_or_else(|_| Err(damaged(&self.file.name, &"bytes that its reader cannot make sense of")))
+    }
+
+    fn reader(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
         let broken = |e: &dyn std::fmt::Display| damaged(self.file.name.as_ref(), &e);
         let roots: Vec<usize> =
             (0..self.columns.len()).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
@@ -176,12 +189,19 @@ impl Opened {
                 let parquet = metadata.metadata();
                 let (from, to) = unit.groups.unwrap_or((0, parquet.num_row_groups()));
                 let groups: Vec<usize> = (from..to).collect();
-                let leaves: Vec<usize> = (0..metadata.parquet_schema().num_columns())
-                    .filter(|i| {
-                        let parts = metadata.parquet_schema().column(*i).path().parts().to_vec();
-                        paths.iter().any(|p| self.reads(p, &parts))
-                    })
-                    .collect();
+                let parts: Vec<Vec<String>> =
+                    metadata.parquet_schema().columns().iter().map(|c| c.path().parts().to_vec()).collect();
+                let mut leaves: Vec<usize> =
+                    (0..parts.len()).filter(|i| paths.iter().any(|p| self.reads(p, &parts[*i]))).collect();
+                // A column without the fields that are looked for, such as a list that is always empty, is read whole: the
+                // layout says what is wrong with it.
+                for root in paths.iter().map(|p| self.root(p)) {
+                    if !leaves.iter().any(|i| parts[*i][0] == root) {
+                        leaves.extend((0..parts.len()).filter(|i| parts[*i][0] == root));
+                    }
+                }
+                leaves.sort_unstable();
+                leaves.dedup();
                 let (mut bytes, mut rows) = (1usize, 1usize);
                 for group in groups.iter().map(|g| parquet.row_group(*g)) {
                     rows += usize::try_from(group.num_rows()).unwrap_or(0);
@@ -270,7 +290,11 @@ impl Iterator for Batches {
                     Ok((Place { file: self.place.file.clone(), first_row }, batch))
                 });
             }
-            Source::Arrow(reader) => reader.next()?,
+            // Arrow's readers panic on some damaged files.
+            Source::Arrow(reader) => match std::panic::catch_unwind(AssertUnwindSafe(|| reader.next())) {
+                Ok(next) => next?,
+                Err(_) => return Some(Err(damaged(&self.place.file, &"bytes that its reader cannot make sense of"))),
+            },
         };
         Some(match batch {
             Ok(batch) => {

@@ -5,6 +5,7 @@ mod common;
 mod damage;
 mod ingestion;
 mod layouts;
+mod mutations;
 mod properties;
 mod sources;
 mod tables;
