@@ -55,7 +55,7 @@ clean:
     cargo clean
     find checkpoints -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
 
-# Ingestion and tokenisation beside polars and Hugging Face datasets; needs polars datasets==5.2.0 transformers==5.23.0 in PYTHON
+# Ingestion and tokenisation beside polars and Hugging Face datasets; needs polars datasets==5.2.0 transformers==5.23.0 jinja2 in PYTHON
 bench-data PYTHON="python3" *ARGS="": build
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     {{PYTHON}} crates/data/benches/compare.py {{program}} target/bench/base target/bench/data.json {{ARGS}} | tee target/bench/data.md

@@ -3,8 +3,9 @@
     compare.py IDIOLECT BASE_FOLDER OUT.json [--votes 5000000] [--texts 200000] [--rounds 3] [--hf-rounds 2] [--work DIR]
 
 Votes are generated once per size: texts of words drawn by a fixed seed, 20,000 users, 200,000 prompts, snappy, row groups of
-262,144 rows. Every job is a process of its own; its peak memory is that of the process and its children together at one time
-for ours and polars, of the largest process for datasets' workers. A ratio is peer seconds over our seconds.
+262,144 rows. Every job is a process of its own; its peak memory is that of its largest process (datasets has workers). A ratio is peer seconds over our seconds. Seconds are those of the
+whole process, its start included. Ours ends when its file is on disk; of a peer three figures stand: until its call returned, until
+its file was on disk as well, and (datasets first reads Parquet into a cache of its own) with the loading.
 
 OUT.json: {"machine", "votes", "bytes", "texts", "jobs": [{"job", "seconds": [..], "peak_mib": [..]}],
 "ratios": [{"ours", "peer", "speed": [..]}], "distinct": [{"file", "texts", "distinct", "seconds"}]}.
@@ -12,7 +13,6 @@ OUT.json: {"machine", "votes", "bytes", "texts", "jobs": [{"job", "seconds": [..
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -88,22 +88,22 @@ def canonical(batch):
 
 
 def peer(job, source, out):
-    """Runs in a process of its own; prints the seconds of what counts."""
+    """Runs in a process of its own; prints the seconds of loading before and of waiting for the disk after what counts."""
+    loading = 0.0
     if job == "polars":
         import polars as pl
-        start = time.perf_counter()
         pl.scan_parquet(source).select(COLUMNS).sink_parquet(out, compression="snappy")
     elif job == "polars-eager":
         import polars as pl
-        start = time.perf_counter()
         pl.read_parquet(source, columns=COLUMNS).write_parquet(out, compression="snappy")
     else:
         import datasets
         datasets.disable_progress_bars()
         if job == "datasets":
+            start = time.perf_counter()
             rows = datasets.load_dataset("parquet", data_files=source, columns=COLUMNS, split="train",
                                          cache_dir=out + ".cache")
-            start = time.perf_counter()  # loading is not counted
+            loading = time.perf_counter() - start
             rows = rows.map(canonical, batched=True, num_proc=THREADS,
                             remove_columns=["response_a", "response_b", "label"])
             rows.to_parquet(out)
@@ -111,12 +111,18 @@ def peer(job, source, out):
             import transformers
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             tokenizer = transformers.AutoTokenizer.from_pretrained(args.base)
-            rows = datasets.load_dataset("parquet", data_files=source, split="train", cache_dir=out + ".cache")
             start = time.perf_counter()
+            rows = datasets.load_dataset("parquet", data_files=source, split="train", cache_dir=out + ".cache")
+            loading = time.perf_counter() - start
             rows = rows.map(lambda b: {"input_ids": tokenizer(b["text"], add_special_tokens=False)["input_ids"]},
                             batched=True, num_proc=THREADS, remove_columns=["text"])
             rows.save_to_disk(out)
-    print("SECONDS", time.perf_counter() - start)
+    start = time.perf_counter()
+    for folder, _, files in os.walk(out) if os.path.isdir(out) else [(os.path.dirname(out), [], [os.path.basename(out)])]:
+        for name in files:
+            with open(os.path.join(folder, name), "rb+") as file:
+                os.fsync(file)
+    print("SECONDS", json.dumps({"loading": loading, "sync": time.perf_counter() - start}))
 
 
 if args.job:
@@ -125,7 +131,7 @@ if args.job:
 
 os.makedirs(args.work, exist_ok=True)
 work = lambda name: os.path.join(args.work, name)  # noqa: E731
-jobs, ratios = {}, {}
+jobs, everything, ratios = {}, {}, {}
 
 
 def clean(*names):
@@ -134,8 +140,8 @@ def clean(*names):
             shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.path.exists(path) and os.remove(path)
 
 
-def measure(job, command, inner=False):
-    """Seconds (the process's own figure if it prints one) and peak MiB."""
+def measure(job, command):
+    """Seconds of a command, and what it printed."""
     os.sync()  # what the job before wrote is not written during this one
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -143,8 +149,6 @@ def measure(job, command, inner=False):
     seconds = time.perf_counter() - start
     if child.returncode:
         sys.exit("{} failed:\n{}\n{}".format(" ".join(command), out[-2000:], err[-2000:]))
-    if inner:
-        seconds = float(out.split("SECONDS ")[-1])
     entry = jobs.setdefault(job, {"job": job, "seconds": [], "peak_mib": []})
     entry["seconds"].append(seconds)
     return seconds, out
@@ -154,13 +158,21 @@ def with_peak(job, command, inner=False):
     """As `measure`, through a wrapper that tells the peak of the child alone."""
     wrapper = ("import resource,subprocess,sys;r=subprocess.run(sys.argv[1:]);"
                "print('PEAK',resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/1024);sys.exit(r.returncode)")
-    seconds, out = measure(job, [sys.executable, "-c", wrapper, *command], inner=False)
+    seconds, out = measure(job, [sys.executable, "-c", wrapper, *command])
+    peak = float(out.split("PEAK ")[-1])
+    figures = {"": seconds}
     if inner:
-        seconds = float(out.split("SECONDS ")[-1].split()[0])
-        jobs[job]["seconds"][-1] = seconds
-    jobs[job]["peak_mib"].append(float(out.split("PEAK ")[-1]))
-    print("{}: {:.1f} s, {:.0f} MiB".format(job, seconds, jobs[job]["peak_mib"][-1]), file=sys.stderr, flush=True)
-    return seconds
+        parts = json.loads(out.split("SECONDS ")[-1].splitlines()[0])
+        figures = {"": seconds - parts["sync"] - parts["loading"], ", on disk": seconds - parts["loading"]}
+        if parts["loading"]:
+            figures[", from the file, on disk"] = seconds
+    del jobs[job]
+    for what, value in figures.items():
+        everything.setdefault(job + what, {"job": job + what, "seconds": [], "peak_mib": []})
+        everything[job + what]["seconds"].append(value)
+        everything[job + what]["peak_mib"].append(peak)
+    print("{}: {:.1f} s, {:.0f} MiB".format(job, figures[""], peak), file=sys.stderr, flush=True)
+    return figures
 
 
 source = work("votes-{}.parquet".format(args.votes))
@@ -183,7 +195,8 @@ def theirs(name, data=source, out="peer.parquet"):
 
 
 def note(a, b, x, y):
-    ratios.setdefault((a, b), []).append(y / x)
+    for what, value in y.items():
+        ratios.setdefault((a, b + what), []).append(value / x[""])
 
 
 one = 'split = { by = "prompt", dev = 0.1, test = 0.2 }'
@@ -239,20 +252,19 @@ for path in args.real:
     subprocess.run([args.program, "data", "ingest", path, "--out", work("real.parquet"), "--selection",
                     'split = { by = "prompt", dev = 0.0, test = 0.0 }'], check=True, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)
-    seconds, out = measure("real tokens", [args.program, "data", "tokenise", work("real.parquet"), "--tokenizer",
+    seconds, out = measure("real", [args.program, "data", "tokenise", work("real.parquet"), "--tokenizer",
                                            args.base, "--out", work("tokens.arrow"), "--threads", str(THREADS)])
     said = out.split()
     name = os.path.join(*path.split(os.sep)[-2:])
     distinct.append({"file": name, "texts": int(said[3]), "distinct": int(said[0]), "seconds": seconds})
-jobs.pop("real tokens", None)
 
 machine = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
 result = {"machine": machine, "votes": args.votes, "bytes": os.path.getsize(source), "texts": args.texts,
-          "jobs": list(jobs.values()), "ratios": [{"ours": a, "peer": b, "speed": r} for (a, b), r in ratios.items()],
+          "jobs": list(everything.values()), "ratios": [{"ours": a, "peer": b, "speed": r} for (a, b), r in ratios.items()],
           "distinct": distinct}
 json.dump(result, open(args.out, "w"), indent=1)
 print("| job | seconds, median (range) | peak MiB |\n| --- | --- | --- |")
-for j in jobs.values():
+for j in everything.values():
     print("| {} | {:.1f} ({:.1f} to {:.1f}) | {:.0f} |".format(
         j["job"], statistics.median(j["seconds"]), min(j["seconds"]), max(j["seconds"]), max(j["peak_mib"])))
 print("\n| ours | peer | peer seconds / our seconds (range) |\n| --- | --- | --- |")

@@ -30,12 +30,12 @@ const BATCH_BYTES: usize = 16 << 20;
 /// Encoded bytes that may wait for their turn.
 const WAITING_BYTES: usize = 128 << 20;
 
-pub(crate) fn message_fields() -> Fields {
+fn message_fields() -> Fields {
     Fields::from(vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)])
 }
 
 /// The table's columns.
-pub(crate) fn schema() -> SchemaRef {
+fn schema() -> SchemaRef {
     let item = Arc::new(Field::new("item", DataType::Struct(message_fields()), false));
     Arc::new(Schema::new(vec![
         Field::new("user_id", DataType::Utf8, false),

@@ -48,7 +48,7 @@ impl Draft<'_> {
 
     /// Why ingestion leaves this judgement out, if it does.
     pub(crate) fn flaw(&self) -> Option<&'static str> {
-        if self.first.trim().is_empty() || self.second.trim().is_empty() {
+        if self.first.trim_start().is_empty() || self.second.trim_start().is_empty() {
             Some("empty answer")
         } else if self.first == self.second {
             Some("identical answers")

@@ -1,6 +1,6 @@
 //! From a source's rows to the canonical table: every vote is kept, or dropped for a reason that is counted.
 //!
-//! Memory does not grow with the source. Rules that need a row alone take one pass; those that need a user's other votes (a
+//! Memory grows with the users and by a byte a vote, not with the texts (folds keep a hash of every prompt too). Rules that need a row alone take one pass; those that need a user's other votes (a
 //! minimum, a share, an order in time) take two, with what must be remembered of each vote spilled to disk.
 
 use std::collections::HashMap;
@@ -63,13 +63,42 @@ struct Counts {
     votes: usize,
     kept: usize,
     ties: usize,
-    users: HashedSet<u64>,
     dropped: HashMap<&'static str, usize>,
     splits: [usize; 4],
-    seen: Vec<Seen>,
-    /// What was noted already: most prompts come many times.
-    noted: HashedSet<u128>,
+    notes: Notes,
     room: Vec<u8>,
+}
+
+/// Who and what stood where, each once.
+#[derive(Default)]
+struct Notes {
+    users: HashedSet<u64>,
+    /// What is in `seen` or was, half of its hash: most prompts come many times.
+    noted: HashedSet<u64>,
+    seen: Vec<Seen>,
+    /// Looked up many at a time: tables of this size are not in a core's cache, and a core waits for several at once.
+    waiting: Vec<(u64, Seen)>,
+}
+
+impl Notes {
+    fn add(&mut self, user: u64, seen: Seen, spill: &Spill<Seen>) -> Result<()> {
+        self.waiting.push((user, seen));
+        if self.waiting.len() >= 4096 { self.settle(spill) } else { Ok(()) }
+    }
+
+    fn settle(&mut self, spill: &Spill<Seen>) -> Result<()> {
+        if self.noted.len() >= 1 << 20 {
+            self.noted.clear();
+        }
+        self.users.extend(self.waiting.iter().map(|(user, _)| *user));
+        for (_, seen) in self.waiting.drain(..) {
+            let what = (seen.guard as u128) << 4 | seen.split as u128;
+            if self.noted.insert((seen.key ^ what) as u64) {
+                self.seen.push(seen);
+            }
+        }
+        if self.seen.len() >= 8192 { spill.add(&mut self.seen) } else { Ok(()) }
+    }
 }
 
 fn write(
@@ -133,19 +162,9 @@ fn write(
             counts.kept += 1;
             counts.ties += usize::from(draft.choice == Choice::Tie);
             counts.splits[split as usize] += 1;
-            counts.users.insert(user);
-            let mut note = |guard: Guard, key: u128| -> Result<()> {
-                if counts.noted.len() >= 1 << 20 {
-                    counts.noted.clear();
-                }
-                let what = (guard as u128) << 4 | split as u128;
-                if counts.noted.insert(key ^ what) {
-                    counts.seen.push(Seen { guard, key, split, unit: unit as u32, row: at.row as u32 });
-                    if counts.seen.len() >= 8192 {
-                        spill.add(&mut counts.seen)?;
-                    }
-                }
-                Ok(())
+            let mut note = |guard: Guard, key: u128| {
+                let seen = Seen { guard, key, split, unit: unit as u32, row: at.row as u32 };
+                counts.notes.add(user, seen, &spill)
             };
             note(Guard::Prompt, key)?;
             for guard in &guards {
@@ -162,7 +181,8 @@ fn write(
         });
         match work.and_then(|rows| {
             counts.rows += rows;
-            spill.add(&mut counts.seen)?;
+            counts.notes.settle(&spill)?;
+            spill.add(&mut counts.notes.seen)?;
             writer.finish()
         }) {
             Ok(()) => Ok(()),
@@ -179,7 +199,7 @@ fn write(
         report.votes += own.votes;
         report.kept += own.kept;
         report.ties += own.ties;
-        users.extend(own.users);
+        users.extend(own.notes.users);
         for (reason, n) in own.dropped {
             *report.dropped.entry(reason.to_owned()).or_default() += n;
         }

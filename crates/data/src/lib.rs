@@ -2,7 +2,7 @@
 //!
 //! A data set is described by its [`Card`]; [`ingest()`] reads the files that the card speaks of (Parquet, Arrow, JSON, CSV; local
 //! or behind an address), checks every row, splits without leaks, and writes the canonical table with a [`Report`] of all
-//! that was kept, dropped and why. Memory does not grow with the source. [`check()`] says what is wrong or odd before anything is
+//! that was kept, dropped and why, in memory that does not grow with the texts. [`check()`] says what is wrong or odd before anything is
 //! made of it, [`tokenise`] makes every distinct text's tokens once, [`write_users`] turns a survey into named numbers.
 //!
 //! ```no_run

@@ -136,6 +136,14 @@ impl std::hash::Hasher for Hashed {
         }
     }
 
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64 ^ (hash >> 64) as u64;
+    }
+
     fn finish(&self) -> u64 {
         self.0
     }
@@ -163,19 +171,19 @@ pub(crate) fn by_share(share: f64, dev: f64, test: f64) -> Split {
     }
 }
 
-/// ASCII letters and digits in lower case; 0 for all else.
-const LETTERS: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        let letter = byte as u8;
-        if letter.is_ascii_alphanumeric() {
-            table[byte] = letter.to_ascii_lowercase();
-        }
-        byte += 1;
+/// An ASCII letter or digit in lower case, anything else as a space; without a branch, so that many are done at a time.
+fn letter(byte: u8) -> u8 {
+    let lower = byte | 0x20;
+    let is_letter = lower.wrapping_sub(b'a') < 26;
+    let is_digit = byte.wrapping_sub(b'0') < 10;
+    if is_letter {
+        lower
+    } else if is_digit {
+        byte
+    } else {
+        b' '
     }
-    table
-};
+}
 
 /// A hash of what two prompts must share to count as one: roles and letters, whatever case, marks and spaces. The system's
 /// instruction does not count. `room` is scratch space.
@@ -185,11 +193,9 @@ pub(crate) fn prompt_key(turns: &[(&str, &str)], room: &mut Vec<u8>) -> u128 {
         room.extend_from_slice(role.as_bytes());
         let from = room.len();
         if content.is_ascii() {
-            for word in content.as_bytes().split(|b| LETTERS[usize::from(*b)] == 0).filter(|w| !w.is_empty()) {
-                room.push(b' ');
-                room.extend_from_slice(word);
-            }
-            room[from..].make_ascii_lowercase();
+            room.push(b' ');
+            room.extend(content.bytes().map(letter));
+            squeeze(room, from);
         } else {
             let mut between = true;
             for c in content.chars() {
@@ -210,6 +216,21 @@ pub(crate) fn prompt_key(turns: &[(&str, &str)], room: &mut Vec<u8>) -> u128 {
         room.push(b'\n');
     }
     xxhash_rust::xxh3::xxh3_128(room)
+}
+
+/// Makes one space of several behind `from`, and takes those at the end away.
+fn squeeze(room: &mut Vec<u8>, from: usize) {
+    let (mut read, mut write) = (from, from);
+    while read < room.len() {
+        let run = memchr::memmem::find(&room[read..], b"  ").map_or(room.len() - read, |at| at + 1);
+        room.copy_within(read..read + run, write);
+        (read, write) = (read + run, write + run);
+        read += room[read..].iter().take_while(|b| **b == b' ').count();
+    }
+    room.truncate(write);
+    if room.len() > from && room.last() == Some(&b' ') {
+        room.pop();
+    }
 }
 
 /// A hash of texts, each told from its neighbours.
@@ -237,6 +258,20 @@ mod tests {
         assert_ne!(key("🙂"), key("🎉"));
         assert_ne!(key("+="), key("-="));
         assert_eq!(prompt_key(&[("system", "x"), ("user", "a")], &mut vec![]), key("a"));
+        // Not one byte otherwise than word by word, whatever stands where.
+        for text in
+            ["", " ", "a", " a", "a ", "--", "A--b  c", "it's 5 o'clock...", "  x\ty\n\nZ  ", "a    b     ", "....a"]
+        {
+            let words: Vec<String> = text
+                .split(|c: char| !c.is_ascii_alphanumeric())
+                .filter(|w| !w.is_empty())
+                .map(|w| format!(" {}", w.to_ascii_lowercase()))
+                .collect();
+            let want = if words.is_empty() { text.trim().to_owned() } else { words.concat() };
+            let mut room = Vec::new();
+            prompt_key(&[("user", text)], &mut room);
+            assert_eq!(String::from_utf8(room).unwrap(), format!("user{want}\n"), "{text:?}");
+        }
         let n = 4000u128;
         let at = |i: u128| by_share(share(7, "prompt", i * i), 0.1, 0.3);
         let test = (0..n).filter(|i| at(*i) == Split::Test).count() as f64 / n as f64;

@@ -61,10 +61,13 @@ pub(crate) struct Unit {
 
 /// Opens a file and reads what says which columns it has.
 pub(crate) fn open(file: SourceFile) -> Result<Opened> {
-    let name = file.name.clone();
-    // Arrow's readers panic on some damaged files.
-    std::panic::catch_unwind(AssertUnwindSafe(|| opened(file)))
-        .unwrap_or_else(|_| Err(damaged(&name, &"bytes that its reader cannot make sense of")))
+    unless_it_panics(&file.name.clone(), || opened(file))?
+}
+
+/// Arrow's readers panic on some damaged files.
+fn unless_it_panics<T>(file: &str, read: impl FnOnce() -> T) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| damaged(file, &"bytes that its reader cannot make sense of"))
 }
 
 fn opened(file: SourceFile) -> Result<Opened> {
@@ -176,8 +179,7 @@ impl Opened {
 
     /// The unit's batches, each with its place, read with the columns of `paths` only.
     pub(crate) fn batches(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
-        std::panic::catch_unwind(AssertUnwindSafe(|| self.reader(unit, paths)))
-            .unwrap_or_else(|_| Err(damaged(&self.file.name, &"bytes that its reader cannot make sense of")))
+        unless_it_panics(&self.file.name, || self.reader(unit, paths))?
     }
 
     fn reader(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
@@ -290,10 +292,9 @@ impl Iterator for Batches {
                     Ok((Place { file: self.place.file.clone(), first_row }, batch))
                 });
             }
-            // Arrow's readers panic on some damaged files.
-            Source::Arrow(reader) => match std::panic::catch_unwind(AssertUnwindSafe(|| reader.next())) {
+            Source::Arrow(reader) => match unless_it_panics(&self.place.file, || reader.next()) {
                 Ok(next) => next?,
-                Err(_) => return Some(Err(damaged(&self.place.file, &"bytes that its reader cannot make sense of"))),
+                Err(error) => return Some(Err(error)),
             },
         };
         Some(match batch {

@@ -292,15 +292,10 @@ fn votes_per_user(check: &Check) -> Vec<(String, f64)> {
 }
 
 fn ingest(args: &IngestArgs) -> Result<()> {
-    if args.out.exists() {
-        let message = format!("{}: expected a new file, found one that exists", args.out.display());
-        return Err(problem(message, "name another file"));
-    }
+    refuse_existing(&args.out)?;
     let card = args.source.card()?;
     let selection = match &args.selection {
-        Some(text) => toml::from_str(&complete(text)).map_err(|e| {
-            problem(format!("--selection: expected keys as in configs/data/*.toml, found: {e}"), "see docs/data.md")
-        })?,
+        Some(text) => selection(text)?,
         None => Selection::all(SplitRule::Prompt { dev: 0.1, test: 0.2 }),
     };
     let report = data::ingest_on(&card, &args.source.sources, &selection, args.seed, &args.out, args.source.threads)?;
@@ -310,10 +305,7 @@ fn ingest(args: &IngestArgs) -> Result<()> {
 }
 
 fn tokenise(args: &TokeniseArgs) -> Result<()> {
-    if args.out.exists() {
-        let message = format!("{}: expected a new file, found one that exists", args.out.display());
-        return Err(problem(message, "name another file"));
-    }
+    refuse_existing(&args.out)?;
     let tokenizer = Tokenizer::from_folder(&args.tokenizer)?;
     let data::TokenReport { texts, distinct, tokens, longest } =
         data::tokenise(&args.table, &tokenizer, &args.out, args.threads)?;
@@ -321,16 +313,25 @@ fn tokenise(args: &TokeniseArgs) -> Result<()> {
     Ok(())
 }
 
-/// A selection with what was left out filled in as `Selection::all` has it.
-fn complete(text: &str) -> String {
-    let has = |key: &str| text.lines().any(|l| l.trim_start().starts_with(key));
-    let mut out = text.to_owned();
-    for (key, line) in [("min_votes", "min_votes = 0"), ("strict", "strict = false")] {
-        if !has(key) {
-            out = format!("{line}\n{out}");
-        }
+/// A selection; what is left out is as `Selection::all` has it.
+fn selection(text: &str) -> Result<Selection> {
+    let parse = || -> Result<Selection, toml::de::Error> {
+        let mut table: toml::Table = toml::from_str(text)?;
+        table.entry("min_votes").or_insert(0.into());
+        table.entry("strict").or_insert(false.into());
+        table.try_into()
+    };
+    parse().map_err(|e| {
+        problem(format!("--selection: expected keys as in configs/data/*.toml, found: {e}"), "see docs/data.md")
+    })
+}
+
+fn refuse_existing(out: &Path) -> Result<()> {
+    if out.exists() {
+        let message = format!("{}: expected a new file, found one that exists", out.display());
+        return Err(problem(message, "name another file"));
     }
-    out
+    Ok(())
 }
 
 /// What ingestion kept and dropped.
@@ -357,9 +358,4 @@ pub(crate) fn described(report: &data::Report) -> String {
         counts(&report.splits),
         counts(&report.prompts)
     )
-}
-
-/// Where a data stage's tokenised rows are.
-pub(crate) fn tokens(folder: &Path) -> PathBuf {
-    folder.join("tokens.arrow")
 }

@@ -13,7 +13,6 @@ INLINE void fetch(Vector& to, const uint16_t* p) {  // bfloat16
 INLINE float sum(const Vector& x) {
   typedef float Eight __attribute__((vector_size(32)));
   typedef float Four __attribute__((vector_size(16)));
-  typedef int Order __attribute__((vector_size(16)));
   Eight low, high;
   std::memcpy(&low, &x, 32);
   std::memcpy(&high, reinterpret_cast<const char*>(&x) + 32, 32);
@@ -22,8 +21,7 @@ INLINE float sum(const Vector& x) {
   std::memcpy(&a, &low, 16);
   std::memcpy(&b, reinterpret_cast<const char*>(&low) + 16, 16);
   a += b;
-  a += __builtin_shuffle(a, Order{2, 3, 0, 1});
-  return a[0] + a[1];
+  return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
 // Asks for the memory of slots [from, to) before it is needed.

@@ -1,5 +1,5 @@
 //! Packed products: a frozen weight is laid out once for oneDNN, and a second time, transposed, when gradients first
-//! flow through it. The shim in `packed.cpp` is all the C++ of this crate.
+//! flow through it. The C++ is in `packed.cpp`.
 #![expect(unsafe_code, reason = "calls into packed.cpp")]
 
 use std::cell::OnceCell;
