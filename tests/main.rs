@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure in a test may panic")]
 
+/// The tiny model with votes of two people, for learners that are called through the libraries.
+mod bench;
 /// `idiolect data`.
 mod data_command;
 /// The house: import rows of crates, lengths of files, configs that parse.
@@ -13,6 +15,8 @@ mod learners;
 mod pipeline;
 /// The program dies behind a checkpoint of each stage that has some; the same command ends with the same bytes.
 mod resume;
+/// Reward models: every structure learns, phases and objectives do what they say.
+mod reward;
 /// Real votes, where ../shared is at hand.
 mod shared_data;
 /// The tiny model and the workspace that the others use.

@@ -42,6 +42,11 @@ pub(crate) fn write_tokenizer(folder: &Path) -> usize {
 
 /// Writes a whole model folder.
 pub(crate) fn write_model(folder: &Path) {
+    write_model_with(folder, 5);
+}
+
+/// The same with weights of another seed.
+pub(crate) fn write_model_with(folder: &Path, seed: u64) {
     fs_err::create_dir_all(folder).unwrap();
     let vocab = write_tokenizer(folder) as i64;
     let (e, m, kv) = (32, 48, 16);
@@ -51,7 +56,7 @@ pub(crate) fn write_model(folder: &Path) {
         "rope_theta": 10000.0, "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2});
     run::write_json(&folder.join("config.json"), &config).unwrap();
     run::write_json(&folder.join("generation_config.json"), &serde_json::json!({"eos_token_id": 2})).unwrap();
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(5);
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let mut random = |shape: &[i64], scale: f32| {
         let count: i64 = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| rng.random_range(-scale..scale)).collect();
@@ -122,8 +127,9 @@ impl Workspace {
         write(
             "configs/reward.toml",
             format!(
-                "variant = \"p-share-lora\"\npooling = \"mean\"\nhead_scale = 1.0\nbatch_votes = 8\nmax_epochs = 2\n\
-                 token_budget = 40000\nwarm_up_share = 0.3\nmax_row_tokens = 200\nover_long = \"error\"\nmicro_batch_tokens = 300\nactivations = \"keep\"\nsave_every_steps = 2\n\
+                "variant = \"p-share-lora\"\npooling = \"mean\"\nhead_scale = 1.0\nbatch_votes = 8\n\
+                 phases = [{{ factors = \"global\", epochs = 0.6 }}, {{ factors = \"personal\", epochs = 1.4 }}]\n\
+                 token_budget = 40000\nmax_row_tokens = 200\nover_long = \"error\"\nmicro_batch_tokens = 300\nactivations = \"keep\"\nsave_every_steps = 2\n\
                  [lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
             ),
         );

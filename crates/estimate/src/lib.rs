@@ -1,5 +1,5 @@
 //! Statistics that need no language model: style features of a text, simulated raters with a known truth, bootstrap
-//! intervals, win rates.
+//! intervals (one- and two-way), calibration, shrinkage over users, win rates.
 //!
 //! ```
 //! use estimate::{Feature, Scaler};
@@ -10,11 +10,17 @@
 //! ```
 
 mod bootstrap;
+mod calibration;
 mod rater;
+mod shrink;
 mod style;
+mod two_way;
 mod win;
 
 pub use bootstrap::{Interval, clustered_mean};
+pub use calibration::{Bin, Calibration, calibration};
 pub use rater::{Choice, agreement_scale, truth, vote};
+pub use shrink::{Population, Shrunk, shrink};
 pub use style::{CLIP, Feature, Scaler};
+pub use two_way::{Cell, Each, two_way_mean};
 pub use win::{distinct_n, win_rate};

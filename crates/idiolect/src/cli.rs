@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data_command::DataCommand;
+use crate::reward_command::RewardCommand;
 use crate::{doctor, execute, runner, score};
 
 #[derive(Parser)]
@@ -24,6 +25,9 @@ enum Command {
     /// Check, show, count or ingest preference data
     #[command(subcommand)]
     Data(DataCommand),
+    /// Judge a saved reward model
+    #[command(subcommand)]
+    Reward(RewardCommand),
     /// Print devices, libtorch, fast dtypes, memory, and what is missing
     Doctor,
     /// Print a model's logits and greedy text, with or without an adapter
@@ -96,6 +100,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => runner::run(&args),
             Command::Data(command) => command.execute(),
+            Command::Reward(command) => command.execute(),
             Command::Score(args) => score::score(&args),
             Command::Doctor => {
                 doctor::print();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::problem::problem;
 use crate::stages::{DataConfig, ImportConfig, Inputs, PairsConfig, Stage};
-use crate::{base, data_command, hub};
+use crate::{base, data_command, hub, reward_command};
 
 impl Stage {
     /// Does the work, into the run's folder. Gives what the manifest says of it, and what is printed.
@@ -166,6 +166,9 @@ fn copy_model(source: &Path, compute: &Compute, folder: &Path) -> Result<(Value,
     Ok((json!({"blocks": lm.depth()}), format!("copied {}", source.display())))
 }
 
+/// Rows that the stage `data` tokenised, in its folder.
+const TOKENS: &str = "tokens.arrow";
+
 fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value, String)> {
     let DataConfig { card, path, users, tokens, selection } = config;
     let card = Card::read(card)?;
@@ -196,7 +199,7 @@ fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value,
     }
     if *tokens {
         let tokenizer = text::Tokenizer::from_folder(&inputs["import"])?;
-        let report = data::tokenise(&table, &tokenizer, &data_command::tokens(&run.path("")), 0)?;
+        let report = data::tokenise(&table, &tokenizer, &run.path(TOKENS), 0)?;
         text = format!(
             "{text}; tokenised {} distinct of {} texts, {} tokens, the longest {}",
             report.distinct, report.texts, report.tokens, report.longest
@@ -209,7 +212,7 @@ fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value,
 /// The base, with the rows that the data stage tokenised where it did.
 fn load_with_rows(inputs: &Inputs, compute: &Compute) -> Result<(lm::Lm, text::Tokenizer)> {
     let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-    let path = data_command::tokens(&inputs["data"]);
+    let path = inputs["data"].join(TOKENS);
     if !path.exists() {
         return Ok((lm, tokenizer));
     }
@@ -247,41 +250,40 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
     let users = data::user_ids(&votes);
     let (model, report) = reward::fit(config, &lm, &tokenizer, &votes, &users, run)?;
-    model.write(&run.path("reward.safetensors"))?;
+    model.write(&run.path("reward.safetensors"), &lm)?;
     let mut evaluations = Vec::new();
     for split in [Split::Dev, Split::Test] {
-        evaluations.push(reward::evaluate(&model, &lm, &tokenizer, &votes, split, config, run)?);
+        let mut bar = run::Progress::new(&format!("reward: scoring {}", split.name()), 0, 0);
+        let scored = config.scored(split);
+        let said = reward::predict(&model, &lm, &tokenizer, &votes, &scored, |done, all| bar.reach(done, all))?;
+        reward::write_predictions(&run.path(&format!("predictions-{}.parquet", split.name())), &said.votes)?;
+        if !said.swap.is_empty() {
+            reward_command::write_swap(&run.path(&format!("swap-{}.parquet", split.name())), &said, &users)?;
+        }
+        evaluations.push(reward::evaluate(&said, split.name(), &users, run.seed()));
     }
     let summary = json!({"fit": report, "dev": evaluations[0], "test": evaluations[1]});
     run::write_json(&run.path("report.json"), &summary)?;
     let mut text = format!(
-        "{} votes on {} texts; {} steps ({} of warm-up), {} tokens, final loss {:.3}; accuracy on dev {:.3}, on test {:.3}; {}\n",
+        "{} votes ({} ties) on {} texts; {} steps ({} with one adapter for all), {} tokens, final loss {:.3}; accuracy on dev {:.3}, on test {:.3}; {}",
         report.votes,
+        report.ties,
         report.texts,
         report.steps,
-        report.warm_up_steps,
+        report.global_steps,
         report.tokens,
         report.final_loss,
         evaluations[0].mean_accuracy,
         evaluations[1].mean_accuracy,
         report.rows
     );
-    let rows: Vec<Vec<String>> = evaluations[1]
-        .users
-        .iter()
-        .map(|u| {
-            let interval = format!("{:.3} to {:.3}", u.accuracy.low, u.accuracy.high);
-            vec![
-                u.user.clone(),
-                u.votes.to_string(),
-                format!("{:.3}", u.accuracy.mean),
-                interval,
-                format!("{:.3}", u.longer),
-            ]
-        })
-        .collect();
-    text += &crate::table::markdown(&["user", "test votes", "accuracy", "95% interval", "longer answer"], &rows);
-    Ok((summary, text))
+    if report.ties_left_out > 0 {
+        text += &format!("; {} ties left out of the likelihood", report.ties_left_out);
+    }
+    if let Some(step) = report.best_step {
+        text += &format!("; the parameters of step {step} were best on dev and are kept");
+    }
+    Ok((summary, format!("{text}\n{}", reward_command::table(&evaluations[1], 40))))
 }
 
 fn pairs(config: &PairsConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
@@ -348,7 +350,7 @@ fn rank(
     }
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut bar = run::Progress::new("pairs: frozen blocks", rows.len(), 0);
-    let prefix = lm::Prefix::new(lm, rows, model.bank.first_block(), |n| bar.advance(n, ""));
+    let prefix = model.prefix(lm, rows, |n| bar.advance(n, ""));
     drop(bar);
     let mut bar = run::Progress::new("pairs: rewards", model.users.len(), 0);
     let (mut pairs, mut counts) = (Vec::new(), policy::PairCounts::default());

@@ -1,5 +1,6 @@
 //! A pipeline file: which stages, with which settings, over which matrix of variants.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -16,6 +17,9 @@ struct PipelineFile {
     name: String,
     seed: u64,
     stage: Vec<StageEntry>,
+    /// Names that `--set NAME=VALUE` gives a value: the setting `stage.key` that each stands for. All must be given.
+    #[serde(default)]
+    variables: BTreeMap<String, String>,
     #[serde(default)]
     matrix: Table,
 }
@@ -31,6 +35,10 @@ struct StageEntry {
 pub(crate) struct Cell {
     /// `key=value` of every axis of the matrix.
     pub(crate) label: String,
+    /// The values of all axes but those of seeds and of data (folds): what is compared.
+    pub(crate) method: String,
+    /// The axes of seeds: fits of one method.
+    pub(crate) fit: String,
     pub(crate) stages: Vec<StagePlan>,
 }
 
@@ -45,6 +53,7 @@ pub(crate) struct StagePlan {
 /// A pipeline, resolved.
 pub(crate) struct Pipeline {
     pub(crate) name: String,
+    pub(crate) seed: u64,
     /// One cell without a matrix.
     pub(crate) cells: Vec<Cell>,
 }
@@ -90,23 +99,56 @@ fn assign(table: &mut Table, path: &str, setting: &Setting) -> Result<()> {
     }
 }
 
+/// One step along an axis of the matrix: a value of one setting, or a name for several.
+#[derive(Clone)]
+struct Step {
+    /// `key=value` or `axis=name`.
+    word: String,
+    axis: String,
+    settings: Vec<Setting>,
+}
+
+/// A named step, as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedStep {
+    name: String,
+    set: Table,
+}
+
+impl Step {
+    fn new(axis: &str, value: &Value) -> Result<Self> {
+        let axis = axis.to_owned();
+        if !value.is_table() {
+            let setting = Setting { key: axis.clone(), value: value.clone() };
+            return Ok(Self { word: word(&setting), axis, settings: vec![setting] });
+        }
+        let NamedStep { name, set } = value.clone().try_into().map_err(|e| {
+            problem(format!("[matrix], `{axis}`: {}", e.to_string().trim()), "write { name = \"..\", set = { .. } }")
+        })?;
+        let safe = |c: char| c.is_ascii_alphanumeric() || "-_ +.".contains(c);
+        if name.is_empty() || !name.chars().all(safe) {
+            let message =
+                format!("[matrix], `{axis}`: expected a name of letters, digits, blanks, - _ + ., found `{name}`");
+            return Err(problem(message, "it becomes part of a folder's name"));
+        }
+        let settings = set.into_iter().map(|(key, value)| Setting { key, value }).collect();
+        Ok(Self { word: format!("{axis}={name}"), axis, settings })
+    }
+}
+
 /// All combinations of the axes, the first axis slowest.
-fn combinations(matrix: &Table) -> Result<Vec<Vec<Setting>>> {
-    let mut cells: Vec<Vec<Setting>> = vec![vec![]];
+fn combinations(matrix: &Table) -> Result<Vec<Vec<Step>>> {
+    let mut cells: Vec<Vec<Step>> = vec![vec![]];
     for (key, values) in matrix {
         let Value::Array(values) = values else {
             return Err(problem(format!("[matrix], `{key}`: expected a list, found {values}"), "write `key = [..]`"));
         };
-        cells = cells
-            .into_iter()
-            .flat_map(|cell| {
-                values.iter().map(move |value| {
-                    let mut next = cell.clone();
-                    next.push(Setting { key: key.clone(), value: value.clone() });
-                    next
-                })
-            })
-            .collect();
+        let steps = values.iter().map(|value| Step::new(key, value)).collect::<Result<Vec<Step>>>()?;
+        let longer = |cell: &Vec<Step>| -> Vec<Vec<Step>> {
+            steps.iter().map(|step| cell.iter().cloned().chain([step.clone()]).collect()).collect()
+        };
+        cells = cells.iter().flat_map(longer).collect();
     }
     Ok(cells)
 }
@@ -130,8 +172,18 @@ impl Pipeline {
             return Err(problem(message, "it names a folder below checkpoints/"));
         }
         let mut settings = set.iter().map(|s| Setting::parse(s)).collect::<Result<Vec<_>>>()?;
+        // Variables mean what they stand for; one that was not given is asked for.
+        for (name, key) in &file.variables {
+            let given =
+                settings.iter_mut().filter(|s| s.key == *name || s.key == *key).map(|s| s.key.clone_from(key)).count();
+            if given == 0 {
+                let message = format!("{}: expected a value for the variable `{name}`, found none", path.display());
+                return Err(problem(message, format!("--set {name}=VALUE (it stands for `{key}`)")));
+            }
+        }
         settings.extend(seed.map(|s| Setting { key: "seed".into(), value: Value::Integer(s as i64) }));
-        for setting in settings.iter().chain(&combinations(&file.matrix)?.into_iter().flatten().collect::<Vec<_>>()) {
+        let steps: Vec<Step> = combinations(&file.matrix)?.into_iter().flatten().collect();
+        for setting in settings.iter().chain(steps.iter().flat_map(|s| &s.settings)) {
             if setting.key != "seed" && !file.stage.iter().any(|s| setting.key_in(&s.kind).is_some()) {
                 let kinds: Vec<&str> = file.stage.iter().map(|s| s.kind.as_str()).collect();
                 return Err(problem(
@@ -148,12 +200,12 @@ impl Pipeline {
             .into_iter()
             .map(|axes| Cell::resolve(&file, &settings, &axes))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { name: file.name, cells })
+        Ok(Self { name: file.name, seed: seed.unwrap_or(file.seed), cells })
     }
 }
 
 impl Cell {
-    fn resolve(file: &PipelineFile, settings: &[Setting], axes: &[Setting]) -> Result<Self> {
+    fn resolve(file: &PipelineFile, settings: &[Setting], axes: &[Step]) -> Result<Self> {
         let mut stages: Vec<StagePlan> = Vec::new();
         let mut reached: Vec<Vec<String>> = Vec::new(); // of each stage: the axes that its result depends on
         for entry in &file.stage {
@@ -163,7 +215,8 @@ impl Cell {
                 .map_err(|e| problem(format!("{}: {}", path.display(), e.to_string().trim()), "this is not TOML"))?;
             let mut seed = file.seed;
             let mut own: Vec<String> = Vec::new();
-            for (setting, axis) in settings.iter().map(|s| (s, false)).chain(axes.iter().map(|s| (s, true))) {
+            let along = axes.iter().flat_map(|step| step.settings.iter().map(move |s| (s, Some(&step.word))));
+            for (setting, axis) in settings.iter().map(|s| (s, None)).chain(along) {
                 let key = if setting.key == "seed" { Some("seed") } else { setting.key_in(&entry.kind) };
                 match key {
                     None => continue,
@@ -177,9 +230,7 @@ impl Cell {
                     }
                     Some(key) => assign(&mut table, key, setting)?,
                 }
-                if axis {
-                    own.push(word(setting));
-                }
+                own.extend(axis.cloned());
             }
             let stage = Stage::parse(&entry.kind, table, path)?;
             for (upstream, theirs) in stages.iter().zip(&reached) {
@@ -207,6 +258,19 @@ impl Cell {
             reached.push(own);
             stages.push(StagePlan { stage, seed, folder });
         }
-        Ok(Self { label: axes.iter().map(word).collect::<Vec<_>>().join(" "), stages })
+        let fit = |step: &&Step| step.settings.iter().all(|s| s.key.rsplit('.').next() == Some("seed"));
+        let fold = |step: &&Step| step.settings.iter().all(|s| s.key.starts_with("data."));
+        let words = |some: Vec<&Step>| some.into_iter().map(|s| s.word.clone()).collect::<Vec<_>>().join(" ");
+        Ok(Self {
+            label: words(axes.iter().collect()),
+            method: axes
+                .iter()
+                .filter(|s| !fit(s) && !fold(s))
+                .map(|s| s.word.strip_prefix(&format!("{}=", s.axis)).unwrap_or(&s.word).to_owned())
+                .collect::<Vec<_>>()
+                .join(", "),
+            fit: words(axes.iter().filter(fit).collect()),
+            stages,
+        })
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::RunArgs;
 use crate::estimate_time;
+use crate::methods;
 use crate::pipeline::{Cell, Pipeline, StagePlan};
 use crate::problem::problem;
 use crate::stages::{Budget, Inputs, Stage};
@@ -55,6 +56,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     }
     if pipeline.cells.len() > 1 {
         compare(&folder, &results)?;
+        methods::compare(&pipeline, &folder)?;
     }
     Ok(())
 }

@@ -91,7 +91,7 @@ impl AdamWConfig {
 pub struct GradientNorms {
     /// Over all shared parameters; 0 if there are none.
     pub shared: f64,
-    /// Over each user's own; 0 for users absent from the batch.
+    /// Over each present user's own, in the order in which they were given.
     pub users: Vec<f64>,
 }
 
@@ -126,7 +126,8 @@ impl AdamW {
     }
 
     /// Takes one step along `gradients`, which are in the order of the parameters: shared parameters at learning rate
-    /// `shared`, each user's at `users`, where `None` is a user without rows in the batch.
+    /// `shared`, and those of the `present` users, (index, learning rate) each. A personal parameter's gradient is `[P, ..]`, a
+    /// slice for every present user in that order; nobody else is touched, whatever their number.
     ///
     /// # Errors
     /// A norm that is not finite, named by `place`; nothing is changed then.
@@ -134,11 +135,16 @@ impl AdamW {
         &mut self,
         gradients: &[Tensor],
         shared: f64,
-        users: &[Option<f64>],
+        present: &[(usize, f64)],
         place: &str,
     ) -> Result<GradientNorms> {
         let not_finite = |what: String| Error::NotFinite { place: place.to_owned(), what };
-        no_grad(|| self.apply(gradients, shared, users, not_finite))
+        no_grad(|| self.apply(gradients, shared, present, not_finite))
+    }
+
+    /// Names of what is trained, in order.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        self.slots.iter().map(|s| s.parameter.name.clone())
     }
 
     /// What is trained, in order.
@@ -150,16 +156,16 @@ impl AdamW {
         &mut self,
         gradients: &[Tensor],
         shared_rate: f64,
-        user_rates: &[Option<f64>],
+        present: &[(usize, f64)],
         not_finite: impl Fn(String) -> Error,
     ) -> Result<GradientNorms> {
-        let (mut shared, mut users) = (0.0, vec![0.0; self.user_steps.len()]);
+        let (mut shared, mut users) = (0.0, vec![0.0; present.len()]);
         for (slot, gradient) in self.slots.iter().zip(gradients) {
             match slot.parameter.owner {
                 Owner::Shared => shared += gradient.square().sum(Kind::Double).double_value(&[]),
                 Owner::PerUser => {
-                    let square: Vec<f64> =
-                        Vec::try_from(gradient.square().flatten(1, -1).sum_dim_intlist(1, false, Kind::Double))?;
+                    let each = gradient.square().reshape([gradient.size()[0], -1]);
+                    let square: Vec<f64> = Vec::try_from(each.sum_dim_intlist(1, false, Kind::Double))?;
                     users.iter_mut().zip(square).for_each(|(sum, s)| *sum += s);
                 }
             }
@@ -168,21 +174,23 @@ impl AdamW {
         if !norms.shared.is_finite() {
             return Err(not_finite("the gradient of the shared parameters".into()));
         }
-        if let Some(user) = norms.users.iter().position(|n| !n.is_finite()) {
-            return Err(not_finite(format!("the gradient of user number {user}")));
+        if let Some(number) = norms.users.iter().position(|n| !n.is_finite()) {
+            return Err(not_finite(format!("the gradient of user number {}", present[number].0)));
         }
 
         self.shared_steps += 1;
-        self.user_steps.iter_mut().zip(user_rates).for_each(|(steps, rate)| *steps += i64::from(rate.is_some()));
+        present.iter().for_each(|(user, _)| self.user_steps[*user] += 1);
         let clip = |norm: f64| (self.config.max_grad_norm / (norm + 1e-6)).min(1.0); // as torch.nn.utils.clip_grad_norm_
         let [beta1, beta2] = self.config.betas;
         for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
             let (tensor, m, v) = (&mut slot.parameter.tensor, &mut slot.first, &mut slot.second);
-            // Each owner's slice: (view of parameter, moments, gradient), its norm and its step count.
-            let update = |index: Option<i64>, rate: f64, norm: f64, steps: i64| {
-                let pick = |t: &Tensor| index.map_or_else(|| t.shallow_clone(), |i| t.get(i));
-                let (mut p, mut m, mut v) = (pick(tensor), pick(m), pick(v));
-                let g = pick(gradient) * clip(norm);
+            // An owner's slices of parameter and moments, and of the gradient; its norm and its step count.
+            let update = |slices: Option<(usize, usize)>, rate: f64, norm: f64, steps: i64| {
+                let pick =
+                    |t: &Tensor, index: Option<usize>| index.map_or_else(|| t.shallow_clone(), |i| t.get(i as i64));
+                let own = slices.map(|(user, _)| user);
+                let (mut p, mut m, mut v) = (pick(tensor, own), pick(m, own), pick(v, own));
+                let g = pick(gradient, slices.map(|(_, number)| number)) * clip(norm);
                 _ = p.g_mul_scalar_(1.0 - rate * self.config.weight_decay);
                 _ = m.g_mul_scalar_(beta1).g_add_(&(&g * (1.0 - beta1)));
                 _ = v.g_mul_scalar_(beta2).g_add_(&(g.square() * (1.0 - beta2)));
@@ -193,10 +201,8 @@ impl AdamW {
             match slot.parameter.owner {
                 Owner::Shared => update(None, shared_rate, norms.shared, self.shared_steps),
                 Owner::PerUser => {
-                    for (user, rate) in user_rates.iter().enumerate() {
-                        if let Some(rate) = rate {
-                            update(Some(user as i64), *rate, norms.users[user], self.user_steps[user]);
-                        }
+                    for (number, (user, rate)) in present.iter().enumerate() {
+                        update(Some((*user, number)), *rate, norms.users[number], self.user_steps[*user]);
                     }
                 }
             }

@@ -78,6 +78,19 @@ pub struct Bank {
     device: Device,
     layers: Vec<Adapted>, // in the model's order
     model_layers: usize,
+    /// Who will own the factors that are shared yet: they are multiplied in the users' groups already.
+    ahead: Option<Owners>,
+}
+
+/// Who owns what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owners {
+    /// Of the down-projections.
+    pub down: Sharing,
+    /// Of the up-projections.
+    pub up: Sharing,
+    /// Of what stands between; for none it does not matter.
+    pub middle: Sharing,
 }
 
 /// One user's factors of one layer.
@@ -149,33 +162,62 @@ impl Bank {
             layers.push(Adapted { layer, path: model_layer.path.clone(), factors: factors.map(leaf) });
         }
         let first_block = layers.iter().map(|a| lm.layers()[a.layer].block).min().unwrap_or(lm.depth());
-        Ok(Self { config, first_block, device: lm.device, layers, model_layers: lm.layers().len() })
+        Ok(Self { config, first_block, device: lm.device, layers, model_layers: lm.layers().len(), ahead: None })
+    }
+
+    /// A bank that is shared throughout, whose products are laid out as those of the bank that [`Self::personalised`] will
+    /// make of it: scores of a mixed batch do not change by a bit when it does.
+    pub fn ahead_of(self, owners: Owners) -> Self {
+        Self { ahead: Some(owners), ..self }
     }
 
     /// The same function for every user, from a bank that is shared throughout: factors are copied to each owner.
-    pub fn personalised(&self, down: Sharing, up: Sharing, users: usize) -> Self {
+    pub fn personalised(&self, to: Owners, users: usize) -> Self {
         let copies = |t: &Tensor, sharing: Sharing| {
             let mut size = t.size();
             size[0] = owners(sharing, users) as i64;
             t.detach().expand(size, false).contiguous().copy().set_requires_grad(true)
         };
-        let layers = self.layers.iter().map(|a| Adapted {
-            layer: a.layer,
-            path: a.path.clone(),
-            factors: Factors {
-                down: copies(&a.factors.down, down),
-                up: copies(&a.factors.up, up),
-                middle: a.factors.middle.as_ref().map(|m| copies(m, Sharing::Shared)),
-            },
-        });
-        let config = BankConfig { lora: self.config.lora.clone(), down, up, middle: self.config.middle, users };
-        Self {
-            config,
-            first_block: self.first_block,
-            device: self.device,
-            layers: layers.collect(),
-            model_layers: self.model_layers,
-        }
+        let middle = match self.config.middle {
+            Middle::None => Middle::None,
+            Middle::Kernel(_) => Middle::Kernel(to.middle),
+            Middle::Scale(_) => Middle::Scale(to.middle),
+        };
+        let factors = |f: &Factors| Factors {
+            down: copies(&f.down, to.down),
+            up: copies(&f.up, to.up),
+            middle: f.middle.as_ref().map(|m| copies(m, to.middle)),
+        };
+        let lora = self.config.lora.clone();
+        self.with(BankConfig { lora, down: to.down, up: to.up, middle, users }, factors)
+    }
+
+    /// A bank of some users alone: their own factors as leaves of their own, `[P, ..]` in the order of `users`, and the very
+    /// tensors that all share.
+    pub fn present(&self, users: &[usize]) -> Self {
+        let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
+        let pick = |t: &Tensor, sharing: Sharing| match sharing {
+            Sharing::Shared => t.shallow_clone(),
+            Sharing::Personal => {
+                let own = t.detach().index_select(0, &index.to_device(t.device()));
+                own.to_device(self.device).set_requires_grad(true)
+            }
+        };
+        let BankConfig { lora, down, up, middle, users: _ } = self.config.clone();
+        let factors = |f: &Factors| Factors {
+            down: pick(&f.down, down),
+            up: pick(&f.up, up),
+            middle: f.middle.as_ref().zip(middle.sharing()).map(|(m, s)| pick(m, s)),
+        };
+        self.with(BankConfig { lora, down, up, middle, users: users.len() }, factors)
+    }
+
+    /// A bank of another shape on the same layers.
+    fn with(&self, config: BankConfig, factors: impl Fn(&Factors) -> Factors) -> Self {
+        let each = |a: &Adapted| Adapted { layer: a.layer, path: a.path.clone(), factors: factors(&a.factors) };
+        let layers = self.layers.iter().map(each).collect();
+        let Self { first_block, device, model_layers, ahead, .. } = *self;
+        Self { config, first_block, device, layers, model_layers, ahead }
     }
 
     /// The bank's shape.
@@ -201,15 +243,23 @@ impl Bank {
 
     fn gather(&self, (groups, grouping): (Vec<usize>, Option<crate::row_factors::Grouping>)) -> RowFactors {
         let index = Tensor::from_slice(&groups.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(self.device);
-        let pick = |t: &Tensor, sharing: Sharing| match sharing {
+        let pick = |t: &Tensor, sharing: Sharing, ahead: Option<Sharing>| match sharing {
+            Sharing::Shared if grouping.is_some() && ahead == Some(Sharing::Personal) => {
+                t.index_select(0, &index.zeros_like())
+            }
             Sharing::Shared => t.shallow_clone(),
             Sharing::Personal if grouping.is_none() => t.narrow(0, groups[0] as i64, 1),
             Sharing::Personal => t.index_select(0, &index),
         };
+        let ahead = self.ahead;
         let gather = |f: &Factors| Factors {
-            down: pick(&f.down, self.config.down),
-            up: pick(&f.up, self.config.up),
-            middle: f.middle.as_ref().zip(self.config.middle.sharing()).map(|(m, s)| pick(m, s)),
+            down: pick(&f.down, self.config.down, ahead.map(|a| a.down)),
+            up: pick(&f.up, self.config.up, ahead.map(|a| a.up)),
+            middle: f
+                .middle
+                .as_ref()
+                .zip(self.config.middle.sharing())
+                .map(|(m, s)| pick(m, s, ahead.map(|a| a.middle))),
         };
         let mut by_layer = vec![None; self.model_layers];
         self.layers.iter().enumerate().for_each(|(i, a)| by_layer[a.layer] = Some(i));

@@ -36,6 +36,25 @@ impl ScalarHead {
         Self::from_weight(&self.weight.detach().expand([users as i64, -1], false).contiguous(), Sharing::Personal)
     }
 
+    /// A copy that is trained on its own.
+    pub fn copy(&self) -> Self {
+        Self::from_weight(&self.weight, self.sharing)
+    }
+
+    /// The heads of some users alone, as leaves of their own; a shared head is the very tensor.
+    pub fn present(&self, users: &[usize]) -> Self {
+        match self.sharing {
+            Sharing::Shared => Self { weight: self.weight.shallow_clone(), sharing: self.sharing },
+            Sharing::Personal => {
+                let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
+                Self::from_weight(
+                    &self.weight.detach().index_select(0, &index.to_device(self.weight.device())),
+                    self.sharing,
+                )
+            }
+        }
+    }
+
     /// Who owns the head.
     pub fn sharing(&self) -> Sharing {
         self.sharing

@@ -46,7 +46,7 @@ mod trace;
 mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
-pub use bank::{Bank, BankConfig, Middle, Sharing, UserFactors};
+pub use bank::{Bank, BankConfig, Middle, Owners, Sharing, UserFactors};
 pub use compute::{Compute, tune_allocator};
 pub use config::{ModelConfig, Shape};
 pub use error::{Error, Result, invalid};

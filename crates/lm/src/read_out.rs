@@ -102,7 +102,7 @@ pub fn pooled_hidden(lm: &Lm, batch: &Batch, hidden: &Tensor, pooling: Pooling) 
 pub fn forward(lm: &Lm, batch: &Batch, adapter: Option<&RowFactors>) -> Tensor {
     no_grad(|| {
         let pass = lm.over(&batch.layout, adapter, None);
-        lm.blocks(batch.x.shallow_clone(), batch.first_block..lm.depth(), &pass)
+        lm.blocks(batch.x.shallow_clone(), batch.blocks.clone(), &pass)
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZero;
+use std::ops::Range;
 
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -34,7 +35,7 @@ const PASS_TOKENS: usize = 4096;
 pub struct Prefix {
     rows: Vec<TokenRow>,
     stored: Vec<Stored>,
-    first_block: usize,
+    blocks: Range<usize>,
 }
 
 /// Where a row's hidden states are.
@@ -52,7 +53,8 @@ pub struct Batch {
     pub(crate) layout: Layout,
     /// (row, places of its tokens among N), in the order of the groups.
     pub(crate) rows: Vec<(TokenRow, Vec<i64>)>,
-    pub(crate) first_block: usize,
+    /// The blocks that are run for it.
+    pub(crate) blocks: Range<usize>,
 }
 
 impl Batch {
@@ -63,8 +65,9 @@ impl Batch {
 }
 
 impl Prefix {
-    /// Runs the blocks below `first_block` over every row, in batches of similar length.
-    pub fn new(lm: &Lm, rows: Vec<TokenRow>, first_block: usize, mut progress: impl FnMut(usize)) -> Self {
+    /// Runs the blocks below the first of `blocks`, those that batches are run through, over every row, in batches of similar
+    /// length.
+    pub fn new(lm: &Lm, rows: Vec<TokenRow>, blocks: Range<usize>, mut progress: impl FnMut(usize)) -> Self {
         let all: Vec<usize> = (0..rows.len()).collect();
         let mut trees: Vec<(Tree, Vec<usize>)> = by_prompt(&rows, &all)
             .into_iter()
@@ -82,7 +85,7 @@ impl Prefix {
                 let layout = Layout::new(&batch, 1, lm.kind, lm.device);
                 let ids: Vec<i64> = batch.iter().flat_map(|t| t.ids.iter().copied()).collect();
                 let x = lm.embed(&ids, &layout.positions);
-                lm.blocks(x, 0..first_block, &lm.over(&layout, None, None))
+                lm.blocks(x, 0..blocks.start, &lm.over(&layout, None, None))
             });
             let mut start = 0;
             for (tree, members) in &now {
@@ -95,7 +98,7 @@ impl Prefix {
                 progress(members.len());
             }
         }
-        Self { stored: stored.into_iter().flatten().collect(), rows, first_block }
+        Self { stored: stored.into_iter().flatten().collect(), rows, blocks }
     }
 
     /// The rows, in the order in which they are indexed.
@@ -136,7 +139,7 @@ impl Prefix {
         }
         let trees: Vec<&Tree> = trees.iter().collect();
         let layout = Layout::new(&trees, 1, lm.kind, lm.device);
-        Batch { x: Tensor::cat(&pieces, 0), layout, rows, first_block: self.first_block }
+        Batch { x: Tensor::cat(&pieces, 0), layout, rows, blocks: self.blocks.clone() }
     }
 }
 

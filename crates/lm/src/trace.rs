@@ -33,7 +33,7 @@ pub struct Trace<'a> {
 impl<'a> Trace<'a> {
     /// Runs the blocks from the batch's first adapted one.
     pub fn new(lm: &'a Lm, batch: &'a Batch, factors: RowFactors, activations: Activations) -> Self {
-        let blocks = batch.first_block..lm.depth();
+        let blocks = batch.blocks.clone();
         let x = batch.x.shallow_clone();
         let (hidden, inputs) = match activations {
             Activations::Keep => (lm.blocks(x, blocks, &lm.over(&batch.layout, Some(&factors), None)), vec![]),
@@ -72,7 +72,7 @@ impl<'a> Trace<'a> {
         let leaves = self.factors.leaves();
         let mut surrogate: Vec<Tensor> = Vec::new(); // sums whose gradient is what the gathered factors received
         for (n, input) in self.inputs.iter().enumerate().rev() {
-            let block = self.batch.first_block + n;
+            let block = self.batch.blocks.start + n;
             let x = input.detach().set_requires_grad(true);
             let pass = self.lm.over(&self.batch.layout, Some(&leaves), None);
             let y = self.lm.blocks(x.shallow_clone(), block..block + 1, &pass);
@@ -84,6 +84,9 @@ impl<'a> Trace<'a> {
             upstream = given.remove(0);
             let gathered = self.factors.of_layers(layers.into_iter());
             surrogate.extend(gathered.iter().zip(&given).map(|(f, g)| (*f * g).sum(Kind::Float)));
+        }
+        if bank.is_empty() {
+            return Ok(direct);
         }
         let bank: Vec<&Tensor> = bank.iter().collect();
         let mut out = gradients(&Tensor::stack(&surrogate, 0).sum(Kind::Float), &bank)?;

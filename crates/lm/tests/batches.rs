@@ -5,7 +5,7 @@ use std::num::NonZero;
 use crate::common::{Families, float32, golden, tiny};
 use lm::{
     Activations, AllBlocks, AllLinear, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle,
-    Prefix, Sampling, Sharing, Targets, Tensor, TokenRow, Trace,
+    Owners, Prefix, Sampling, Sharing, Targets, Tensor, TokenRow, Trace,
 };
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
@@ -67,7 +67,8 @@ fn loss_and_gradients(
 fn close(a: &[Tensor], b: &[Tensor], what: &str) {
     for (a, b) in a.iter().zip(b) {
         let (distance, size) = ((a - b).norm().double_value(&[]), b.norm().double_value(&[]));
-        assert!(size > 0.0 && distance <= 1e-5 * size, "{what}: {distance} of {size}");
+        // Rounding is relative to what was added up, and a gradient's sum may cancel: 1.4e-5 was seen among random batches.
+        assert!(size > 0.0 && distance <= 4e-5 * size, "{what}: {distance} of {size}");
     }
 }
 
@@ -93,7 +94,7 @@ proptest! {
         let bank = bank(&lm, [Sharing::Personal; 2], middle, 4, Blocks::Last { last: NonZero::new(2).unwrap() });
         let rows: Vec<TokenRow> = shape.iter().map(|(_, length, salt)| row(*length, 4, *salt)).collect();
         let users: Vec<usize> = shape.iter().map(|(user, ..)| *user).collect();
-        let prefix = Prefix::new(&lm, rows, bank.first_block(), |_| ());
+        let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ());
         let activations = if recompute { Activations::Recompute } else { Activations::Keep };
         let groups: Vec<Vec<usize>> = (0..users.len()).map(|i| vec![i]).collect();
         let weights = vec![1.0; users.len()];
@@ -127,7 +128,7 @@ fn a_shared_prompt_and_parts_of_a_batch_change_nothing() {
     ] {
         let bank = bank(&lm, sharing, middle, 2, Blocks::Range { from: 1, to: 3 });
         let rows: Vec<TokenRow> = [(9, 1), (9, 2), (9, 3), (12, 1), (12, 2)].map(|(l, s)| row(l, 4, s)).to_vec();
-        let prefix = Prefix::new(&lm, rows, bank.first_block(), |_| ());
+        let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ());
         let weights = [1.0, -1.0, 0.5, 1.0, -2.0];
         let run = |groups: &[Vec<usize>], users: &[usize], weights: &[f32], activations| {
             loss_and_gradients(&lm, &bank, &prefix, groups, users, weights, activations)
@@ -153,7 +154,7 @@ fn a_shared_prompt_and_parts_of_a_batch_change_nothing() {
 fn chunked_log_probabilities_have_the_gradient_of_log_softmax() {
     let lm = model("llama, biases, tied");
     let batch: Vec<TokenRow> = (0..40).map(|i| row(20, 2, i)).collect(); // 720 targets: two chunks
-    let prefix = Prefix::new(&lm, batch, lm.depth(), |_| ());
+    let prefix = Prefix::new(&lm, batch, lm.depth()..lm.depth(), |_| ());
     let groups: Vec<Vec<usize>> = (0..40).map(|i| vec![i]).collect();
     let inputs = prefix.batch(&lm, &groups);
     let hidden = lm::forward(&lm, &inputs, None).set_requires_grad(true);
@@ -252,4 +253,36 @@ fn stop_strings_streaming_and_repetition() {
     ids.dedup();
     let before: std::collections::HashSet<&i64> = prompt[0].iter().collect();
     assert_eq!(ids.len(), count - (prompt[0].len() - before.len()), "a token was repeated");
+}
+
+#[test]
+fn a_global_bank_becomes_personal_without_a_bit_of_difference() {
+    let lm = model("llama");
+    let shared = [Sharing::Shared; 2];
+    use Sharing::{Personal, Shared};
+    let cases = [
+        (Middle::None, Owners { down: Personal, up: Shared, middle: Shared }),
+        (Middle::None, Owners { down: Shared, up: Personal, middle: Shared }),
+        (Middle::None, Owners { down: Personal, up: Personal, middle: Shared }),
+        (Middle::Kernel(Shared), Owners { down: Shared, up: Shared, middle: Personal }),
+        (Middle::Scale(Shared), Owners { down: Shared, up: Shared, middle: Personal }),
+    ];
+    let rows: Vec<TokenRow> = [(9, 1), (9, 2), (15, 3), (12, 1), (21, 2)].map(|(l, s)| row(l, 4, s)).to_vec();
+    let groups: Vec<Vec<usize>> = (0..5).map(|i| vec![i]).collect();
+    let users = [0, 2, 2, 1, 0];
+    for (middle, owners) in cases {
+        let global = bank(&lm, shared, middle, 3, Blocks::Range { from: 1, to: 3 }).ahead_of(owners);
+        let personal = global.personalised(owners, 3);
+        let prefix = Prefix::new(&lm, rows.clone(), global.first_block()..lm.depth(), |_| ());
+        let batch = prefix.batch(&lm, &groups);
+        let hidden = |bank: &Bank, users: &[usize]| lm::forward(&lm, &batch, Some(&bank.rows(users, batch.lengths())));
+        assert!(hidden(&global, &users).equal(&hidden(&personal, &users)), "{owners:?}");
+        // The present users alone, in another order of numbers: the same rows.
+        let present = personal.present(&[2, 0]);
+        let prefix = Prefix::new(&lm, rows[..3].to_vec(), global.first_block()..lm.depth(), |_| ());
+        let some = prefix.batch(&lm, &groups[..3]);
+        let of = |bank: &Bank, users: &[usize]| lm::forward(&lm, &some, Some(&bank.rows(users, some.lengths())));
+        assert!(of(&personal, &[0, 2, 2]).equal(&of(&present, &[1, 0, 0])), "{owners:?}");
+        assert_eq!(personal.config().users, 3);
+    }
 }

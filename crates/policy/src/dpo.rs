@@ -190,7 +190,7 @@ pub fn train(
         }
     };
     let mut bar = Progress::new("dpo: frozen blocks", rows.rows.len(), 0);
-    let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block(), |n| bar.advance(n, ""));
+    let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""));
     drop(bar);
     // The reference of each pair's two rows: what the policies start as. A row that several users have is computed once
     // where they start as the base.
@@ -209,7 +209,6 @@ pub fn train(
     let mut step = history.len();
     run.rewind_log(step)?;
 
-    let parameters: Vec<Tensor> = bank.parameters().into_iter().map(|p| p.tensor).collect();
     let mut bar = Progress::new("dpo: training", steps, step);
     while step < steps {
         // Every user's batch of this step.
@@ -220,8 +219,12 @@ pub fn train(
             .collect();
         // The sum of the users' means: a user's gradient does not depend on who else is in the batch.
         let counts: Vec<usize> = (0..users.len()).map(|u| batch.iter().filter(|(v, _)| *v == u).count()).collect();
-        let present: Vec<&str> = (0..users.len()).filter(|u| counts[*u] > 0).map(|u| users[u].as_str()).collect();
-        let place = format!("dpo, step {step}, users {}, pairs {}", present.join(", "), numbers(&batch));
+        let present: Vec<usize> = (0..users.len()).filter(|u| counts[*u] > 0).collect();
+        let names: Vec<&str> = present.iter().map(|u| users[*u].as_str()).collect();
+        let place = format!("dpo, step {step}, users {}, pairs {}", names.join(", "), numbers(&batch));
+        let here = bank.present(&present);
+        let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
+        let place_of = |u: &usize| present.binary_search(u).expect("users of the batch, in order");
         let seeds = dropout_seeds(run, step, &batch, users);
 
         // The batch in parts: gradients and metrics are those of the whole.
@@ -235,8 +238,9 @@ pub fn train(
             let weights: Vec<f32> = own.iter().map(|u| 1.0 / counts[*u] as f32).collect();
             let on_device = |values: &[f32]| Tensor::from_slice(values).to_device(lm.device);
             let inputs = prefix.batch(lm, &groups);
-            let dropout = bank.dropout(part.iter().map(|i| seeds[*i]).collect(), inputs.lengths());
-            let factors = bank.rows(&own, inputs.lengths()).with_dropout(dropout);
+            let dropout = here.dropout(part.iter().map(|i| seeds[*i]).collect(), inputs.lengths());
+            let owners: Vec<usize> = own.iter().map(place_of).collect();
+            let factors = here.rows(&owners, inputs.lengths()).with_dropout(dropout);
 
             let trace = Trace::new(lm, &inputs, factors, *activations);
             let logp = answer_logp(lm, &inputs, &trace.hidden).view([-1, 2]).tr(); // [2, P]: chosen, rejected
@@ -249,22 +253,21 @@ pub fn train(
             part.iter().zip(values).for_each(|(i, value)| metrics[*i] = value);
         }
 
-        let rates: Vec<Option<f64>> = plans
-            .iter()
-            .map(|plan| (step < plan.batches.len()).then(|| optimizer.rate(step, plan.batches.len())))
-            .collect();
+        let rates: Vec<(usize, f64)> =
+            present.iter().map(|u| (*u, optimizer.rate(step, plans[*u].batches.len()))).collect();
         let norms = adam.step(&gradients.unwrap_or_default(), 0.0, &rates, &place)?;
 
         let of_user =
             |u: usize| PairMetrics::mean(batch.iter().zip(&metrics).filter(|((v, _), _)| *v == u).map(|(_, m)| m));
         history.push((0..users.len()).map(|u| of_user(u).map(|m| (m.loss, m.accuracy))).collect());
         let mut line = json!({"step": step});
-        for (u, user) in users.iter().enumerate() {
-            if let Some(m) = of_user(u) {
+        for ((u, rate), norm) in rates.iter().zip(&norms.users) {
+            if let Some(m) = of_user(*u) {
+                let user = &users[*u];
                 line[format!("user/{user}")] = json!({"loss": m.loss, "rewards/chosen": m.chosen,
                     "rewards/rejected": m.rejected, "rewards/accuracies": m.accuracy,
                     "rewards/margins": m.chosen - m.rejected, "logps/chosen": m.logp_chosen,
-                    "logps/rejected": m.logp_rejected, "grad_norm": norms.users[u], "learning_rate": rates[u]});
+                    "logps/rejected": m.logp_rejected, "grad_norm": norm, "learning_rate": rate});
             }
         }
         run.log(&line)?;

@@ -163,9 +163,8 @@ pub fn train(
     run.rewind_log(step)?;
 
     let mut bar = Progress::new("sft: frozen blocks", rows.len(), 0);
-    let prefix = Prefix::new(lm, rows.clone(), bank.first_block(), |n| bar.advance(n, ""));
+    let prefix = Prefix::new(lm, rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""));
     drop(bar);
-    let parameters: Vec<Tensor> = bank.parameters().into_iter().map(|p| p.tensor).collect();
     let mut bar = Progress::new("sft: training", steps, step);
     while step < steps {
         let batch: Vec<(usize, usize)> = plans
@@ -176,9 +175,12 @@ pub fn train(
         // A model's loss is the mean over its answer tokens; the sum over models keeps their gradients apart.
         let mut answer_tokens = vec![0usize; models.len()];
         batch.iter().for_each(|(m, r)| answer_tokens[*m] += rows[*r].ids.len() - rows[*r].answer_start);
-        let present: Vec<&str> =
-            (0..models.len()).filter(|m| answer_tokens[*m] > 0).map(|m| models[m].as_str()).collect();
-        let place = format!("sft, step {step}, models {}", present.join(", "));
+        let present: Vec<usize> = (0..models.len()).filter(|m| answer_tokens[*m] > 0).collect();
+        let names: Vec<&str> = present.iter().map(|m| models[*m].as_str()).collect();
+        let place = format!("sft, step {step}, models {}", names.join(", "));
+        let here = bank.present(&present);
+        let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
+        let place_of = |m: &usize| present.binary_search(m).expect("models of the batch, in order");
 
         let lengths: Vec<usize> = batch.iter().map(|(_, r)| tokens_of(*r)).collect();
         let (mut gradients, mut losses) = (None, vec![0.0; models.len()]);
@@ -191,8 +193,9 @@ pub fn train(
                 run::derive(run.seed(), &["sft", "dropout", &models[batch[*i].0], &step.to_string(), &row])
             });
             let inputs = prefix.batch(lm, &groups);
-            let dropout = bank.dropout(seeds.collect(), inputs.lengths());
-            let factors = bank.rows(&owners, inputs.lengths()).with_dropout(dropout);
+            let dropout = here.dropout(seeds.collect(), inputs.lengths());
+            let places: Vec<usize> = owners.iter().map(place_of).collect();
+            let factors = here.rows(&places, inputs.lengths()).with_dropout(dropout);
 
             let trace = Trace::new(lm, &inputs, factors, *activations);
             let nll = -answer_logp(lm, &inputs, &trace.hidden) * Tensor::from_slice(&weights).to_device(lm.device); // [rows]
@@ -202,16 +205,14 @@ pub fn train(
             owners.iter().zip(values).for_each(|(m, value)| losses[*m] += value);
         }
 
-        let rates: Vec<Option<f64>> = plans
-            .iter()
-            .map(|plan| (step < plan.batches.len()).then(|| optimizer.rate(step, plan.batches.len())))
-            .collect();
+        let rates: Vec<(usize, f64)> =
+            present.iter().map(|m| (*m, optimizer.rate(step, plans[*m].batches.len()))).collect();
         let norms = adam.step(&gradients.unwrap_or_default(), 0.0, &rates, &place)?;
         history.push((0..models.len()).map(|m| (answer_tokens[m] > 0).then_some(losses[m])).collect());
         let mut line = json!({"step": step});
-        for (m, model) in models.iter().enumerate().filter(|(m, _)| answer_tokens[*m] > 0) {
-            line[format!("user/{model}")] =
-                json!({"loss": losses[m], "grad_norm": norms.users[m], "learning_rate": rates[m]});
+        for ((m, rate), norm) in rates.iter().zip(&norms.users) {
+            line[format!("user/{}", models[*m])] =
+                json!({"loss": losses[*m], "grad_norm": norm, "learning_rate": rate});
         }
         run.log(&line)?;
         step += 1;

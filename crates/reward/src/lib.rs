@@ -4,15 +4,25 @@
 //! scalar head for all, warmed up from a global adapter. LoRA-global and LoRA-local are the same loop with other
 //! [`Variant`]s. [`evaluate()`] gives each user's held-out accuracy with an interval.
 
+mod compare;
 mod config;
 mod evaluate;
 mod fit;
+mod habits;
 mod model;
+mod objective;
+mod predictions;
+mod pull;
+mod schedule;
 mod texts;
+mod watch;
 
-pub use config::{RewardConfig, Variant};
-pub use evaluate::{Evaluation, UserAccuracy, evaluate};
+pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
+pub use config::{EarlyStopping, Factors, Personal, Phase, RewardConfig, Role, Structure, Variant};
+pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};
 pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
+pub use objective::{Judged, Lapse, Objective, Ties, Weighting, outcomes};
+pub use predictions::{Prediction, Predictions, Scored, predict, read_predictions, write_predictions};
 use texts::Texts;

@@ -1,11 +1,13 @@
-//! A fitted reward model: bank, head, users, and its file.
+//! A fitted reward model: bank, head, voters' habits, users, and its file.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use lm::{Bank, BankConfig, Lm, Pooling, Prefix, ScalarHead, Sharing};
+use lm::{Bank, BankConfig, Lm, Owners, Parameter, Pooling, Prefix, ScalarHead, Sharing, Tensor, TokenRow};
 use serde::{Deserialize, Serialize};
 
+use crate::habits::{Habits, HabitsShape, LAPSE, TIE};
+use crate::objective::decided_probability;
 use crate::{Error, Result};
 
 /// Personal rewards on a frozen base.
@@ -17,24 +19,53 @@ pub struct RewardModel {
     pub head: ScalarHead,
     /// Which hidden states the head reads.
     pub pooling: Pooling,
+    /// Behind how many blocks the head reads.
+    pub depth: usize,
     /// User ids; a user's index is the position here.
     pub users: Vec<String>,
+    pub(crate) habits: Habits,
+    /// Rows whose scores were stored with the model.
+    pub(crate) probes: Vec<Probe>,
+}
+
+/// A row with the scores that its users gave it when the model was written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Probe {
+    ids: Vec<i64>,
+    answer_start: usize,
+    user: usize,
+    score: f32,
 }
 
 /// The one metadata entry of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
+    format: u32,
     bank: BankConfig,
     head: Sharing,
+    habits: HabitsShape,
     pooling: Pooling,
+    depth: usize,
+    /// Type of the base when the probes were scored.
+    dtype: String,
+    probes: Vec<Probe>,
     users: Vec<String>,
 }
 
 const HEADER: &str = "idiolect.reward";
+const FORMAT: u32 = 2;
+
+/// Pairs of rows that a file is probed with when it is read.
+const PROBE_ROWS: usize = 64;
 
 impl RewardModel {
-    /// One user's rewards of the rows `rows` of a prefix that was computed below this model's first adapted block.
+    /// Hidden states below the first adapted block, of rows that this model is to score.
+    pub fn prefix(&self, lm: &Lm, rows: Vec<TokenRow>, progress: impl FnMut(usize)) -> Prefix {
+        Prefix::new(lm, rows, self.bank.first_block()..self.depth, progress)
+    }
+
+    /// One user's rewards of the rows `rows` of a [`Self::prefix`].
     pub fn score(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize) -> Vec<f32> {
         let mut scores = HashMap::new();
         for groups in prefix.passes(rows) {
@@ -51,41 +82,150 @@ impl RewardModel {
         rows.iter().map(|row| scores[row]).collect()
     }
 
-    /// Writes `reward.safetensors`: factors by layer path, `score.weight`, shape and users in the header.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// P(the first is better | the user decides), of a user's two rewards.
+    pub fn probability(&self, first: f32, second: f32, user: usize) -> f64 {
+        decided_probability(f64::from(first) - f64::from(second), self.habits.shape.ties, self.habits.tie_of(user))
+    }
+
+    /// A model of some users alone: what is their own as leaves of their own, and the very tensors that all share.
+    pub(crate) fn present(&self, users: &[usize]) -> Self {
+        Self {
+            bank: self.bank.present(users),
+            head: self.head.present(users),
+            habits: self.habits.present(users),
+            pooling: self.pooling,
+            depth: self.depth,
+            users: users.iter().map(|u| self.users[*u].clone()).collect(),
+            probes: vec![],
+        }
+    }
+
+    /// The same function for every user, from a model that is shared throughout.
+    pub(crate) fn personalised(&self, owners: Owners, head: Sharing) -> Self {
+        let users = self.users.len();
+        Self {
+            bank: self.bank.personalised(owners, users),
+            head: if head == Sharing::Personal { self.head.personalised(users) } else { self.head.copy() },
+            habits: self.habits.personalised(head, users),
+            pooling: self.pooling,
+            depth: self.depth,
+            users: self.users.clone(),
+            probes: vec![],
+        }
+    }
+
+    /// Everything that can be trained: the bank's factors, the head, the habits.
+    pub(crate) fn parameters(&self) -> Vec<Parameter> {
+        let mut all = self.bank.parameters();
+        all.push(self.head.parameter());
+        all.extend(self.habits.parameters());
+        all
+    }
+
+    /// Stores the scores of some rows with the model, for whoever reads it. Users take turns.
+    pub fn with_probes(mut self, lm: &Lm, prefix: &Prefix) -> Self {
+        let step = prefix.rows().len().div_ceil(PROBE_ROWS).max(1);
+        let rows: Vec<usize> = (0..prefix.rows().len()).step_by(step).collect();
+        let mut probes = Vec::new();
+        for (n, row) in rows.into_iter().enumerate() {
+            let user = n % self.users.len();
+            let score = self.score(lm, prefix, &[row], user)[0];
+            let TokenRow { ids, answer_start } = prefix.rows()[row].clone();
+            probes.push(Probe { ids, answer_start, user, score });
+        }
+        self.probes = probes;
+        self
+    }
+
+    /// Writes `reward.safetensors`: factors by layer path, `score.weight`, `ties`, `lapse`; shape, users and probes in the
+    /// header. The same model gives the same bytes.
+    pub fn write(&self, path: &Path, lm: &Lm) -> Result<()> {
         let header = Header {
+            format: FORMAT,
             bank: self.bank.config().clone(),
             head: self.head.sharing(),
+            habits: self.habits.shape,
             pooling: self.pooling,
+            depth: self.depth,
+            dtype: format!("{:?}", lm.kind),
+            probes: self.probes.clone(),
             users: self.users.clone(),
         };
-        let mut tensors = self.bank.named();
-        tensors.push((ScalarHead::NAME.into(), self.head.weight.shallow_clone()));
+        let tensors: Vec<(String, Tensor)> = self.parameters().into_iter().map(|p| (p.name, p.tensor)).collect();
         let header = serde_json::to_string(&header).expect("plain data");
         lm::write_tensors(path, &tensors, Some((HEADER, header)))
     }
 
-    /// Reads what [`Self::write`] wrote, strictly, for the base `lm`.
+    /// Reads what [`Self::write`] wrote, strictly, for the base `lm`, and scores the stored probes again.
+    ///
+    /// # Errors
+    /// Another format; missing, misshapen or left-over tensors; a base on which the probes' scores come out otherwise.
     pub fn read(path: &Path, lm: &Lm) -> Result<Self> {
         let mut tensors = lm::read_tensors(path, lm.device, None)?;
         let header = tensors.metadata.get(HEADER).map(|text| serde_json::from_str::<Header>(text));
-        let Some(Ok(header)) = header else {
-            return Err(Error::Invalid {
-                place: path.display().to_string(),
-                expected: format!("a header `{HEADER}`"),
-                found: header.and_then(std::result::Result::err).map_or("none".into(), |e| e.to_string()),
-                hint: "point at a reward.safetensors that the reward stage wrote".into(),
-            });
+        let wrong = |expected: String, found: String, hint: &str| Error::Invalid {
+            place: path.display().to_string(),
+            expected,
+            found,
+            hint: hint.into(),
         };
+        let again = "point at a reward.safetensors that this version's reward stage wrote";
+        let Some(Ok(header)) = header else {
+            let found = header.and_then(std::result::Result::err).map_or("none".into(), |e| e.to_string());
+            return Err(wrong(format!("a header `{HEADER}`"), found, again));
+        };
+        if header.format != FORMAT {
+            return Err(wrong(format!("format {FORMAT}"), header.format.to_string(), again));
+        }
+        if header.depth > lm.depth() {
+            let hint = "the model belongs to another base";
+            return Err(wrong(format!("a base of {} blocks", header.depth), lm.depth().to_string(), hint));
+        }
         let bank = Bank::take(&header.bank, lm, &mut tensors)?;
-        let owners = if header.head == Sharing::Personal { header.users.len() as i64 } else { 1 };
-        let weight = tensors.take(ScalarHead::NAME, &[owners, lm.shape.hidden_size])?;
+        let count = |sharing| if sharing == Sharing::Personal { header.users.len() as i64 } else { 1 };
+        let weight = tensors.take(ScalarHead::NAME, &[count(header.head), lm.shape.hidden_size])?;
+        let mut habit = |name: &str, there: bool, owners: i64| -> Result<Option<Tensor>> {
+            let leaf = |t: Tensor| t.to_device(lm.device).set_requires_grad(true);
+            there.then(|| tensors.take(name, &[owners]).map(leaf)).transpose()
+        };
+        let HabitsShape { ties, sharing, lapse } = header.habits;
+        let tie = habit(TIE, ties != crate::Ties::LeaveOut, count(sharing))?;
+        let lapse = habit(LAPSE, matches!(lapse, crate::Lapse::PerUser { .. }), header.users.len() as i64)?;
         tensors.refuse_rest()?;
-        Ok(Self {
+        let model = Self {
             bank,
             head: ScalarHead::from_weight(&weight, header.head),
+            habits: Habits { shape: header.habits, tie, lapse },
             pooling: header.pooling,
+            depth: header.depth,
             users: header.users,
-        })
+            probes: header.probes,
+        };
+        if let Some((distance, tolerance)) = model.probe(lm, &header.dtype) {
+            return Err(wrong(
+                format!("the {} stored scores again, within {tolerance:.1e}", model.probes.len()),
+                format!("a difference of {distance:.1e}"),
+                "is this the base that the model was fitted on?",
+            ));
+        }
+        Ok(model)
+    }
+
+    /// The largest difference from a stored score, and what is allowed, if it is more than that.
+    fn probe(&self, lm: &Lm, dtype: &str) -> Option<(f64, f64)> {
+        if self.probes.is_empty() {
+            return None;
+        }
+        let row = |p: &Probe| TokenRow { ids: p.ids.clone(), answer_start: p.answer_start };
+        let prefix = self.prefix(lm, self.probes.iter().map(row).collect(), |_| ());
+        let scores: Vec<f32> =
+            self.probes.iter().enumerate().map(|(i, p)| self.score(lm, &prefix, &[i], p.user)[0]).collect();
+        let stored = self.probes.iter().map(|p| p.score);
+        let spread = stored.clone().fold(0f32, |a, s| a.max(s.abs())).max(1e-3);
+        let distance = scores.iter().zip(stored).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        // Another machine or thread count rounds otherwise; another type of the base much more so.
+        let share = if dtype == "Float" && lm.kind == tch::Kind::Float { 1e-3 } else { 5e-2 };
+        let tolerance = f64::from(spread) * share;
+        (f64::from(distance) > tolerance || distance.is_nan()).then_some((f64::from(distance), tolerance))
     }
 }

@@ -36,6 +36,15 @@ impl Progress {
         Self { label: label.into(), total, done, started: now, first: done, last_line: now, bar }
     }
 
+    /// `done` of `total` units are done.
+    pub fn reach(&mut self, done: usize, total: usize) {
+        self.total = total as u64;
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.total);
+        }
+        self.advance(done.saturating_sub(self.done as usize), "");
+    }
+
     /// `units` more are done; `note` is what to say beside the bar, such as the current loss.
     pub fn advance(&mut self, units: usize, note: &str) {
         self.done += units as u64;

@@ -1,0 +1,100 @@
+//! What voters do beyond preferring: how readily they call a tie, how often they vote by chance.
+
+use lm::{Owner, Parameter, Sharing, Tensor};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+use crate::objective::{Lapse, Objective, Ties, tie_start};
+
+/// What of it a model has, for its file.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HabitsShape {
+    pub(crate) ties: Ties,
+    /// Who owns the tie parameter.
+    pub(crate) sharing: Sharing,
+    pub(crate) lapse: Lapse,
+}
+
+/// The tie parameter `[1 or U]` and the logits of users' lapse rates `[U]`, where the objective has them.
+#[derive(Debug)]
+pub(crate) struct Habits {
+    pub(crate) shape: HabitsShape,
+    pub(crate) tie: Option<Tensor>,
+    pub(crate) lapse: Option<Tensor>,
+}
+
+pub(crate) const TIE: &str = "ties";
+pub(crate) const LAPSE: &str = "lapse";
+
+impl Habits {
+    /// As they start: two equal answers are tied in the share `tied` of votes.
+    pub(crate) fn new(objective: &Objective, sharing: Sharing, users: usize, tied: f64, device: Device) -> Self {
+        let filled =
+            |n: usize, value: f64| Tensor::full([n as i64], value, (Kind::Float, device)).set_requires_grad(true);
+        let owners = if sharing == Sharing::Personal { users } else { 1 };
+        let tie = (objective.ties != Ties::LeaveOut).then(|| filled(owners, tie_start(objective.ties, tied)));
+        let lapse = match objective.lapse {
+            Lapse::Share(_) => None,
+            Lapse::PerUser { per_user } => Some(filled(users, (per_user / (1.0 - per_user)).ln())),
+        };
+        Self { shape: HabitsShape { ties: objective.ties, sharing, lapse: objective.lapse }, tie, lapse }
+    }
+
+    /// Those of some users alone, as leaves of their own; the very tensor that all share.
+    pub(crate) fn present(&self, users: &[usize]) -> Self {
+        let pick = |t: &Tensor| {
+            let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
+            t.detach().index_select(0, &index.to_device(t.device())).set_requires_grad(true)
+        };
+        let tie = self.tie.as_ref().map(|t| match self.shape.sharing {
+            Sharing::Shared => t.shallow_clone(),
+            Sharing::Personal => pick(t),
+        });
+        Self { shape: self.shape, tie, lapse: self.lapse.as_ref().map(pick) }
+    }
+
+    /// The same for users `users`, from what one for all learnt.
+    pub(crate) fn personalised(&self, sharing: Sharing, users: usize) -> Self {
+        let owners = if sharing == Sharing::Personal { users as i64 } else { 1 };
+        let tie = self.tie.as_ref().map(|t| t.detach().expand([owners], false).copy().set_requires_grad(true));
+        let lapse = self.lapse.as_ref().map(|t| t.detach().copy().set_requires_grad(true));
+        Self { shape: HabitsShape { sharing, ..self.shape }, tie, lapse }
+    }
+
+    /// Each vote's raw tie parameter and lapse rate, `[P]`.
+    pub(crate) fn of(&self, voters: &[usize], device: Device) -> (Option<Tensor>, Option<Tensor>) {
+        let index = Tensor::from_slice(&voters.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(device);
+        let tie = self.tie.as_ref().map(|t| match self.shape.sharing {
+            Sharing::Shared => t.expand([voters.len() as i64], false),
+            Sharing::Personal => t.index_select(0, &index),
+        });
+        let lapse = match (&self.lapse, self.shape.lapse) {
+            (Some(logits), _) => Some(logits.index_select(0, &index).sigmoid()),
+            (None, Lapse::Share(share)) if share > 0.0 => {
+                Some(Tensor::full([voters.len() as i64], share, (Kind::Float, device)))
+            }
+            _ => None,
+        };
+        (tie, lapse)
+    }
+
+    /// A user's raw tie parameter; 0 without ties.
+    pub(crate) fn tie_of(&self, user: usize) -> f64 {
+        let at = if self.shape.sharing == Sharing::Personal { user as i64 } else { 0 };
+        self.tie.as_ref().map_or(0.0, |t| t.double_value(&[at]))
+    }
+
+    /// What an optimiser trains.
+    pub(crate) fn parameters(&self) -> Vec<Parameter> {
+        let owner = |sharing| if sharing == Sharing::Personal { Owner::PerUser } else { Owner::Shared };
+        let parameter = |name: &str, tensor: &Tensor, sharing| Parameter {
+            name: name.into(),
+            tensor: tensor.shallow_clone(),
+            owner: owner(sharing),
+        };
+        let tie = self.tie.as_ref().map(|t| parameter(TIE, t, self.shape.sharing));
+        let lapse = self.lapse.as_ref().map(|t| parameter(LAPSE, t, Sharing::Personal));
+        tie.into_iter().chain(lapse).collect()
+    }
+}

@@ -1,0 +1,61 @@
+//! Shrinkage: personal factors are pulled towards their mean over users (see [`crate::Objective::shrinkage`]).
+
+use lm::{Owner, Parameter, Tensor, Tensors};
+use tch::no_grad;
+
+use crate::{Result, RewardModel};
+
+/// The means over all users of every personal factor and head, kept up to date as users move: nobody absent is read.
+#[derive(Debug)]
+pub(crate) struct Means(Vec<(String, Tensor)>);
+
+/// What is pulled: the users' own factors and heads, not their habits.
+fn personal(model: &RewardModel) -> Vec<Parameter> {
+    let mut all = model.bank.parameters();
+    all.push(model.head.parameter());
+    all.retain(|p| p.owner == Owner::PerUser);
+    all
+}
+
+impl Means {
+    /// None are kept where nothing is pulled.
+    pub(crate) fn of(model: &RewardModel, strength: f64) -> Self {
+        if strength == 0.0 {
+            return Self(vec![]);
+        }
+        let mean = |p: &Parameter| p.tensor.detach().mean_dim(Some([0i64].as_slice()), false, tch::Kind::Float);
+        Self(personal(model).iter().map(|p| (p.name.clone(), mean(p))).collect())
+    }
+
+    /// Moves the `present` users, who have just been trained from what `before` holds, `share` of their way to the mean.
+    pub(crate) fn pull(&mut self, model: &RewardModel, before: &RewardModel, present: &[usize], share: f64) {
+        if self.0.is_empty() {
+            return;
+        }
+        let users = model.users.len() as f64;
+        no_grad(|| {
+            for ((p, old), (_, mean)) in personal(model).iter().zip(personal(before)).zip(&mut self.0) {
+                for (number, user) in present.iter().enumerate() {
+                    let mut own = p.tensor.get(*user as i64);
+                    let old = old.tensor.get(number as i64);
+                    *mean += (&own - old) / users;
+                    let way = (&*mean - &own) * share;
+                    *mean += &way / users;
+                    own += way;
+                }
+            }
+        });
+    }
+
+    pub(crate) fn state(&self) -> Vec<(String, Tensor)> {
+        self.0.iter().map(|(name, mean)| (format!("mean.{name}"), mean.shallow_clone())).collect()
+    }
+
+    pub(crate) fn load(&mut self, tensors: &mut Tensors) -> Result<()> {
+        for (name, mean) in &mut self.0 {
+            let shape = mean.size();
+            mean.copy_(&tensors.take(&format!("mean.{name}"), &shape)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! Early stopping: the log-loss of the split `dev`, looked at every few steps; what was best is kept.
+
+use data::{Split, Vote};
+use lm::{Lm, Prefix, Tensor, Tensors};
+use serde::{Deserialize, Serialize};
+use tch::no_grad;
+use text::Tokenizer;
+
+use crate::{EarlyStopping, Error, Result, RewardConfig, RewardModel, Texts};
+
+/// The best look so far.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Best {
+    /// Behind so many steps.
+    step: usize,
+    loss: f64,
+    /// Looks since then.
+    since: usize,
+}
+
+/// Nothing is looked at where the configuration asks for none.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    setting: Option<(EarlyStopping, Dev)>,
+    best: Option<Best>,
+    /// Parameters of the best look.
+    kept: Vec<(String, Tensor)>,
+}
+
+/// Decided votes of `dev`.
+#[derive(Debug)]
+struct Dev {
+    prefix: Prefix,
+    /// Rows of (chosen, rejected) of each user's votes.
+    votes: Vec<(usize, Vec<usize>)>,
+}
+
+impl Watch {
+    pub(crate) fn new(
+        config: &RewardConfig,
+        lm: &Lm,
+        tokenizer: &Tokenizer,
+        votes: &[Vote],
+        model: &RewardModel,
+        setting: Option<EarlyStopping>,
+    ) -> Result<Self> {
+        let Some(setting) = setting else { return Ok(Self { setting: None, best: None, kept: vec![] }) };
+        let dev: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Dev && !v.tie).collect();
+        let texts = Texts::new(tokenizer, dev, config.max_row_tokens, config.over_long)?;
+        let mut by_user: std::collections::BTreeMap<usize, Vec<usize>> = std::collections::BTreeMap::new();
+        for (vote, (chosen, rejected)) in texts.votes.iter().zip(&texts.pairs) {
+            if let Ok(user) = model.users.binary_search(&vote.user_id) {
+                by_user.entry(user).or_default().extend([*chosen, *rejected]);
+            }
+        }
+        if by_user.is_empty() {
+            return Err(Error::Invalid {
+                place: "reward, `early_stopping`".into(),
+                expected: "decided votes of known users in the split `dev`".into(),
+                found: format!("{} decided votes", texts.votes.len()),
+                hint: "give `dev` a share in the data stage's `split`, or leave `early_stopping` out".into(),
+            });
+        }
+        let prefix = model.prefix(lm, texts.rows, |_| ());
+        let dev = Dev { prefix, votes: by_user.into_iter().collect() };
+        Ok(Self { setting: Some((setting, dev)), best: None, kept: vec![] })
+    }
+
+    /// Has it been long enough since the best?
+    pub(crate) fn over(&self) -> bool {
+        let patience = self.setting.as_ref().map_or(usize::MAX, |(s, _)| s.patience.get());
+        self.best.is_some_and(|b| b.since >= patience)
+    }
+
+    /// Looks, if it is time: mean log-loss over votes.
+    pub(crate) fn look(&mut self, lm: &Lm, model: &RewardModel, step: usize, last: usize) -> Option<f64> {
+        let (setting, dev) = self.setting.as_ref()?;
+        if !step.is_multiple_of(setting.every_steps.get()) && step != last {
+            return None;
+        }
+        let (mut sum, mut count) = (0.0, 0);
+        for (user, rows) in &dev.votes {
+            let scores = model.score(lm, &dev.prefix, rows, *user);
+            for pair in scores.chunks(2) {
+                sum -= model.probability(pair[0], pair[1], *user).max(f64::MIN_POSITIVE).ln();
+                count += 1;
+            }
+        }
+        let loss = sum / f64::from(count);
+        match &mut self.best {
+            Some(best) if loss >= best.loss => best.since += 1,
+            _ => {
+                self.best = Some(Best { step, loss, since: 0 });
+                let copy = |p: lm::Parameter| (p.name, p.tensor.detach().copy());
+                self.kept = model.parameters().into_iter().map(copy).collect();
+            }
+        }
+        Some(loss)
+    }
+
+    /// Puts back what was best; gives its step.
+    pub(crate) fn restore(&self, model: &RewardModel) -> Option<usize> {
+        let best = self.best?;
+        no_grad(|| {
+            for (mut parameter, (name, tensor)) in model.parameters().into_iter().zip(&self.kept) {
+                // A look at the global model, if that was best, is that of every user.
+                assert_eq!(parameter.name, *name, "the same model, at another step");
+                let size = parameter.tensor.size();
+                parameter.tensor.copy_(&tensor.expand(size, false));
+            }
+        });
+        Some(best.step)
+    }
+
+    pub(crate) fn best(&self) -> Option<Best> {
+        self.best
+    }
+
+    pub(crate) fn state(&self) -> Vec<(String, Tensor)> {
+        self.kept.iter().map(|(name, t)| (format!("best.{name}"), t.shallow_clone())).collect()
+    }
+
+    /// What an earlier run knew; the best may be of the phase before, when all shared one adapter.
+    pub(crate) fn load(&mut self, best: Option<Best>, model: &RewardModel, tensors: &mut Tensors) -> Result<()> {
+        self.best = best;
+        if best.is_some() {
+            for p in model.parameters() {
+                let name = format!("best.{}", p.name);
+                let kept = tensors.by_name.remove(&name).ok_or_else(|| Error::Invalid {
+                    place: tensors.place.clone(),
+                    expected: format!("the tensor `{name}`"),
+                    found: "none".into(),
+                    hint: "remove the stage's .partial folder and run again".into(),
+                })?;
+                self.kept.push((p.name, kept));
+            }
+        }
+        Ok(())
+    }
+}

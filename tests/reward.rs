@@ -1,0 +1,253 @@
+//! Reward models on the tiny model, through the library.
+
+use data::{Split, Vote};
+use lm::{Activations, Pooling};
+use reward::{
+    EarlyStopping, Evaluation, Factors, FitReport, Lapse, Objective, Personal, Phase, RewardConfig, RewardModel, Role,
+    Structure, Ties, Variant, Weighting,
+};
+
+use crate::bench::{Bench, count, lora, optimizer, votes};
+use crate::tiny::write_model_with;
+
+pub(crate) fn phase(factors: Factors, epochs: f64) -> Phase {
+    Phase { factors, epochs, train: None }
+}
+
+pub(crate) fn reward_config(variant: Variant) -> RewardConfig {
+    RewardConfig {
+        variant,
+        pooling: Pooling::Mean,
+        head_scale: 1.0,
+        lora: lora(),
+        optimizer: optimizer(2e-2),
+        batch_votes: count(8),
+        phases: vec![phase(Factors::Global, 1.2), phase(Factors::Personal, 4.8)],
+        token_budget: 1_000_000,
+        structure: Structure::Lora,
+        personal: Personal::Down,
+        depth: None,
+        objective: Objective::default(),
+        early_stopping: None,
+        swap: false,
+        max_row_tokens: 200,
+        over_long: text::OverLong::Error,
+        micro_batch_tokens: count(150),
+        activations: Activations::Keep,
+        save_every_steps: count(1000),
+    }
+}
+
+fn users() -> Vec<String> {
+    ["ann", "bob"].map(String::from).to_vec()
+}
+
+fn fit_on(
+    bench: &Bench,
+    config: &RewardConfig,
+    votes: &[Vote],
+    users: &[String],
+    name: &str,
+) -> (RewardModel, FitReport) {
+    let mut run = bench.run("reward", name);
+    reward::fit(config, &bench.lm, &bench.tokenizer, votes, users, &mut run).unwrap()
+}
+
+fn judge(bench: &Bench, model: &RewardModel, config: &RewardConfig, votes: &[Vote]) -> Evaluation {
+    let scored = config.scored(Split::Test);
+    let said = reward::predict(model, &bench.lm, &bench.tokenizer, votes, &scored, |_, _| ()).unwrap();
+    reward::evaluate(&said, "test", &model.users, 3)
+}
+
+#[test]
+fn personal_models_learn_opposite_tastes_and_a_global_one_cannot() {
+    let bench = Bench::new();
+    let accuracy = |config: &RewardConfig, name: &str| {
+        let (model, report) = fit_on(&bench, config, &votes(), &users(), name);
+        assert_eq!((report.votes, report.steps), (56, 42));
+        let e = judge(&bench, &model, config, &votes());
+        assert_eq!(e.users.iter().map(|u| u.votes).sum::<usize>(), 24);
+        // A file gives back the same scores, and the same file.
+        let path = bench.folder.path().join(format!("{name}.safetensors"));
+        model.write(&path, &bench.lm).unwrap();
+        let back = RewardModel::read(&path, &bench.lm).unwrap();
+        assert_eq!(e, judge(&bench, &back, config, &votes()));
+        let again = bench.folder.path().join("again.safetensors");
+        back.write(&again, &bench.lm).unwrap();
+        assert!(fs_err::read(&path).unwrap() == fs_err::read(&again).unwrap(), "{name}");
+        e
+    };
+    // Every pair is judged both ways, once by each user: a model for all is right exactly half the time.
+    let global = accuracy(&reward_config(Variant::LoraGlobal), "global");
+    assert!((global.mean_accuracy - 0.5).abs() < 1e-9);
+    let base = reward_config(Variant::PShareLora);
+    let cases = [
+        ("down", base.clone()),
+        ("up", RewardConfig { personal: Personal::Up, ..base.clone() }),
+        ("kernel", RewardConfig { structure: Structure::Kernel, ..base.clone() }),
+        ("svd", RewardConfig { structure: Structure::Svd, ..base.clone() }),
+        ("local", reward_config(Variant::LoraLocal)),
+        ("share-rep", reward_config(Variant::ShareRep)),
+    ];
+    for (name, config) in cases {
+        let e = accuracy(&RewardConfig { swap: true, ..config }, name);
+        // The other's factors say the opposite.
+        let swapped = e.swapped.unwrap();
+        assert!(e.mean_accuracy > 0.85 && swapped < 0.35, "{name}: {} {swapped}", e.mean_accuracy);
+    }
+}
+
+#[test]
+fn a_vote_by_one_user_does_not_touch_the_others_personal_factors() {
+    let bench = Bench::new();
+    let users = ["ann", "bob", "cleo"].map(String::from);
+    let config = RewardConfig { phases: vec![phase(Factors::Personal, 6.0)], ..reward_config(Variant::PShareLora) };
+    let (model, _) = fit_on(&bench, &config, &votes(), &users, "one");
+    // Cleo never votes: her factors are as they were drawn, whatever happened to the others'.
+    let config = RewardConfig { optimizer: optimizer(0.0), ..config };
+    let (start, _) = fit_on(&bench, &config, &votes(), &users, "still");
+    for (user, moved) in [(0, true), (1, true), (2, false)] {
+        assert_eq!(apart(&model, user, &start, user) > 0.0, moved, "user {user}");
+    }
+}
+
+/// The largest difference between two users' down-projections.
+fn apart(a: &RewardModel, user: usize, b: &RewardModel, other: usize) -> f64 {
+    let both = a.bank.of_user(user).into_iter().zip(b.bank.of_user(other));
+    both.map(|(a, b)| (a.down - b.down).abs().max().double_value(&[])).fold(0.0, f64::max)
+}
+
+#[test]
+fn a_phase_trains_what_it_names_and_nothing_else() {
+    let bench = Bench::new();
+    // Behind two epochs of everything, two of some roles; the same first two epochs alone are what they start from.
+    let constant = lm::AdamWConfig { schedule: lm::Schedule::Constant, warmup_ratio: 0.0, ..optimizer(1e-2) };
+    let whole = phase(Factors::Personal, 2.0);
+    let base = RewardConfig { optimizer: constant, ..reward_config(Variant::PShareLora) };
+    let (start, _) =
+        fit_on(&bench, &RewardConfig { phases: vec![whole.clone()], ..base.clone() }, &votes(), &users(), "start");
+    for (name, roles, activations) in [
+        ("down", vec![Role::Down], Activations::Recompute),
+        ("shared", vec![Role::Up, Role::Head], Activations::Keep),
+        ("head", vec![Role::Head], Activations::Recompute),
+    ] {
+        let some = Phase { train: Some(roles.clone()), ..phase(Factors::Personal, 2.0) };
+        let config = RewardConfig { phases: vec![whole.clone(), some], activations, ..base.clone() };
+        let (model, report) = fit_on(&bench, &config, &votes(), &users(), name);
+        assert_eq!(report.steps, 28);
+        let ups = |m: &RewardModel| m.bank.of_user(0).pop().unwrap().up;
+        // The first epochs are computed otherwise with recomputed blocks: equal to rounding where not trained.
+        let moved = |distance: f64| distance > 1e-4;
+        let distance = |a: &lm::Tensor, b: &lm::Tensor| (a - b).abs().max().double_value(&[]);
+        assert_eq!(moved(apart(&model, 0, &start, 0)), roles.contains(&Role::Down), "{name}");
+        assert_eq!(moved(distance(&model.head.weight, &start.head.weight)), roles.contains(&Role::Head), "{name}");
+        assert_eq!(moved(distance(&ups(&model), &ups(&start))), roles.contains(&Role::Up), "{name}");
+    }
+}
+
+#[test]
+fn shrinkage_brings_users_together() {
+    let bench = Bench::new();
+    let distance = |shrinkage: f64, name: &str| {
+        let objective = Objective { shrinkage, ..Objective::default() };
+        let config = RewardConfig { objective, ..reward_config(Variant::PShareLora) };
+        let (model, _) = fit_on(&bench, &config, &votes(), &users(), name);
+        apart(&model, 0, &model, 1)
+    };
+    let (free, some, much) = (distance(0.0, "0"), distance(2.0, "2"), distance(40.0, "40"));
+    assert!(free > some && some > 2.0 * much, "{free} {some} {much}");
+}
+
+/// Every third training vote becomes a tie; a tenth of the votes is for `dev`.
+fn with_ties() -> Vec<Vote> {
+    let mut all = votes();
+    for (i, vote) in all.iter_mut().enumerate() {
+        vote.tie = vote.split == Split::Train && i % 3 == 0;
+        if vote.split == Split::Train && i % 10 == 4 {
+            vote.split = Split::Dev;
+            vote.tie = false;
+        }
+    }
+    all
+}
+
+#[test]
+fn ties_lapses_and_weights_are_learnt_with_the_rest() {
+    let bench = Bench::new();
+    for ties in [Ties::RaoKupper, Ties::Davidson] {
+        let objective = Objective {
+            ties,
+            lapse: Lapse::PerUser { per_user: 0.1 },
+            centering: 0.01,
+            label_smoothing: 0.02,
+            weighting: Weighting::Temperature(0.5),
+            ..Objective::default()
+        };
+        let config = RewardConfig { objective, ..reward_config(Variant::PShareLora) };
+        let (model, report) = fit_on(&bench, &config, &with_ties(), &users(), &format!("{ties:?}"));
+        assert!(report.ties > 10 && report.ties_left_out == 0, "{report:?}");
+        let accuracy = judge(&bench, &model, &config, &with_ties()).mean_accuracy;
+        assert!(accuracy > 0.85, "{ties:?}: {accuracy}");
+        let path = bench.folder.path().join(format!("{ties:?}.safetensors"));
+        model.write(&path, &bench.lm).unwrap();
+        assert!(RewardModel::read(&path, &bench.lm).is_ok());
+        let stored = lm::read_tensors(&path, lm::Device::Cpu, None).unwrap();
+        assert!(stored.by_name["ties"].size() == [1] && stored.by_name["lapse"].size() == [2]);
+    }
+    let (_, report) = fit_on(&bench, &reward_config(Variant::PShareLora), &with_ties(), &users(), "left out");
+    assert!(report.ties == 0 && report.ties_left_out > 10, "{report:?}");
+}
+
+#[test]
+fn early_stopping_keeps_what_dev_liked_best() {
+    let bench = Bench::new();
+    let config = RewardConfig {
+        early_stopping: Some(EarlyStopping { every_steps: count(2), patience: count(3) }),
+        optimizer: optimizer(0.3), // too high: it gets worse
+        ..reward_config(Variant::PShareLora)
+    };
+    let (model, report) = fit_on(&bench, &config, &with_ties(), &users(), "stopped");
+    let log = fs_err::read_to_string(bench.folder.path().join("stopped.partial/metrics.jsonl")).unwrap();
+    let looks: Vec<(usize, f64)> = log
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap())
+        .filter_map(|l| Some((l["step"].as_u64()? as usize + 1, l["eval_loss"].as_f64()?)))
+        .collect();
+    let best = looks.iter().copied().fold((0, f64::INFINITY), |a, b| if b.1 < a.1 { b } else { a });
+    assert_eq!(report.best_step, Some(best.0), "{looks:?}");
+    assert!(report.steps == best.0 + 6 || report.steps == 31, "{report:?} {looks:?}");
+    // The model is the best one again.
+    let scored = config.scored(Split::Dev);
+    let said = reward::predict(&model, &bench.lm, &bench.tokenizer, &with_ties(), &scored, |_, _| ()).unwrap();
+    let loss = said.votes.iter().map(|p| -p.probability.ln()).sum::<f64>() / said.votes.len() as f64;
+    assert!((loss - best.1).abs() < 1e-6, "{loss} {best:?}");
+    let error =
+        reward::fit(&config, &bench.lm, &bench.tokenizer, &votes(), &users(), &mut bench.run("reward", "no dev"));
+    assert!(error.unwrap_err().to_string().contains("decided votes of known users in the split `dev`"));
+}
+
+#[test]
+fn a_head_in_the_middle_reads_what_the_blocks_below_made() {
+    let bench = Bench::new();
+    let config = RewardConfig { depth: Some(count(3)), ..reward_config(Variant::PShareLora) };
+    let (model, _) = fit_on(&bench, &config, &votes(), &users(), "cut");
+    assert_eq!((model.depth, model.bank.first_block()), (3, 1));
+    assert!(judge(&bench, &model, &config, &votes()).mean_accuracy > 0.85);
+    let config = RewardConfig { depth: Some(count(5)), ..config };
+    let error = reward::fit(&config, &bench.lm, &bench.tokenizer, &votes(), &users(), &mut bench.run("reward", "deep"));
+    assert_eq!(error.unwrap_err().to_string(), "reward, `depth`: expected at most the model's 4 blocks, found 5");
+}
+
+#[test]
+fn a_model_knows_when_it_is_read_on_another_base() {
+    let bench = Bench::new();
+    let (model, _) = fit_on(&bench, &reward_config(Variant::PShareLora), &votes(), &users(), "own");
+    let path = bench.folder.path().join("own.safetensors");
+    model.write(&path, &bench.lm).unwrap();
+    assert!(RewardModel::read(&path, &bench.lm).is_ok());
+    let folder = bench.folder.path().join("other");
+    write_model_with(&folder, 6);
+    let other = lm::Lm::load(&folder, &lm::Compute::new("cpu", "float32", Some(1)).unwrap()).unwrap();
+    let error = RewardModel::read(&path, &other).unwrap_err();
+    assert!(error.to_string().contains("stored scores again") && error.hint().is_some(), "{error}");
+}
