@@ -59,3 +59,11 @@ clean:
 bench-data PYTHON="python3" *ARGS="": build
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     {{PYTHON}} crates/data/benches/compare.py {{program}} target/bench/base target/bench/data.json {{ARGS}} | tee target/bench/data.md
+
+# Fitting a reward model beside TRL; needs torch==2.11.0 transformers==5.23.0 trl==1.16.0 peft==0.21.2 datasets pyarrow in PYTHON, and
+# DATA, a Parquet file with `prompt`, `chosen`, `rejected`, at least 512 rows
+bench-reward PYTHON DATA *ARGS: build
+    cargo bench --package reward --no-run
+    test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
+    {{PYTHON}} crates/reward/benches/compare.py "$(ls -t target/release/deps/reward_peers-* | grep -E 'reward_peers-[0-9a-f]+$' | head -1)" \
+        target/bench/base {{DATA}} target/bench/reward.json {{ARGS}} | tee target/bench/reward.md

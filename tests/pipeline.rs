@@ -103,6 +103,156 @@ fn a_matrix_shares_what_it_does_not_reach_and_ends_with_one_table() {
 }
 
 #[test]
+fn named_steps_folds_and_seeds_end_in_a_comparison_of_methods() {
+    let workspace = Workspace::new();
+    let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();
+    let matrix = "[variables]\nvotes = \"data.path\"\n[matrix]\n\"reward.seed\" = [1, 2]\n\"data.selection.split.test\" = [0, 1, 2]\nmethod = [\n\
+                  { name = \"global\", set = { \"reward.variant\" = \"lora-global\" } },\n\
+                  { name = \"local\", set = { \"reward.variant\" = \"lora-local\" } },\n\
+                  { name = \"SI + swap\", set = { \"reward.swap\" = true, \"reward.phases\" = [{ factors = \"personal\", epochs = 2.0 }] } },\n]\n";
+    fs_err::write(workspace.path("pipelines/tiny.toml"), text + matrix).unwrap();
+    let missing = workspace.run(&["--until", "reward"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(stderr(&missing).contains("expected a value for the variable `votes`"), "{}", stderr(&missing));
+
+    // Votes of another run as a file of one's own.
+    let source = Workspace::new();
+    source.run(&["--until", "simulate"]).assert().success();
+    let votes = source.path("checkpoints/tiny/simulate/votes.parquet");
+    let split = "split = { by = \"folds\", over = \"prompt\", of = 3, test = 0 }";
+    workspace.edit("configs/data.toml", "split = { by = \"column\" }", split);
+    let given = format!("votes={}", votes.display());
+    let output = workspace.run(&["--until", "reward", "--set", &given]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let comparison: Value = run::read_json(&workspace.path("checkpoints/tiny/comparison.json")).unwrap();
+    let methods = comparison["methods"].as_array().unwrap();
+    let names: Vec<&str> = methods.iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["global", "local", "SI + swap"]);
+    // Every decided vote is tested in one fold, by two seeds.
+    let report = |fold: usize| -> Value {
+        let stage = format!("checkpoints/tiny/reward@data.selection.split.test={fold},method=global,reward.seed=1");
+        run::read_json(&workspace.path(&stage).join("report.json")).unwrap()
+    };
+    let decided: u64 = (0..3).map(|fold| report(fold)["test"]["votes"].as_u64().unwrap()).sum();
+    assert_eq!(comparison["votes"].as_u64(), Some(decided));
+    assert!(methods.iter().all(|m| m["seeds"] == 2 && m["accuracy"]["mean"].is_f64()));
+    assert!(methods[0].get("minus_global").is_none() && methods[2]["minus_local"]["low"].is_f64());
+    assert!(methods[2]["swapped"].is_f64() && comparison["verdicts_of"] == "SI + swap");
+    assert!(
+        fs_err::read_to_string(workspace.path("checkpoints/tiny/comparison.md")).unwrap().contains("| SI + swap |")
+    );
+
+    // A saved model is judged alone as it was in its stage.
+    let stage = workspace.path("checkpoints/tiny/reward@data.selection.split.test=1,method=local,reward.seed=2");
+    let mut eval = program();
+    eval.args(["reward", "eval", "--dtype", "float32", "--threads", "1", "--seed", "2", "--model"]);
+    eval.arg(stage.join("reward.safetensors")).arg("--base").arg(workspace.path("checkpoints/tiny/import"));
+    eval.arg("--votes").arg(workspace.path("checkpoints/tiny/data@data.selection.split.test=1/votes.parquet"));
+    eval.arg("--json").arg(workspace.path("eval.json"));
+    let printed = eval.assert().success();
+    let printed = String::from_utf8_lossy(&printed.get_output().stdout).into_owned();
+    assert!(printed.contains("| accuracy, mean over users |"), "{printed}");
+    let alone: Value = run::read_json(&workspace.path("eval.json")).unwrap();
+    let there: Value = run::read_json(&stage.join("report.json")).unwrap();
+    assert_eq!(alone["users"], there["test"]["users"]);
+    assert_eq!(alone["accuracy"], there["test"]["accuracy"]);
+    let again = eval.output().unwrap();
+    assert!(again.status.code() == Some(2) && stderr(&again).contains("expected a new file"), "{}", stderr(&again));
+}
+
+/// `pipelines/NAME.toml` on the tiny model: the repository's own settings, made small.
+fn papers_protocol(name: &str, data: &std::path::Path, workspace: &Workspace) -> Value {
+    let copy = |file: &str| {
+        let to = workspace.path(file);
+        fs_err::create_dir_all(to.parent().unwrap()).unwrap();
+        fs_err::copy(repository().join(file), to).unwrap();
+    };
+    copy(&format!("pipelines/{name}.toml"));
+    copy(&format!("configs/data/{name}.toml"));
+    copy(&format!("datasets/{name}/card.toml"));
+    copy("configs/reward/paper.toml");
+    workspace.edit(&format!("pipelines/{name}.toml"), "configs/import/llama3-8b.toml", "configs/import.toml");
+    let mut command = program();
+    command.arg("run").arg(workspace.path(&format!("pipelines/{name}.toml")));
+    command.args(["--threads", "1", "--dtype", "float32", "--set", &format!("data={}", data.display())]);
+    for small in ["batch_votes=8", "max_row_tokens=200", "lora.rank=2", "optimizer.learning_rate=1e-2"] {
+        command.args(["--set", &format!("reward.{small}")]);
+    }
+    command.assert().success();
+    run::read_json(&workspace.path(&format!("checkpoints/{name}/comparison.json"))).unwrap()
+}
+
+#[test]
+fn the_papers_protocol_runs_on_files_of_the_published_schemas() {
+    use serde_json::json;
+    let workspace = Workspace::new();
+    let lines = |file: &str, rows: &[Value]| {
+        let path = workspace.path(file);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(&path, rows.iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
+        path
+    };
+    // Six workers, of whom the one with fewest training votes is not of the top five; workers like long or short summaries.
+    let mut rows = Vec::new();
+    for worker in 0..6usize {
+        for i in 0..12 + worker {
+            let split = if i < 8 + worker { "train" } else { ["valid1", "valid2"][i % 2] };
+            rows.push(json!({
+                "info": {"id": "t3", "post": format!("post {split} {i}"), "title": "a", "subreddit": "b", "site": null, "article": null},
+                "split": split, "choice": (worker + i) % 2, "worker": format!("w{worker}"), "batch": "b", "extra": {"confidence": 7},
+                "summaries": [{"text": if i % 2 == 0 { "xx" } else { "z" }, "policy": "p", "note": null},
+                              {"text": if i % 2 == 0 { "z" } else { "xx" }, "policy": "p", "note": "n"}]
+            }));
+        }
+    }
+    let tldr = papers_protocol("tldr", &lines("tldr/comparisons.jsonl", &rows), &workspace);
+    let names: Vec<&str> = tldr["methods"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["global", "local", "Share Rep", "SI", "G", "personal up", "WU"]);
+    assert_eq!((tldr["users"].as_u64(), tldr["votes"].as_u64()), (Some(5), Some(20)), "four validation votes each");
+    let data: Value = run::read_json(&workspace.path("checkpoints/tldr/data/report.json")).unwrap();
+    assert_eq!(
+        (data["splits"]["train"].as_u64(), data["users_beyond_the_top"].as_u64()),
+        (Some(5 * 9), Some(1)),
+        "{data}"
+    );
+    let fit: Value = run::read_json(&workspace.path("checkpoints/tldr/reward@method=G/report.json")).unwrap();
+    let (steps, global) = (fit["fit"]["steps"].as_u64().unwrap(), fit["fit"]["global_steps"].as_u64().unwrap());
+    assert_eq!((steps, global), (18, 12), "{fit}");
+
+    let pairs = |from: usize, to: usize| -> Vec<Value> {
+        let row = |i: usize, response: &str, score: usize| {
+            json!({"prompt": format!("what is {i}?"), "response": response, "helpfulness": score, "correctness": 4 - score,
+                   "coherence": 2, "complexity": score % 2, "verbosity": 1})
+        };
+        (from..to).flat_map(|i| [row(i, "xx", i % 5), row(i, "z", (i + 2) % 5)]).collect()
+    };
+    lines("helpsteer2/train.jsonl", &pairs(0, 10));
+    let folder = lines("helpsteer2/validation.jsonl", &pairs(10, 14));
+    let helpsteer2 = papers_protocol("helpsteer2", folder.parent().unwrap(), &workspace);
+    assert_eq!((helpsteer2["users"].as_u64(), helpsteer2["votes"].as_u64()), (Some(5), Some(20)));
+}
+
+#[test]
+fn pairs_can_be_ranked_by_lower_bounds() {
+    let workspace = Workspace::new();
+    let pairs = |constant: Option<&str>| -> (Vec<u8>, Value) {
+        let given = constant.map(|c| format!("pairs.pessimism={{ constant = {c} }}"));
+        let mut arguments = vec!["--until", "pairs"];
+        arguments.extend(given.iter().flat_map(|given| ["--set", given]));
+        workspace.run(&arguments).assert().success();
+        let stage = workspace.path("checkpoints/tiny/pairs");
+        let manifest: Value = run::read_json(&stage.join("manifest.json")).unwrap();
+        (fs_err::read(stage.join("pairs.parquet")).unwrap(), manifest["summary"].clone())
+    };
+    let (plain, said) = pairs(None);
+    assert!(said.get("radius").is_none());
+    let (none, said) = pairs(Some("0.0"));
+    assert!(none == plain && said["radius"] == 0.0, "a ball of radius 0 changes nothing: {said}");
+    let (careful, said) = pairs(Some("1e9"));
+    assert!(careful != plain && said["radius"].as_f64().unwrap() > 1.0, "{said}");
+}
+
+#[test]
 fn pairs_can_come_from_votes() {
     let workspace = Workspace::new();
     fs_err::write(workspace.path("configs/pairs.toml"), "from = \"votes\"\n").unwrap();

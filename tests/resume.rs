@@ -60,6 +60,36 @@ fn a_run_killed_in_every_stage_that_checkpoints_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
+    let workspace = || {
+        let workspace = Workspace::new();
+        let phases = "phases = [{ factors = \"global\", epochs = 0.5 }, { factors = \"personal\", epochs = 0.8 }, \
+                      { factors = \"personal\", epochs = 0.7, train = [\"down\", \"head\"] }]";
+        let before = "phases = [{ factors = \"global\", epochs = 0.6 }, { factors = \"personal\", epochs = 1.4 }]";
+        workspace.edit("configs/reward.toml", before, phases);
+        let more = "early_stopping = { every_steps = 3, patience = 20 }\nswap = true\n[objective]\nties = \"davidson\"\n\
+                    lapse = { per_user = 0.05 }\nshrinkage = 3.0\nweighting = \"by-user\"\n[lora]";
+        workspace.edit("configs/reward.toml", "[lora]", more);
+        workspace
+    };
+    let (undisturbed, killed) = (workspace(), workspace());
+    undisturbed.run(&["--until", "reward"]).assert().success();
+    let report: serde_json::Value = run::read_json(&undisturbed.path("checkpoints/tiny/reward/report.json")).unwrap();
+    let steps = report["fit"]["steps"].as_u64().unwrap();
+    assert!(steps >= 12 && report["fit"]["best_step"].is_u64() && report["test"]["swapped"].is_f64(), "{report}");
+    // Checkpoints come every two steps; the model dies behind every one of them.
+    for _ in 0..(steps - 1) / 2 {
+        let output = killed.run(&["--until", "reward"]).env("IDIOLECT_ABORT_AFTER", "reward:1").output().unwrap();
+        assert!(stderr(&output).contains("aborting behind checkpoint"), "{}", stderr(&output));
+    }
+    killed.run(&["--until", "reward"]).assert().success();
+    for file in ["reward.safetensors", "report.json", "predictions-test.parquet", "metrics.jsonl"] {
+        let bytes = |w: &Workspace| fs_err::read(w.path("checkpoints/tiny/reward").join(file)).unwrap();
+        assert!(bytes(&killed) == bytes(&undisturbed), "{file}");
+    }
+}
+
+#[test]
 fn two_runs_of_one_pipeline_do_not_meet() {
     let workspace = Workspace::new();
     let folder = workspace.path("checkpoints/tiny");

@@ -8,7 +8,7 @@ use reward::{
 };
 
 use crate::bench::{Bench, count, lora, optimizer, votes};
-use crate::tiny::write_model_with;
+use crate::tiny::{write_model, write_model_with};
 
 pub(crate) fn phase(factors: Factors, epochs: f64) -> Phase {
     Phase { factors, epochs, train: None }
@@ -29,6 +29,7 @@ pub(crate) fn reward_config(variant: Variant) -> RewardConfig {
         depth: None,
         objective: Objective::default(),
         early_stopping: None,
+        newcomer_epochs: 20.0,
         swap: false,
         max_row_tokens: 200,
         over_long: text::OverLong::Error,
@@ -250,4 +251,154 @@ fn a_model_knows_when_it_is_read_on_another_base() {
     let other = lm::Lm::load(&folder, &lm::Compute::new("cpu", "float32", Some(1)).unwrap()).unwrap();
     let error = RewardModel::read(&path, &other).unwrap_err();
     assert!(error.to_string().contains("stored scores again") && error.hint().is_some(), "{error}");
+}
+
+#[test]
+fn twenty_steps_equal_a_pytorch_loop() {
+    let bench = Bench::new();
+    let lora = lm::LoraConfig { dropout: 0.0, ..lora() };
+    let phases = vec![phase(Factors::Personal, 20.0 / 7.0)]; // SI
+    let config = RewardConfig { lora, phases, ..reward_config(Variant::PShareLora) };
+    if let Some(folder) = std::env::var_os("IDIOLECT_DUMP") {
+        dump(&bench, &config, folder.as_ref());
+    }
+    fit_on(&bench, &config, &votes(), &users(), "golden");
+    let log = fs_err::read_to_string(bench.folder.path().join("golden.partial/metrics.jsonl")).unwrap();
+    let ours: Vec<f64> =
+        log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["loss"].as_f64().unwrap()).collect();
+    // Made by tests/golden/share_lora.py, which says how.
+    let path = crate::tiny::repository().join("tests/golden/share_lora.json");
+    let golden: serde_json::Value = run::read_json(&path).unwrap();
+    let theirs: Vec<f64> = golden["losses"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
+    assert_eq!((ours.len(), theirs.len()), (20, 20));
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-4, "{worst}: {ours:?} {theirs:?}");
+    assert!(theirs[19] < theirs[0] - 0.05, "something was learnt");
+}
+
+/// What the golden's script starts from: the model, the factors as they are drawn, every step's rows.
+fn dump(bench: &Bench, config: &RewardConfig, folder: &std::path::Path) {
+    let still = RewardConfig { optimizer: optimizer(0.0), ..config.clone() };
+    let (start, _) = fit_on(bench, &still, &votes(), &users(), "drawn");
+    fs_err::create_dir_all(folder).unwrap();
+    write_model(&folder.join("model"));
+    start.write(&folder.join("start.safetensors"), &bench.lm).unwrap();
+    let own: Vec<Vote> = votes().into_iter().filter(|v| v.split == Split::Train).collect();
+    let all: Vec<usize> = (0..own.len()).collect();
+    let run = bench.run("reward", "order");
+    let rng = |epoch: usize| run.rng(&["order", &epoch.to_string()]);
+    let plan = lm::plan(&all, config.batch_votes, count(3), usize::MAX, |_| 0, rng);
+    let row = |vote: &Vote, answer: &str| {
+        let row = bench.tokenizer.row(&vote.prompt, answer, text::Ending::Finished).unwrap();
+        serde_json::json!({"ids": row.ids, "answer_start": row.answer_start})
+    };
+    let vote = |v: &usize| {
+        let v = &own[*v];
+        let user = users().binary_search(&v.user_id).unwrap();
+        serde_json::json!({"user": user, "chosen": row(v, &v.chosen), "rejected": row(v, &v.rejected)})
+    };
+    let steps: Vec<Vec<serde_json::Value>> =
+        plan.batches.iter().take(20).map(|batch| batch.iter().map(vote).collect()).collect();
+    let rates: Vec<f64> = (0..20).map(|step| config.optimizer.rate(step, 20)).collect();
+    let lm::AdamWConfig { betas, epsilon, max_grad_norm, .. } = config.optimizer;
+    let plan = serde_json::json!({"steps": steps, "rates": rates, "betas": betas, "epsilon": epsilon,
+        "max_grad_norm": max_grad_norm, "scale": config.lora.alpha / config.lora.rank.get() as f64});
+    run::write_json(&folder.join("plan.json"), &plan).unwrap();
+}
+
+#[test]
+fn a_lower_bound_subtracts_the_exact_gradient_of_what_is_personal() {
+    let bench = Bench::new();
+    for (name, variant) in [("shared", Variant::PShareLora), ("local", Variant::LoraLocal)] {
+        let (model, _) = fit_on(&bench, &reward_config(variant), &votes(), &users(), name);
+        let rows: Vec<lm::TokenRow> = votes()
+            .iter()
+            .take(6)
+            .map(|v| bench.tokenizer.row(&v.prompt, &v.chosen, text::Ending::Finished).unwrap().into())
+            .collect();
+        let prefix = model.prefix(&bench.lm, rows, |_| ());
+        let all = [0, 3, 5, 3];
+        let got = model.score_and_gradient(&bench.lm, &prefix, &all, 1).unwrap();
+        let plain = model.score(&bench.lm, &prefix, &all, 1);
+        assert!(got.iter().zip(&plain).all(|((a, _), b)| (a - b).abs() < 1e-5));
+        assert_eq!(got[1], got[3]);
+        // The slope along the gradient's own direction, by finite differences over each personal parameter's largest entries, is
+        // the norm: checked by moving the user's factors a little along random directions.
+        let lower = model.pessimistic(&bench.lm, &prefix, &all, 1, 0.25).unwrap();
+        assert!(lower.iter().zip(&got).all(|(l, (s, n))| (l - (s - 0.5 * n)).abs() < 1e-6 && *n > 0.0));
+        let numeric = numeric_norm(&bench, &model, &prefix, 5, 1);
+        let exact = f64::from(got[2].1);
+        assert!((numeric - exact).abs() < 0.02 * exact, "{name}: {numeric} {exact}");
+        // The other user's reward does not depend on this one's factors; a global model has nothing personal.
+        let spread = model.spread(28.0).unwrap();
+        assert!(spread.diversity > 0.0 && spread.users == 2, "{spread:?}");
+    }
+    let (global, _) = fit_on(&bench, &reward_config(Variant::LoraGlobal), &votes(), &users(), "global");
+    let row = bench.tokenizer.row(&votes()[0].prompt, "xx", text::Ending::Finished).unwrap();
+    let prefix = global.prefix(&bench.lm, vec![row.into()], |_| ());
+    assert_eq!(global.score_and_gradient(&bench.lm, &prefix, &[0], 0).unwrap()[0].1, 0.0);
+}
+
+/// The norm of a row's gradient over a user's personal parameters, entry by entry, by central differences.
+fn numeric_norm(bench: &Bench, model: &RewardModel, prefix: &lm::Prefix, row: usize, user: i64) -> f64 {
+    let mut personal = model.bank.parameters();
+    personal.push(model.head.parameter());
+    personal.retain(|p| p.owner == lm::Owner::PerUser);
+    let mut squares = 0.0;
+    for parameter in personal {
+        let own = parameter.tensor.detach().get(user).view(-1);
+        for i in 0..own.size()[0] {
+            let at = |value: f64| {
+                let before = own.double_value(&[i]);
+                _ = own.get(i).fill_(before + value);
+                let score = f64::from(model.score(&bench.lm, prefix, &[row], user as usize)[0]);
+                _ = own.get(i).fill_(before);
+                score
+            };
+            squares += ((at(2e-2) - at(-2e-2)) / 4e-2).powi(2);
+        }
+    }
+    squares.sqrt()
+}
+
+#[test]
+fn newcomers_are_fitted_without_touching_anybody() {
+    let bench = Bench::new();
+    // Cleo and Dora judge as Ann and Bob do; they come later, with twelve votes each.
+    let mut all = votes();
+    for (name, like) in [("cleo", "ann"), ("dora", "bob")] {
+        let own: Vec<Vote> = votes().into_iter().filter(|v| v.user_id == like).collect();
+        all.extend(own.into_iter().enumerate().filter(|(i, v)| *i < 12 || v.split == Split::Test).map(|(_, v)| Vote {
+            user_id: name.into(),
+            split: if v.split == Split::Test { Split::Test } else { Split::Adapt },
+            ..v
+        }));
+    }
+    for (name, variant, structure) in [
+        ("down", Variant::PShareLora, Structure::Lora),
+        ("kernel", Variant::PShareLora, Structure::Kernel),
+        ("local", Variant::LoraLocal, Structure::Lora),
+        ("global", Variant::LoraGlobal, Structure::Lora),
+    ] {
+        let config = RewardConfig { structure, ..reward_config(variant) };
+        let mut run = bench.run("reward", name);
+        let (model, _) = reward::fit(&config, &bench.lm, &bench.tokenizer, &all, &users(), &mut run).unwrap();
+        let names = ["dora", "cleo"].map(String::from);
+        let (joined, report) =
+            reward::welcome(&config, &model, &bench.lm, &bench.tokenizer, &all, &names, &mut run).unwrap();
+        assert_eq!(joined.users, ["ann", "bob", "cleo", "dora"]);
+        assert_eq!(report.map(|r| r.votes), (variant != Variant::LoraGlobal).then_some(24), "{name}");
+        let e = judge(&bench, &joined, &config, &all);
+        let before = judge(&bench, &model, &config, &all);
+        for user in users() {
+            let of = |e: &Evaluation| e.users.iter().find(|u| u.user == user).unwrap().clone();
+            assert_eq!(of(&e), of(&before), "{name}");
+        }
+        let late: Vec<f64> = e.users.iter().skip(2).map(|u| u.accuracy.mean).collect();
+        if variant == Variant::LoraGlobal {
+            assert!(late.iter().all(|a| (a - 0.5).abs() < 0.51));
+        } else {
+            assert!(late.iter().all(|a| *a > 0.75), "{name}: {late:?}");
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::error::invalid;
+use crate::{Result, Split};
 
 /// A data set's description.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,9 +41,15 @@ pub struct Columns {
     /// A system instruction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// `train`, `dev` or `test`.
+    /// `train`, `dev`, `adapt` or `test`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
+    /// What other values of that column mean.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub split_names: BTreeMap<String, Split>,
+    /// Without such a column: the split of files whose name fits a pattern.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub split_files: BTreeMap<String, Split>,
     /// When the vote was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<String>,

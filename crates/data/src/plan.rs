@@ -196,14 +196,15 @@ pub(crate) fn of_row(
 ) -> Result<Option<Split>, Flaw> {
     match selection.split {
         SplitRule::Column => {
-            let column = columns.split.as_deref().unwrap_or_default();
+            let column = columns.split.as_deref().unwrap_or("(the file's name)");
             let value = draft.split.ok_or_else(|| Flaw::null(column))?;
-            let split = Split::parse(value).ok_or_else(|| Flaw {
+            let known = columns.split_names.get(value).copied();
+            let split = known.or_else(|| Split::parse(value)).ok_or_else(|| Flaw {
                 kind: "unknown split",
                 column: column.into(),
                 expected: "`train`, `dev`, `adapt` or `test`".into(),
                 found: format!("`{value}`"),
-                hint: "rename the values, or split by prompt",
+                hint: "say what it means in the card's `split_names`, rename the values, or split by prompt",
             })?;
             Ok(Some(split))
         }

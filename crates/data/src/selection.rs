@@ -92,7 +92,8 @@ impl Selection {
             let found = format!("{:?}", self.user_temperature);
             return Err(invalid(place, "a user_temperature of at least 1", found, "1 keeps every vote"));
         }
-        if self.split == SplitRule::Column && card.columns.split.is_none() {
+        let by_file = !card.columns.split_files.is_empty();
+        if self.split == SplitRule::Column && card.columns.split.is_none() && !by_file {
             let hint = "name it under [columns] in the card, or split by prompt: `split = { by = \"prompt\", dev = 0.1, test = 0.2 }`";
             return Err(invalid(format!("card `{}`", card.name), "a column with the split", "none", hint));
         }

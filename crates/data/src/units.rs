@@ -1,7 +1,7 @@
 //! A source as units of work: row groups of Parquet files, other files whole. Each is read batch by batch, with the columns
 //! that the card names and no others.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -9,15 +9,20 @@ use arrow::array::RecordBatchReader;
 use arrow::csv::ReaderBuilder as CsvReader;
 use arrow::csv::reader::Format as CsvFormat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::ipc::reader::FileReader as IpcReader;
+use arrow::ipc::reader::{FileReader as IpcReader, read_footer_length};
+use arrow::ipc::root_as_footer;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::column::page::{Page, PageReader};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::serialized_reader::SerializedPageReader;
 
 use crate::Result;
 use crate::columns::Place;
 use crate::error::invalid;
-use crate::input::Section;
+use crate::input::{Input, Section};
 use crate::json::{JsonBatches, infer};
 use crate::location::{Format, Packing, SourceFile};
 use crate::table::damaged;
@@ -86,6 +91,7 @@ fn opened(file: SourceFile) -> Result<Opened> {
             (Kind::Parquet(metadata), schema)
         }
         Format::Arrow => {
+            arrow_blocks_fit(&file).map_err(|e| broken(&e))?;
             let reader = IpcReader::try_new(BufReader::new(file.input.reader()), None).map_err(|e| broken(&e))?;
             let schema = reader.schema();
             (Kind::Arrow, schema)
@@ -106,6 +112,47 @@ fn opened(file: SourceFile) -> Result<Opened> {
     };
     let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
     Ok(Opened { file, columns, kind })
+}
+
+/// Are the lengths that an Arrow file's end names those of a file of this size? The reader takes them at their word, and asks for
+/// as much memory.
+fn arrow_blocks_fit(file: &SourceFile) -> std::result::Result<(), String> {
+    let size = file.input.size();
+    let read = |at: u64, length: u64| -> std::result::Result<Vec<u8>, String> {
+        let mut bytes = vec![0; length as usize];
+        let mut reader = file.input.reader();
+        reader.seek(SeekFrom::Start(at)).and_then(|_| reader.read_exact(&mut bytes)).map_err(|e| e.to_string())?;
+        Ok(bytes)
+    };
+    let short = || "a file that was cut".to_owned();
+    let trailer = size.checked_sub(10).ok_or_else(short)?;
+    let tail: [u8; 10] = read(trailer, 10)?.try_into().map_err(|_| short())?;
+    let length = read_footer_length(tail).map_err(|e| e.to_string())? as u64;
+    let footer = read(trailer.checked_sub(length).ok_or_else(short)?, length)?;
+    let footer = root_as_footer(&footer).map_err(|e| e.to_string())?;
+    for block in footer.recordBatches().iter().flatten().chain(footer.dictionaries().iter().flatten()) {
+        let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
+        let end = parts.iter().try_fold(0u64, |end, part| end.checked_add(u64::try_from(*part).ok()?));
+        if end.is_none_or(|end| end > size) {
+            return Err(format!("a block of {} bytes at {} in a file of {size}", block.bodyLength(), block.offset()));
+        }
+    }
+    Ok(())
+}
+
+/// Does a column's dictionary hold as many values as it says? The reader makes room for them before it looks.
+fn dictionary_fits(input: &Input, column: &ColumnChunkMetaData) -> Result<(), ParquetError> {
+    if column.dictionary_page_offset().is_none() {
+        return Ok(());
+    }
+    let mut pages = SerializedPageReader::new(Arc::new(input.clone()), column, 0, None)?;
+    match pages.get_next_page()? {
+        // A value takes a byte at least.
+        Some(Page::DictionaryPage { buf, num_values, .. }) if num_values as usize > buf.len() => {
+            Err(ParquetError::General(format!("{num_values} values in a dictionary of {} bytes", buf.len())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A field whose texts, however deep, are views.
@@ -204,6 +251,11 @@ impl Opened {
                 }
                 leaves.sort_unstable();
                 leaves.dedup();
+                for group in groups.iter().map(|g| parquet.row_group(*g)) {
+                    for leaf in &leaves {
+                        dictionary_fits(&self.file.input, group.column(*leaf)).map_err(|e| broken(&e))?;
+                    }
+                }
                 let (mut bytes, mut rows) = (1usize, 1usize);
                 for group in groups.iter().map(|g| parquet.row_group(*g)) {
                     rows += usize::try_from(group.num_rows()).unwrap_or(0);

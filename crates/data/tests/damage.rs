@@ -360,3 +360,31 @@ fn a_layout_on_another_files_columns_is_told() {
     let error = ingest(&votes(), &path, &data::Selection::all(SplitRule::Column)).unwrap_err().to_string();
     assert!(error.contains("a column with the split"), "{error}");
 }
+
+#[test]
+fn an_arrow_file_that_asks_for_more_memory_than_it_has_bytes_is_refused() {
+    // Found by the fuzz target: the reader allocates what the file's end says, here 3 GiB.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.arrow");
+    let batch = with("q", &texts(&["p1", "p2", "p3"]));
+    let mut writer =
+        arrow::ipc::writer::FileWriter::try_new(std::fs::File::create(&path).unwrap(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    let whole = fs_err::read(&path).unwrap();
+    let trailer = whole.len() - 10;
+    let length = i32::from_le_bytes(whole[trailer..trailer + 4].try_into().unwrap()) as usize;
+    let footer = trailer - length;
+    let block = arrow::ipc::root_as_footer(&whole[footer..trailer]).unwrap();
+    let body = block.recordBatches().unwrap().get(0).bodyLength().to_le_bytes();
+    assert!(ingest(&votes(), &path, &all()).is_ok());
+    let places: Vec<usize> = (footer..trailer - 8).filter(|at| whole[*at..at + 8] == body).collect();
+    assert_eq!(places.len(), 1, "the body's length stands once in the file's end");
+    for length in [3i64 << 30, -1, i64::MAX] {
+        let mut changed = whole.clone();
+        changed[places[0]..places[0] + 8].copy_from_slice(&length.to_le_bytes());
+        fs_err::write(&path, &changed).unwrap();
+        let error = error(&path);
+        assert!(error.contains(&format!("a block of {length} bytes")), "{error}");
+    }
+}

@@ -188,6 +188,33 @@ fn groups_stay_whole_and_a_prompt_in_two_groups_is_a_leak() {
 }
 
 #[test]
+fn a_card_says_what_a_sources_splits_are_called() {
+    let row = |i: usize, part: &str| {
+        [format!("u{}", i % 2), format!("q{i}"), "a".into(), "b".into(), "1".into(), part.into()]
+    };
+    let rows: Vec<[String; 6]> = (0..9).map(|i| row(i, ["train", "valid1", "valid2"][i % 3])).collect();
+    let splits = |votes: &[data::Vote]| Split::ALL.map(|s| votes.iter().filter(|v| v.split == s).count());
+    let mut named = votes_card();
+    named.columns.split_names = [("valid1".to_owned(), Split::Dev), ("valid2".to_owned(), Split::Test)].into();
+    let (votes, _) = ingest(&named, &file(&rows).1, &Selection::all(SplitRule::Column)).unwrap();
+    assert_eq!(splits(&votes), [3, 3, 0, 3]);
+    let error = ingest(&votes_card(), &file(&rows).1, &Selection::all(SplitRule::Column)).unwrap_err();
+    assert!(error.to_string().contains("found `valid1`") && error.hint().unwrap().contains("split_names"), "{error}");
+    // By the names of files.
+    let folder = tempfile::tempdir().unwrap();
+    crate::common::write_rows(&folder.path().join("train-0.parquet"), &rows[..5]);
+    crate::common::write_rows(&folder.path().join("validation.parquet"), &rows[5..]);
+    let mut by_file = votes_card();
+    by_file.columns.split = None;
+    by_file.columns.split_files = [("train*".to_owned(), Split::Train), ("val*".to_owned(), Split::Test)].into();
+    let (votes, _) = ingest(&by_file, folder.path(), &Selection::all(SplitRule::Column)).unwrap();
+    assert_eq!(splits(&votes), [5, 0, 0, 4]);
+    crate::common::write_rows(&folder.path().join("other.parquet"), &rows[..1]);
+    let error = ingest(&by_file, folder.path(), &Selection::all(SplitRule::Column)).unwrap_err().to_string();
+    assert!(error.contains("other.parquet, row 1") && error.contains("(the file's name)"), "{error}");
+}
+
+#[test]
 fn the_newest_votes_of_each_user_are_test() {
     let rows = many(3, 20, 60);
     let columns: Vec<ArrayRef> =

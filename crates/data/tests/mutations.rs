@@ -82,3 +82,23 @@ fn changed_seeds_end_in_a_table_or_a_message() {
     eprintln!("{tables} tables, {messages} messages");
     assert!(tables > 50 && messages > 50);
 }
+
+#[test]
+fn what_the_fuzzer_found_ends_in_a_message() {
+    // Files of a kilobyte or two whose readers made room for gigabytes.
+    let found =
+        [("arrow-block", "a block of"), ("parquet-dictionary", "1174669333 values in a dictionary of 16 bytes")];
+    for (name, said) in found {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/found").join(name);
+        let input = fs_err::read(path).unwrap();
+        let mark = input.windows(5).position(|w| w == b"\n---\n").unwrap();
+        let card = Card::parse(std::str::from_utf8(&input[1..mark]).unwrap(), &"card").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join(format!("x.{}", ENDINGS[usize::from(input[0]) % ENDINGS.len()]));
+        fs_err::write(&source, &input[mark + 5..]).unwrap();
+        let selection = Selection::all(SplitRule::Prompt { dev: 0.0, test: 0.0 });
+        let out = folder.path().join("out.parquet");
+        let error = data::ingest_on(&card, &[source.display().to_string()], &selection, 7, &out, 1).unwrap_err();
+        assert!(error.to_string().contains(said), "{name}: {error}");
+    }
+}

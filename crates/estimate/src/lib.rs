@@ -11,6 +11,7 @@
 
 mod bootstrap;
 mod calibration;
+mod logistic;
 mod rater;
 mod shrink;
 mod style;
@@ -19,6 +20,7 @@ mod win;
 
 pub use bootstrap::{Interval, clustered_mean};
 pub use calibration::{Bin, Calibration, calibration};
+pub use logistic::{Logistic, logistic};
 pub use rater::{Choice, agreement_scale, truth, vote};
 pub use shrink::{Population, Shrunk, shrink};
 pub use style::{CLIP, Feature, Scaler};

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::data_command::DataCommand;
+use crate::lab_command::LabCommand;
 use crate::reward_command::RewardCommand;
 use crate::{doctor, execute, runner, score};
 
@@ -28,6 +29,9 @@ enum Command {
     /// Judge a saved reward model
     #[command(subcommand)]
     Reward(RewardCommand),
+    /// Check theories on synthetic users
+    #[command(subcommand)]
+    Lab(LabCommand),
     /// Print devices, libtorch, fast dtypes, memory, and what is missing
     Doctor,
     /// Print a model's logits and greedy text, with or without an adapter
@@ -101,6 +105,7 @@ impl Cli {
             Command::Run(args) => runner::run(&args),
             Command::Data(command) => command.execute(),
             Command::Reward(command) => command.execute(),
+            Command::Lab(command) => command.execute(),
             Command::Score(args) => score::score(&args),
             Command::Doctor => {
                 doctor::print();

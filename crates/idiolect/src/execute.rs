@@ -248,8 +248,18 @@ fn sft(config: &policy::SftConfig, inputs: &Inputs, compute: &Compute, run: &mut
 fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
     let (lm, tokenizer) = load_with_rows(inputs, compute)?;
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
-    let users = data::user_ids(&votes);
-    let (model, report) = reward::fit(config, &lm, &tokenizer, &votes, &users, run)?;
+    // Users with training votes; those who have votes for adapting instead come after them.
+    let of = |split: Split| -> Vec<String> {
+        let ids: BTreeSet<&String> = votes.iter().filter(|v| v.split == split).map(|v| &v.user_id).collect();
+        ids.into_iter().cloned().collect()
+    };
+    let (mut model, report) = reward::fit(config, &lm, &tokenizer, &votes, &of(Split::Train), run)?;
+    let newcomers = of(Split::Adapt);
+    let mut welcomed = None;
+    if !newcomers.is_empty() {
+        (model, welcomed) = reward::welcome(config, &model, &lm, &tokenizer, &votes, &newcomers, run)?;
+    }
+    let users = model.users.clone();
     model.write(&run.path("reward.safetensors"), &lm)?;
     let mut evaluations = Vec::new();
     for split in [Split::Dev, Split::Test] {
@@ -262,10 +272,12 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
         }
         evaluations.push(reward::evaluate(&said, split.name(), &users, run.seed()));
     }
-    let summary = json!({"fit": report, "dev": evaluations[0], "test": evaluations[1]});
+    let accuracy =
+        |e: &reward::Evaluation| if e.votes == 0 { "(no votes)".into() } else { format!("{:.3}", e.mean_accuracy) };
+    let summary = json!({"fit": report, "newcomers": newcomers.len(), "newcomers_fit": welcomed, "dev": evaluations[0], "test": evaluations[1]});
     run::write_json(&run.path("report.json"), &summary)?;
     let mut text = format!(
-        "{} votes ({} ties) on {} texts; {} steps ({} with one adapter for all), {} tokens, final loss {:.3}; accuracy on dev {:.3}, on test {:.3}; {}",
+        "{} votes ({} ties) on {} texts; {} steps ({} with one adapter for all), {} tokens, final loss {:.3}; accuracy on dev {}, on test {}; {}",
         report.votes,
         report.ties,
         report.texts,
@@ -273,12 +285,15 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
         report.global_steps,
         report.tokens,
         report.final_loss,
-        evaluations[0].mean_accuracy,
-        evaluations[1].mean_accuracy,
+        accuracy(&evaluations[0]),
+        accuracy(&evaluations[1]),
         report.rows
     );
     if report.ties_left_out > 0 {
         text += &format!("; {} ties left out of the likelihood", report.ties_left_out);
+    }
+    if !newcomers.is_empty() {
+        text += &format!("; {} newcomers, fitted to {} votes", newcomers.len(), welcomed.map_or(0, |r| r.votes));
     }
     if let Some(step) = report.best_step {
         text += &format!("; the parameters of step {step} were best on dev and are kept");
@@ -288,13 +303,14 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
 
 fn pairs(config: &PairsConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
+    let mut radius = None;
     let (pairs, counts) = match config {
         PairsConfig::Votes => {
             let pairs = policy::vote_pairs(&votes);
             let counts = policy::PairCounts { pairs: pairs.len(), ..policy::PairCounts::default() };
             (pairs, counts)
         }
-        PairsConfig::Reward { pairs_per_prompt, max_row_tokens, sampling } => {
+        PairsConfig::Reward { pairs_per_prompt, max_row_tokens, pessimism, sampling } => {
             let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
             let model = reward::RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
             let mut prompts: Vec<Vec<text::Message>> =
@@ -303,13 +319,35 @@ fn pairs(config: &PairsConfig, inputs: &Inputs, compute: &Compute, run: &mut Run
             prompts.dedup();
             let copies = sampling.samples_per_prompt.get();
             let samples = study::sample(&lm, &tokenizer, None, &prompts, copies, sampling, "samples to rank", run)?;
-            rank(&model, &lm, &tokenizer, &prompts, &samples, *pairs_per_prompt, *max_row_tokens)?
+            let zeta = match pessimism {
+                None => None,
+                Some(pessimism) => {
+                    let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count();
+                    Some(pessimism.zeta(&model.spread(decided as f64 / model.users.len() as f64)?))
+                }
+            };
+            radius = zeta.map(f64::sqrt);
+            let how = Ranking { pairs_per_prompt: *pairs_per_prompt, max_row_tokens: *max_row_tokens, zeta };
+            rank(&model, &lm, &tokenizer, &prompts, &samples, &how)?
         }
     };
     policy::write_pairs(&run.path("pairs.parquet"), &pairs)?;
-    let text =
+    let mut text =
         format!("{} pairs; left out: {} empty samples, {} pairs of equals", counts.pairs, counts.empty, counts.equal);
-    Ok((json!(counts), text))
+    let mut summary = json!(counts);
+    if let Some(radius) = radius {
+        text += &format!("; ranked by lower bounds, in a ball of radius {radius:.3e} around each user's factors");
+        summary["radius"] = json!(radius);
+    }
+    Ok((summary, text))
+}
+
+/// How samples become pairs.
+struct Ranking {
+    pairs_per_prompt: usize,
+    max_row_tokens: usize,
+    /// Rank by lower bounds of the rewards, with this squared radius.
+    zeta: Option<f64>,
 }
 
 /// Every user's pairs from the same samples.
@@ -319,9 +357,9 @@ fn rank(
     tokenizer: &text::Tokenizer,
     prompts: &[Vec<text::Message>],
     samples: &[Vec<text::Answer>],
-    pairs_per_prompt: usize,
-    max_row_tokens: usize,
+    how: &Ranking,
 ) -> Result<(Vec<policy::Pair>, policy::PairCounts)> {
+    let Ranking { pairs_per_prompt, max_row_tokens, zeta } = *how;
     let mut rows: Vec<lm::TokenRow> = Vec::new();
     let mut row_of: Vec<Vec<Option<usize>>> = Vec::new(); // of each prompt and sample; none for an empty one
     for (prompt, answers) in prompts.iter().zip(samples) {
@@ -355,7 +393,10 @@ fn rank(
     let mut bar = run::Progress::new("pairs: rewards", model.users.len(), 0);
     let (mut pairs, mut counts) = (Vec::new(), policy::PairCounts::default());
     for (u, user) in model.users.iter().enumerate() {
-        let rewards = model.score(lm, &prefix, &all, u);
+        let rewards = match zeta {
+            None => model.score(lm, &prefix, &all, u),
+            Some(zeta) => model.pessimistic(lm, &prefix, &all, u, zeta)?,
+        };
         for ((prompt, answers), indices) in prompts.iter().zip(samples).zip(&row_of) {
             let own: Vec<f32> = indices.iter().map(|i| i.map_or(f32::NAN, |i| rewards[i])).collect();
             pairs.extend(policy::rank_pairs(user, prompt, answers, &own, pairs_per_prompt, &mut counts));

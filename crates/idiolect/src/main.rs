@@ -10,6 +10,7 @@ mod doctor;
 mod estimate_time;
 mod execute;
 mod hub;
+mod lab_command;
 mod methods;
 mod pipeline;
 mod problem;

@@ -1,7 +1,9 @@
 //! The stages: what each reads, and what decides its result. What each does is in `execute`.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use data::{OneOrMore, Selection};
@@ -49,7 +51,14 @@ pub(crate) enum PairsConfig {
     /// The user's decided training votes.
     Votes,
     /// Fresh samples of the base, ranked by the user's reward model.
-    Reward { pairs_per_prompt: usize, max_row_tokens: usize, sampling: SamplingConfig },
+    /// `pessimism`: ranked by lower bounds of the rewards.
+    Reward {
+        pairs_per_prompt: usize,
+        max_row_tokens: usize,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pessimism: Option<reward::Pessimism>,
+        sampling: SamplingConfig,
+    },
 }
 
 /// One stage with its settings.
@@ -69,7 +78,7 @@ pub(crate) enum Stage {
 const KINDS: [&str; 9] = ["import", "simulate", "data", "sft", "reward", "pairs", "dpo", "evaluate", "export"];
 
 /// Raised whenever the code changes what a stage writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// The most tokens that a stage may take.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,6 +89,22 @@ pub(crate) struct Budget {
 
 /// Folders of the stages before this one, by kind.
 pub(crate) type Inputs = BTreeMap<&'static str, PathBuf>;
+
+thread_local! {
+    /// Hashes of files by path, size and time of change: a matrix asks for the same ones in every cell.
+    static HASHES: RefCell<HashMap<(PathBuf, u64, SystemTime), String>> = RefCell::default();
+}
+
+fn known_hash(file: &Path) -> Result<String> {
+    let metadata = fs_err::metadata(file)?;
+    let key = (file.to_owned(), metadata.len(), metadata.modified()?);
+    if let Some(known) = HASHES.with_borrow(|hashes| hashes.get(&key).cloned()) {
+        return Ok(known);
+    }
+    let hash = hash_file(file)?;
+    HASHES.with_borrow_mut(|hashes| hashes.insert(key, hash.clone()));
+    Ok(hash)
+}
 
 fn parse<T: DeserializeOwned>(table: toml::Table, path: &Path) -> Result<T> {
     T::deserialize(toml::Value::Table(table)).map_err(|e| {
@@ -204,7 +229,7 @@ impl Stage {
                 vec![]
             }
         };
-        files.iter().map(|f| Ok((f.display().to_string(), hash_file(f)?))).collect()
+        files.iter().map(|f| Ok((f.display().to_string(), known_hash(f)?))).collect()
     }
 
     /// Do the bits of its result depend on device, dtype and threads?

@@ -203,13 +203,63 @@ impl Bank {
                 own.to_device(self.device).set_requires_grad(true)
             }
         };
+        self.map_owned(users.len(), pick)
+    }
+
+    /// A bank of `count` users who all start from the mean of those here; what is shared is copied.
+    pub fn of_mean(&self, count: usize) -> Self {
+        let pick = |t: &Tensor, sharing: Sharing| match sharing {
+            Sharing::Shared => t.detach().copy().set_requires_grad(true),
+            Sharing::Personal => {
+                let mean = t.detach().mean_dim(Some([0i64].as_slice()), true, Kind::Float);
+                let mut size = mean.size();
+                size[0] = count as i64;
+                mean.expand(size, false).contiguous().copy().set_requires_grad(true)
+            }
+        };
+        self.map_owned(count, pick)
+    }
+
+    /// The users of both banks, in the order in which `order` counts them: ours first, then the other's. Shared factors are ours.
+    pub fn joined(&self, other: &Self, order: &[usize]) -> Self {
+        let index = Tensor::from_slice(&order.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(self.device);
+        let mut theirs = other.parameters().into_iter().map(|p| p.tensor);
+        // Both banks list their factors in one order.
+        let mut join = |t: &Tensor, sharing: Sharing| {
+            let their = theirs.next().expect("banks of one shape");
+            match sharing {
+                Sharing::Shared => t.shallow_clone(),
+                Sharing::Personal => {
+                    let both = Tensor::cat(&[t.detach(), their.detach()], 0);
+                    both.index_select(0, &index).set_requires_grad(true)
+                }
+            }
+        };
+        let BankConfig { lora, down, up, middle, users: _ } = self.config.clone();
+        let layers = self.layers.iter().map(|a| Adapted {
+            layer: a.layer,
+            path: a.path.clone(),
+            factors: Factors {
+                down: join(&a.factors.down, down),
+                up: join(&a.factors.up, up),
+                middle: a.factors.middle.as_ref().zip(middle.sharing()).map(|(m, s)| join(m, s)),
+            },
+        });
+        let layers = layers.collect();
+        let Self { first_block, device, model_layers, ahead, .. } = *self;
+        let config = BankConfig { lora, down, up, middle, users: order.len() };
+        Self { config, first_block, device, layers, model_layers, ahead }
+    }
+
+    /// A bank of `users` users of the same shape, each factor made from ours.
+    fn map_owned(&self, users: usize, pick: impl Fn(&Tensor, Sharing) -> Tensor) -> Self {
         let BankConfig { lora, down, up, middle, users: _ } = self.config.clone();
         let factors = |f: &Factors| Factors {
             down: pick(&f.down, down),
             up: pick(&f.up, up),
             middle: f.middle.as_ref().zip(middle.sharing()).map(|(m, s)| pick(m, s)),
         };
-        self.with(BankConfig { lora, down, up, middle, users: users.len() }, factors)
+        self.with(BankConfig { lora, down, up, middle, users }, factors)
     }
 
     /// A bank of another shape on the same layers.

@@ -55,6 +55,25 @@ impl ScalarHead {
         }
     }
 
+    /// The mean over owners, for `count` users if heads are personal.
+    pub fn of_mean(&self, count: usize) -> Self {
+        let mean = self.weight.detach().mean_dim(Some([0i64].as_slice()), true, Kind::Float);
+        let one = Self::from_weight(&mean, Sharing::Shared);
+        if self.sharing == Sharing::Personal { one.personalised(count) } else { one }
+    }
+
+    /// The heads of the users of both, in the order in which `order` counts them: ours first, then the other's.
+    pub fn joined(&self, other: &Self, order: &[usize]) -> Self {
+        match self.sharing {
+            Sharing::Shared => self.copy(),
+            Sharing::Personal => {
+                let index = Tensor::from_slice(&order.iter().map(|u| *u as i64).collect::<Vec<_>>());
+                let both = Tensor::cat(&[self.weight.detach(), other.weight.detach()], 0);
+                Self::from_weight(&both.index_select(0, &index.to_device(both.device())), self.sharing)
+            }
+        }
+    }
+
     /// Who owns the head.
     pub fn sharing(&self) -> Sharing {
         self.sharing

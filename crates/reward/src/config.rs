@@ -146,9 +146,16 @@ pub struct RewardConfig {
     pub activations: Activations,
     /// Steps between two checkpoints.
     pub save_every_steps: NonZero<usize>,
+    /// Passes over the votes of split `adapt`, which fit what is personal of users who have no training votes.
+    #[serde(default = "newcomer_epochs")]
+    pub newcomer_epochs: f64,
     /// Judge every user's votes by every other user's factors as well.
     #[serde(default)]
     pub swap: bool,
+}
+
+fn newcomer_epochs() -> f64 {
+    10.0
 }
 
 impl RewardConfig {
@@ -237,6 +244,9 @@ impl RewardConfig {
         }
         if let Some(phase) = self.phases.iter().find(|p| !(p.epochs > 0.0 && p.epochs.is_finite())) {
             return Err(invalid("phases, `epochs`", "a positive number", phase.epochs));
+        }
+        if !(self.newcomer_epochs > 0.0 && self.newcomer_epochs.is_finite()) {
+            return Err(invalid("newcomer_epochs", "a positive number", self.newcomer_epochs));
         }
         let personal = self.phases.iter().position(|p| p.factors == Factors::Personal);
         let late = personal.is_some_and(|p| self.phases[p..].iter().any(|p| p.factors == Factors::Global));

@@ -102,7 +102,7 @@ pub(crate) fn worst_decile(mut accuracies: Vec<f64>) -> f64 {
 pub(crate) fn deviation(values: &[f64]) -> f64 {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
-    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0)).sqrt()
+    if values.len() < 2 { 0.0 } else { (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt() }
 }
 
 /// Judges predictions of one split; `users` are the model's, `seed` draws the bootstraps.
@@ -149,7 +149,8 @@ pub fn evaluate(predictions: &Predictions, split: &str, users: &[String], seed: 
     let accuracies =
         |least: usize| -> Vec<f64> { of_users.iter().filter(|u| u.votes >= least).map(|u| u.accuracy.mean).collect() };
     let known = if accuracies(OWN_FIGURES).is_empty() { accuracies(0) } else { accuracies(OWN_FIGURES) };
-    let over_users = |f: fn(&UserAccuracy) -> f64| of_users.iter().map(f).sum::<f64>() / of_users.len().max(1) as f64;
+    let over_users =
+        |f: fn(&UserAccuracy) -> f64| of_users.iter().map(f).fold(0.0, |a, b| a + b) / of_users.len().max(1) as f64;
     let with_majority: Vec<f64> = decided.iter().map(|p| p.majority).filter(|m| !m.is_nan()).collect();
     let probabilities: Vec<f64> = decided.iter().map(|p| p.probability).collect();
     let swapped =

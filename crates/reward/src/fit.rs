@@ -76,7 +76,7 @@ pub(crate) struct Job {
     /// On which votes.
     pub(crate) split: Split,
     pub(crate) phases: Vec<Phase>,
-    /// The model to start from; none starts anew, as the configuration says.
+    /// The model to start from, a short job that neither logs nor checkpoints; none starts anew, as the configuration says.
     pub(crate) from: Option<RewardModel>,
 }
 
@@ -110,6 +110,7 @@ pub(crate) fn train(
         activations,
         save_every_steps,
         swap: _,
+        newcomer_epochs: _,
     } = *config;
     config.check()?;
     let own: Vec<&Vote> = all_votes.iter().filter(|v| v.split == job.split).collect();
@@ -166,7 +167,8 @@ pub(crate) fn train(
             probes: vec![],
         })
     };
-    let saved = Checkpoint::read(run)?;
+    let short = job.from.is_some();
+    let saved = if short { None } else { Checkpoint::read(run)? };
     let mut step = saved.as_ref().map_or(0, |c| c.step);
     // The checkpoint of a phase's last step still holds that phase's model.
     let mut phase = steps.phase(step.saturating_sub(usize::from(steps.turns(step))));
@@ -177,7 +179,8 @@ pub(crate) fn train(
     let mut adam = optimiser(config, &model, &steps.phases[phase]);
     let mut means = Means::of(&model, objective.shrinkage);
     let mut losses = Vec::new();
-    let mut watch = Watch::new(config, lm, tokenizer, all_votes, &model, early_stopping)?;
+    let watched = early_stopping.filter(|_| !short);
+    let mut watch = Watch::new(config, lm, tokenizer, all_votes, &model, watched)?;
     if let Some(Checkpoint { mut tensors, losses: earlier, best, .. }) = saved {
         for mut parameter in untrained(&model, &adam) {
             let shape = parameter.tensor.size();
@@ -189,7 +192,9 @@ pub(crate) fn train(
         adam.load_state(&mut tensors)?;
         losses = earlier;
     }
-    run.rewind_log(step)?;
+    if !short {
+        run.rewind_log(step)?;
+    }
 
     let mut bar = Progress::new("reward: frozen blocks", texts.rows.len(), 0);
     let prefix = model.prefix(lm, texts.rows.clone(), |n| bar.advance(n, ""));
@@ -274,15 +279,18 @@ pub(crate) fn train(
         };
         let of_users: BTreeMap<&str, f64> =
             present.iter().zip(&norms.users).map(|(u, norm)| (users[*u].as_str(), *norm)).collect();
-        run.log(&json!({"step": step, "loss": mean, "accuracy": over_decided(|m| f64::from(u8::from(m > 0.0))),
+        let line = json!({"step": step, "loss": mean, "accuracy": over_decided(|m| f64::from(u8::from(m > 0.0))),
             "margin": over_decided(|m| m), "learning_rate": rate, "grad_norm": norms.shared,
-            "grad_norm_users": of_users}))?;
+            "grad_norm_users": of_users});
+        if !short {
+            run.log(&line)?;
+        }
         step += 1;
         if let Some(loss) = watch.look(lm, &model, step, count) {
             run.log(&json!({"step": step - 1, "eval_loss": loss}))?;
         }
         bar.advance(1, &format!("loss {mean:.3}"));
-        if step.is_multiple_of(save_every_steps.get()) && step < count && !watch.over() {
+        if !short && step.is_multiple_of(save_every_steps.get()) && step < count && !watch.over() {
             let mut tensors = adam.state();
             tensors.extend(untrained(&model, &adam).into_iter().map(|p| (format!("frozen.{}", p.name), p.tensor)));
             tensors.extend(means.state());
@@ -312,9 +320,9 @@ pub(crate) fn train(
     Ok((model.with_probes(lm, &prefix), report))
 }
 
-/// What a phase trains: of the bank, and of the rest.
-fn trained(model: &RewardModel, phase: &Phase) -> (Vec<Parameter>, Vec<Parameter>) {
-    let role = |name: &str| match name.rsplit('.').next() {
+/// What a parameter is, by its name.
+pub(crate) fn role_of(name: &str) -> Role {
+    match name.rsplit('.').next() {
         _ if name == ScalarHead::NAME => Role::Head,
         Some("down") => Role::Down,
         Some("up") => Role::Up,
@@ -322,8 +330,12 @@ fn trained(model: &RewardModel, phase: &Phase) -> (Vec<Parameter>, Vec<Parameter
         Some("scale") => Role::Scale,
         Some(crate::habits::TIE) => Role::Ties,
         _ => Role::Lapse,
-    };
-    let wanted = |p: &Parameter| phase.train.as_ref().is_none_or(|roles| roles.contains(&role(&p.name)));
+    }
+}
+
+/// What a phase trains: of the bank, and of the rest.
+fn trained(model: &RewardModel, phase: &Phase) -> (Vec<Parameter>, Vec<Parameter>) {
+    let wanted = |p: &Parameter| phase.train.as_ref().is_none_or(|roles| roles.contains(&role_of(&p.name)));
     let of_bank: Vec<String> = model.bank.parameters().into_iter().map(|p| p.name).collect();
     model.parameters().into_iter().filter(wanted).partition(|p| of_bank.contains(&p.name))
 }

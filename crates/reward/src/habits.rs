@@ -54,6 +54,33 @@ impl Habits {
         Self { shape: self.shape, tie, lapse: self.lapse.as_ref().map(pick) }
     }
 
+    /// Of `count` users who all start from the mean.
+    pub(crate) fn of_mean(&self, count: usize) -> Self {
+        let mean =
+            |t: &Tensor, count: i64| t.detach().mean(Kind::Float).expand([count], false).copy().set_requires_grad(true);
+        let owners = if self.shape.sharing == Sharing::Personal { count as i64 } else { 1 };
+        Self {
+            shape: self.shape,
+            tie: self.tie.as_ref().map(|t| mean(t, owners)),
+            lapse: self.lapse.as_ref().map(|t| mean(t, count as i64)),
+        }
+    }
+
+    /// Of the users of both, in the order in which `order` counts them: ours first, then the other's.
+    pub(crate) fn joined(&self, other: &Self, order: &[usize]) -> Self {
+        let index = Tensor::from_slice(&order.iter().map(|u| *u as i64).collect::<Vec<_>>());
+        let join = |a: &Tensor, b: &Tensor| {
+            let both = Tensor::cat(&[a.detach(), b.detach()], 0);
+            both.index_select(0, &index.to_device(both.device())).set_requires_grad(true)
+        };
+        let tie = self.tie.as_ref().zip(other.tie.as_ref()).map(|(a, b)| match self.shape.sharing {
+            Sharing::Shared => a.shallow_clone(),
+            Sharing::Personal => join(a, b),
+        });
+        let lapse = self.lapse.as_ref().zip(other.lapse.as_ref()).map(|(a, b)| join(a, b));
+        Self { shape: self.shape, tie, lapse }
+    }
+
     /// The same for users `users`, from what one for all learnt.
     pub(crate) fn personalised(&self, sharing: Sharing, users: usize) -> Self {
         let owners = if sharing == Sharing::Personal { users as i64 } else { 1 };

@@ -1,16 +1,20 @@
 //! Personalised reward models: parameters mostly shared, partly personal, learnt from pooled votes.
 //!
 //! [`fit()`] is P-ShareLoRA (arXiv 2503.19201): a personal down-projection for every user, one up-projection and one
-//! scalar head for all, warmed up from a global adapter. LoRA-global and LoRA-local are the same loop with other
-//! [`Variant`]s. [`evaluate()`] gives each user's held-out accuracy with an interval.
+//! scalar head for all, warmed up from a global adapter. LoRA-global, LoRA-local and Share Rep are the same loop with other
+//! [`Variant`]s. [`predict`] says what a model thinks of each vote, [`evaluate()`] how good that is for every user, [`compare()`]
+//! which of several methods is better; [`welcome`] fits users who come later.
 
 mod compare;
 mod config;
 mod evaluate;
 mod fit;
 mod habits;
+mod lab;
 mod model;
+mod newcomers;
 mod objective;
+mod pessimism;
 mod predictions;
 mod pull;
 mod schedule;
@@ -21,8 +25,11 @@ pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
 pub use config::{EarlyStopping, Factors, Personal, Phase, RewardConfig, Role, Structure, Variant};
 pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};
+pub use lab::{LabRow, NO_TAIL, ShareLoraLab, Slope, slopes};
 pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
+pub use newcomers::welcome;
 pub use objective::{Judged, Lapse, Objective, Ties, Weighting, outcomes};
+pub use pessimism::{Pessimism, Spread};
 pub use predictions::{Prediction, Predictions, Scored, predict, read_predictions, write_predictions};
 use texts::Texts;

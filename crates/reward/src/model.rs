@@ -114,6 +114,37 @@ impl RewardModel {
         }
     }
 
+    /// A model of other users who all start from the mean of those here; what is shared is copied.
+    pub(crate) fn of_mean(&self, names: &[String]) -> Self {
+        Self {
+            bank: self.bank.of_mean(names.len()),
+            head: self.head.of_mean(names.len()),
+            habits: self.habits.of_mean(names.len()),
+            pooling: self.pooling,
+            depth: self.depth,
+            users: names.to_vec(),
+            probes: vec![],
+        }
+    }
+
+    /// The users of both, in the order in which `order` counts them: ours first, then the other's.
+    pub(crate) fn joined(&self, other: &Self, order: &[usize], users: Vec<String>) -> Self {
+        Self {
+            bank: self.bank.joined(&other.bank, order),
+            head: self.head.joined(&other.head, order),
+            habits: self.habits.joined(&other.habits, order),
+            pooling: self.pooling,
+            depth: self.depth,
+            users,
+            // Ours score as they did, under another number.
+            probes: self
+                .probes
+                .iter()
+                .map(|p| Probe { user: order.iter().position(|u| *u == p.user).expect("all of ours"), ..p.clone() })
+                .collect(),
+        }
+    }
+
     /// Everything that can be trained: the bank's factors, the head, the habits.
     pub(crate) fn parameters(&self) -> Vec<Parameter> {
         let mut all = self.bank.parameters();

@@ -132,6 +132,9 @@ pub fn predict(
 ) -> Result<Predictions> {
     let shared = model.is_shared();
     let known: BTreeMap<&str, usize> = model.users.iter().enumerate().map(|(u, name)| (name.as_str(), u)).collect();
+    if !votes.iter().any(|v| v.split == scored.split && known.contains_key(v.user_id.as_str())) {
+        return Ok(Predictions { votes: vec![], rows: RowCounts::default(), swap: vec![] });
+    }
     // A shared model reads training votes as well, for users' leans: it scores a text once for everyone.
     let wanted = |v: &&Vote| {
         known.contains_key(v.user_id.as_str())

@@ -46,3 +46,61 @@ pub fn bar_plot(path: &Path, title: &str, x: &str, y: &str, bins: &[(String, f64
     }
     crate::write_atomic(path, drawing.as_bytes())
 }
+
+/// A line of a plot, or dots.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// In the legend.
+    pub name: String,
+    /// x and y.
+    pub points: Vec<(f64, f64)>,
+    /// A thin line without dots, such as what a theory predicts.
+    pub reference: bool,
+}
+
+/// Lines over logarithmic axes; points that are not positive are left out.
+pub fn log_plot(path: &Path, title: &str, x: &str, y: &str, series: &[Series]) -> Result<()> {
+    let positive = |s: &Series| -> Vec<(f64, f64)> {
+        s.points.iter().copied().filter(|(x, y)| *x > 0.0 && *y > 0.0 && x.is_finite() && y.is_finite()).collect()
+    };
+    let all: Vec<(f64, f64)> = series.iter().flat_map(positive).collect();
+    let range = |f: fn(&(f64, f64)) -> f64| {
+        let (low, high) = all.iter().map(f).fold((f64::INFINITY, 0f64), |(l, h), v| (l.min(v), h.max(v)));
+        if low.is_finite() { (low / 1.3)..(high * 1.3) } else { 0.1..1.0 }
+    };
+    let mut drawing = String::new();
+    {
+        let root = SVGBackend::with_string(&mut drawing, SIZE).into_drawing_area();
+        root.fill(&WHITE).map_err(|e| failed(path, &e))?;
+        let mut chart = ChartBuilder::on(&root)
+            .caption(title, ("sans-serif", 20))
+            .margin(12)
+            .x_label_area_size(44)
+            .y_label_area_size(72)
+            .build_cartesian_2d(range(|p| p.0).log_scale(), range(|p| p.1).log_scale())
+            .map_err(|e| failed(path, &e))?;
+        chart.configure_mesh().x_desc(x).y_desc(y).draw().map_err(|e| failed(path, &e))?;
+        for (i, s) in series.iter().enumerate() {
+            let points = positive(s);
+            let colour = if s.reference { BLACK.mix(0.6) } else { Palette99::pick(i).mix(1.0) };
+            let style = colour.stroke_width(if s.reference { 1 } else { 2 });
+            chart
+                .draw_series(LineSeries::new(points.clone(), style))
+                .map_err(|e| failed(path, &e))?
+                .label(&s.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+            if !s.reference {
+                let dots = points.into_iter().map(|p| Circle::new(p, 3, colour.filled()));
+                chart.draw_series(dots).map_err(|e| failed(path, &e))?;
+            }
+        }
+        chart
+            .configure_series_labels()
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()
+            .map_err(|e| failed(path, &e))?;
+        root.present().map_err(|e| failed(path, &e))?;
+    }
+    crate::write_atomic(path, drawing.as_bytes())
+}

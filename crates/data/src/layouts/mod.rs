@@ -91,6 +91,8 @@ pub(crate) struct Extras {
     names: Columns,
     system: Option<Texts>,
     split: Option<Texts>,
+    /// Of the whole file, by its name.
+    file_split: Option<&'static str>,
     timestamp: Option<Times>,
     group: Option<Texts>,
     weight: Option<Reals>,
@@ -102,7 +104,11 @@ impl Extras {
         let text = |name: &Option<String>| name.as_deref().map(|n| bound.texts(n)).transpose();
         let real = |name: &Option<String>| name.as_deref().map(|n| bound.reals(n)).transpose();
         let time = |n: &str| Times::bind(&bound.array(n)?, bound.place, n);
+        let file = bound.place.file.rsplit('/').next().unwrap_or_default();
+        let fits = |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file));
+        let file_split = names.split_files.iter().find(|(pattern, _)| fits(pattern)).map(|(_, split)| split.name());
         Ok(Self {
+            file_split,
             system: text(&names.system)?,
             split: text(&names.split)?,
             timestamp: names.timestamp.as_deref().map(time).transpose()?,
@@ -158,7 +164,7 @@ impl Extras {
             weight: number(&self.weight, &self.names.weight, 0.0)?.unwrap_or(1.0) * own.weight,
             margin: if choice == Choice::Tie { None } else { margin },
             timestamp: self.timestamp.as_ref().and_then(|t| t.get(row)).or(own.timestamp),
-            split: self.split.as_ref().and_then(|s| s.get(row)),
+            split: self.split.as_ref().and_then(|s| s.get(row)).or(self.file_split),
             group: group.transpose()?,
         })
     }
@@ -235,7 +241,8 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         Layout::Alpaca => pairs::ALPACA.map(str::to_owned).to_vec(),
         Layout::Sharegpt => pairs::SHAREGPT.map(str::to_owned).to_vec(),
     };
-    let Columns { system, split, timestamp, group, group_until: _, weight, margin } = &card.columns;
+    let Columns { system, split, split_names: _, split_files: _, timestamp, group, group_until: _, weight, margin } =
+        &card.columns;
     let extra = [system, split, timestamp, group, weight, margin].into_iter().flatten().cloned();
     own.into_iter().chain(extra).collect()
 }

@@ -1,0 +1,139 @@
+//! `idiolect lab`: what the theories predict, on synthetic users whose truth is known.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use data::Column;
+use reward::{LabRow, ShareLoraLab, Slope};
+use run::Series;
+use serde_json::json;
+
+use crate::problem::problem;
+use crate::table;
+
+#[derive(Subcommand)]
+pub(crate) enum LabCommand {
+    /// P-ShareLoRA: subspace, value gap and bias beside the predicted slopes; a few minutes
+    ShareLora(ShareLoraArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct ShareLoraArgs {
+    /// A new folder for `rows.parquet`, `slopes.json` and the plots
+    #[arg(long)]
+    out: PathBuf,
+    /// Repetitions of everything, at least 10
+    #[arg(long, default_value_t = 12)]
+    repetitions: usize,
+    /// Seed of truths and votes
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+}
+
+impl LabCommand {
+    pub(crate) fn execute(self) -> Result<()> {
+        match self {
+            Self::ShareLora(args) => share_lora(&args),
+        }
+    }
+}
+
+fn share_lora(args: &ShareLoraArgs) -> Result<()> {
+    if args.out.exists() {
+        let message = format!("{}: expected a new folder, found one that exists", args.out.display());
+        return Err(problem(message, "name another folder"));
+    }
+    if args.repetitions < 10 {
+        let message = format!("--repetitions: expected at least 10, found {}", args.repetitions);
+        return Err(problem(message, "an interval over fewer says little"));
+    }
+    let lab = ShareLoraLab { seeds: args.repetitions, ..ShareLoraLab::default() };
+    let mut bar = run::Progress::new("lab share-lora", 0, 0);
+    let rows = lab.run(args.seed, |done, all| bar.reach(done, all));
+    drop(bar);
+    let slopes = reward::slopes(&rows, args.seed);
+
+    let aside = args.out.with_extension("part");
+    if aside.exists() {
+        fs_err::remove_dir_all(&aside)?;
+    }
+    fs_err::create_dir_all(&aside)?;
+    let text = |f: fn(&LabRow) -> &String| Column::Text(rows.iter().map(|r| f(r).clone()).collect());
+    let count = |f: fn(&LabRow) -> usize| Column::Integer(rows.iter().map(|r| f(r) as i64).collect());
+    let real = |f: fn(&LabRow) -> f64| Column::Real(rows.iter().map(f).collect());
+    let columns = [
+        ("experiment", text(|r| &r.experiment)),
+        ("method", text(|r| &r.method)),
+        ("seed", count(|r| r.seed)),
+        ("users", count(|r| r.users)),
+        ("votes", count(|r| r.votes)),
+        ("tail", real(|r| r.tail)),
+        ("x", real(|r| r.x)),
+        ("distance", real(|r| r.distance)),
+        ("gap", real(|r| r.gap)),
+    ];
+    data::write_table(&aside.join("rows.parquet"), &columns)?;
+    run::write_json(&aside.join("slopes.json"), &json!({"lab": lab, "seed": args.seed, "slopes": slopes}))?;
+    let plots = [
+        ("subspace.svg", "samples", "distance", "votes of all users, N N_p", "distance of subspaces", -0.5),
+        ("value.svg", "votes", "gap", "votes of a user, N_p", "value gap, mean over users", -0.5),
+        ("tail-subspace.svg", "tail", "distance", "Sigma_tail", "distance of subspaces", 0.5),
+        ("tail-value.svg", "tail", "gap", "Sigma_tail", "value gap, mean over users", 0.25),
+    ];
+    for (file, experiment, quantity, x, y, bound) in plots {
+        let series = series(&rows, experiment, quantity, bound);
+        run::log_plot(&aside.join(file), &format!("P-ShareLoRA: {experiment}"), x, y, &series)?;
+    }
+    fs_err::rename(&aside, &args.out)?;
+    table::print(&markdown(&slopes));
+    Ok(())
+}
+
+/// Means over repetitions of each method, and a line of the predicted slope through the shared one's first point.
+fn series(rows: &[LabRow], experiment: &str, quantity: &str, bound: f64) -> Vec<Series> {
+    let mut by_method: BTreeMap<&str, BTreeMap<String, Vec<(f64, f64)>>> = BTreeMap::new();
+    for row in rows.iter().filter(|r| r.experiment == experiment) {
+        let value = if quantity == "gap" { row.gap } else { row.distance };
+        // A tail differs a little between repetitions: what belongs together has the same order of magnitude.
+        let place =
+            if experiment == "tail" { format!("{:.0}", 4.0 * row.x.max(1e-9).log2()) } else { format!("{}", row.x) };
+        if value.is_finite() {
+            by_method.entry(&row.method).or_default().entry(place).or_default().push((row.x, value));
+        }
+    }
+    let mean = |points: &Vec<(f64, f64)>| {
+        let n = points.len() as f64;
+        (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n)
+    };
+    let mut out: Vec<Series> = by_method
+        .iter()
+        .map(|(method, places)| {
+            let mut points: Vec<(f64, f64)> = places.values().map(mean).filter(|(x, _)| *x > reward::NO_TAIL).collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            Series { name: (*method).to_owned(), points, reference: false }
+        })
+        .collect();
+    if let Some(shared) = out.iter().find(|s| s.name == "shared" && !s.points.is_empty()) {
+        let (x0, y0) = shared.points[0];
+        let line = shared.points.iter().map(|(x, _)| (*x, y0 * (x / x0).powf(bound))).collect();
+        out.push(Series { name: format!("predicted bound, slope {bound}"), points: line, reference: true });
+    }
+    out
+}
+
+fn markdown(slopes: &[Slope]) -> String {
+    let rows: Vec<Vec<String>> = slopes
+        .iter()
+        .map(|s| {
+            vec![
+                s.what.clone(),
+                format!("{:.2} [{:.2}, {:.2}]", s.measured, s.low, s.high),
+                format!("{:.2}", s.bound),
+                s.source.clone(),
+            ]
+        })
+        .collect();
+    table::markdown(&["quantity", "measured slope, 95% interval", "of the bound", "source"], &rows)
+}

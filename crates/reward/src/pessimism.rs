@@ -1,0 +1,165 @@
+//! Rewards that are believed only as far as the votes bear them out (P-ShareLoRA eqs. 3.4, 3.5).
+//!
+//! The confidence set of a user is a ball around their fitted factors: `|Delta - Delta^|_F^2 <= zeta`. Inside it the reward is taken to be
+//! linear in the user's personal parameters, `r(tau; Delta^ + D) = r(tau) + <grad r(tau), D>`, so that its minimum is
+//! `r(tau) - sqrt(zeta) |grad r(tau)|`. The gradient is exact; that the reward is linear is an approximation, good while the ball is
+//! small.
+
+use std::collections::HashMap;
+
+use lm::{Lm, Owner, Prefix, Tensor};
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+use crate::{Result, RewardModel};
+
+/// How large the ball is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pessimism {
+    /// `c4` of eq. C.3: the paper leaves it open, so it is a setting. 0: no pessimism.
+    pub constant: f64,
+    /// The ball holds the truth with probability `1 - delta`.
+    #[serde(default = "five_percent")]
+    pub delta: f64,
+}
+
+fn five_percent() -> f64 {
+    0.05
+}
+
+/// What the ball's size depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// N: users.
+    pub users: usize,
+    /// N_p: training votes of a user, on average.
+    pub votes: f64,
+    /// k: the rank.
+    pub rank: usize,
+    /// d1, d2: sizes of the shared and of the personal side, summed over adapted layers.
+    pub shared_size: usize,
+    /// See there.
+    pub personal_size: usize,
+    /// `sigma_k^2 / N`: how far users reach into the weakest of the k directions; of the layer where it is least.
+    pub diversity: f64,
+    /// `Sigma_tail`: what the k directions leave out, over all layers. 0 for factors of rank k.
+    pub tail: f64,
+}
+
+impl Pessimism {
+    /// `zeta = c4 sqrt( (log N_G + log 1/delta) / (N N_p nu) + sqrt(Sigma_tail / N) / nu + (k d2 + log(N / delta)) / N_p )` (eq. C.3), with
+    /// the bracketing number of shared factors, `log N_G = k (d1 + N d2) log(N N_p)` (section 4). The first term of the equation, how far
+    /// the truth is from rank k, is not known and taken to be 0.
+    pub fn zeta(&self, spread: &Spread) -> f64 {
+        let Spread { users, votes, rank, shared_size, personal_size, diversity, tail } = *spread;
+        let (n, k, nu) = (users as f64, rank as f64, diversity.max(f64::MIN_POSITIVE));
+        let all = (n * votes).max(2.0);
+        let bracketing = k * (shared_size as f64 + n * personal_size as f64) * all.ln() + (1.0 / self.delta).ln();
+        let own = k * personal_size as f64 + (n / self.delta).ln();
+        self.constant * (bracketing / (all * nu) + (tail / n).sqrt() / nu + own / votes.max(1.0)).sqrt()
+    }
+}
+
+/// Rows whose gradients are computed at one time: each has factors of its own.
+const ROWS: usize = 16;
+
+impl RewardModel {
+    /// One user's rewards of the rows `rows` of a [`Self::prefix`], each with the norm of its gradient over the user's personal
+    /// parameters (factors, and the head where that is personal).
+    pub fn score_and_gradient(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize) -> Result<Vec<(f32, f32)>> {
+        let mut known: HashMap<usize, (f32, f32)> = HashMap::new();
+        let mut distinct = rows.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        for some in distinct.chunks(ROWS) {
+            // A copy of the user for every row: the gradient of the sum with respect to a copy is that of its row.
+            let copies = self.present(&vec![user; some.len()]);
+            let groups: Vec<Vec<usize>> = some.iter().map(|row| vec![*row]).collect();
+            let batch = prefix.batch(lm, &groups);
+            let owners: Vec<usize> = (0..some.len()).collect();
+            let factors = copies.bank.rows(&owners, batch.lengths());
+            let trace = lm::Trace::new(lm, &batch, factors, lm::Activations::Keep);
+            let hidden = lm::pooled_hidden(lm, &batch, &trace.hidden, self.pooling);
+            let scores = copies.head.score(&hidden, &owners);
+            let mut personal = copies.bank.parameters();
+            personal.push(copies.head.parameter());
+            personal.retain(|p| p.owner == Owner::PerUser);
+            let values = Vec::<f32>::try_from(scores.detach())?;
+            let mut squares = vec![0f64; some.len()];
+            if !personal.is_empty() {
+                let leaves: Vec<&Tensor> = personal.iter().map(|p| &p.tensor).collect();
+                for gradient in lm::gradients(&scores.sum(Kind::Float), &leaves)? {
+                    let each = gradient.square().reshape([some.len() as i64, -1]);
+                    let each = Vec::<f64>::try_from(each.sum_dim_intlist(1, false, Kind::Double))?;
+                    squares.iter_mut().zip(each).for_each(|(sum, s)| *sum += s);
+                }
+            }
+            known.extend(
+                some.iter().zip(values.into_iter().zip(squares)).map(|(row, (v, s))| (*row, (v, s.sqrt() as f32))),
+            );
+        }
+        Ok(rows.iter().map(|row| known[row]).collect())
+    }
+
+    /// Lower bounds of one user's rewards: `score - sqrt(zeta) |gradient|`.
+    pub fn pessimistic(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize, zeta: f64) -> Result<Vec<f32>> {
+        let width = zeta.sqrt() as f32;
+        let scores = self.score_and_gradient(lm, prefix, rows, user)?;
+        Ok(scores.into_iter().map(|(score, norm)| score - width * norm).collect())
+    }
+
+    /// What the ball's size depends on, measured on the fitted factors: singular values of each adapted layer's updates of all
+    /// users, side by side. `votes` are training votes of a user, on average.
+    pub fn spread(&self, votes: f64) -> Result<Spread> {
+        let users = self.users.len();
+        let rank = self.bank.config().lora.rank.get();
+        let scale = self.bank.config().lora.scale();
+        // Sum over users of (up down)(up down)^T, layer by layer; its roots are the stack's singular values.
+        let mut sums: Vec<Tensor> = Vec::new();
+        let (mut shared_size, mut personal_size) = (0, 0);
+        for user in 0..users {
+            for (layer, factors) in self.bank.of_user(user).into_iter().enumerate() {
+                let update = factors.up.matmul(&factors.down) * scale; // [out, in]
+                let square = update.matmul(&update.tr()).to_kind(Kind::Double);
+                if user == 0 {
+                    shared_size += update.size()[0] as usize;
+                    personal_size += update.size()[1] as usize;
+                    sums.push(square);
+                } else {
+                    sums[layer] += square;
+                }
+            }
+        }
+        let (mut diversity, mut tail) = (f64::INFINITY, 0.0);
+        for sum in &sums {
+            let mut squares = Vec::<f64>::try_from(sum.linalg_eigvalsh("L"))?;
+            squares.reverse();
+            let weakest = squares.get(rank - 1).copied().unwrap_or(0.0).max(0.0);
+            diversity = diversity.min(weakest / users as f64);
+            // Rounding leaves a tail of about 1e-14 of the largest.
+            let noise = squares[0].abs() * 1e-9;
+            tail += squares.iter().skip(rank).filter(|s| **s > noise).sum::<f64>();
+        }
+        Ok(Spread { users, votes, rank, shared_size, personal_size, diversity, tail })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeta_by_hand() {
+        let spread =
+            Spread { users: 4, votes: 25.0, rank: 2, shared_size: 10, personal_size: 3, diversity: 0.5, tail: 0.16 };
+        let got = Pessimism { constant: 2.0, delta: 0.1 }.zeta(&spread);
+        // log N_G = 2 (10 + 12) ln 100 = 202.63, + ln 10; over 100 * .5. sqrt(.16 / 4) / .5 = .4. (6 + ln 40) / 25.
+        let bracketing = (44.0 * 100f64.ln() + 10f64.ln()) / 50.0;
+        let want = 2.0 * (bracketing + 0.4 + (6.0 + 40f64.ln()) / 25.0).sqrt();
+        assert!((got - want).abs() < 1e-12, "{got} {want}");
+        let more = Spread { votes: 2500.0, ..spread };
+        assert!(Pessimism { constant: 2.0, delta: 0.1 }.zeta(&more) < got);
+        assert_eq!(Pessimism { constant: 0.0, delta: 0.1 }.zeta(&spread), 0.0);
+    }
+}
