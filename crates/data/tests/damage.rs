@@ -368,7 +368,7 @@ fn an_arrow_file_that_asks_for_more_memory_than_it_has_bytes_is_refused() {
     let path = folder.path().join("v.arrow");
     let batch = with("q", &texts(&["p1", "p2", "p3"]));
     let mut writer =
-        arrow::ipc::writer::FileWriter::try_new(std::fs::File::create(&path).unwrap(), &batch.schema()).unwrap();
+        arrow::ipc::writer::FileWriter::try_new(fs_err::File::create(&path).unwrap(), &batch.schema()).unwrap();
     writer.write(&batch).unwrap();
     writer.finish().unwrap();
     let whole = fs_err::read(&path).unwrap();

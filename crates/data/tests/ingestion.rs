@@ -241,7 +241,7 @@ fn the_newest_votes_of_each_user_are_test() {
     assert!(votes.iter().all(|v| (1_000_000_000..1_060_000_000).contains(&v.timestamp.unwrap())), "microseconds, UTC");
     let late = Selection { bad_rows: BadRows::Drop, ..Selection::all(SplitRule::Time { dev: 0.1, test: 0.2 }) };
     let error = ingest(&votes_card(), &file(&rows).1, &late).unwrap_err().to_string();
-    assert!(error.contains("at least one vote") && error.contains("null"), "{error}");
+    assert!(error.contains("at least one vote") && error.contains("not as the card says"), "{error}");
     let error = ingest(&votes_card(), &file(&rows).1, &Selection::all(SplitRule::Time { dev: 0.1, test: 0.2 }));
     assert!(error.unwrap_err().to_string().contains("column `timestamp`: expected a value, found null"));
 }

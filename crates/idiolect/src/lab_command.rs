@@ -93,7 +93,8 @@ fn share_lora(args: &ShareLoraArgs) -> Result<()> {
 
 /// Means over repetitions of each method, and a line of the predicted slope through the shared one's first point.
 fn series(rows: &[LabRow], experiment: &str, quantity: &str, bound: f64) -> Vec<Series> {
-    let mut by_method: BTreeMap<&str, BTreeMap<String, Vec<(f64, f64)>>> = BTreeMap::new();
+    type Places = BTreeMap<String, Vec<(f64, f64)>>;
+    let mut by_method: BTreeMap<&str, Places> = BTreeMap::new();
     for row in rows.iter().filter(|r| r.experiment == experiment) {
         let value = if quantity == "gap" { row.gap } else { row.distance };
         // A tail differs a little between repetitions: what belongs together has the same order of magnitude.

@@ -223,9 +223,8 @@ impl Bank {
     /// The users of both banks, in the order in which `order` counts them: ours first, then the other's. Shared factors are ours.
     pub fn joined(&self, other: &Self, order: &[usize]) -> Self {
         let index = Tensor::from_slice(&order.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(self.device);
-        let mut theirs = other.parameters().into_iter().map(|p| p.tensor);
-        // Both banks list their factors in one order.
-        let mut join = |t: &Tensor, sharing: Sharing| {
+        let mut theirs = other.parameters().into_iter().map(|p| p.tensor); // in the order of ours
+        self.map_owned(order.len(), |t, sharing| {
             let their = theirs.next().expect("banks of one shape");
             match sharing {
                 Sharing::Shared => t.shallow_clone(),
@@ -234,25 +233,11 @@ impl Bank {
                     both.index_select(0, &index).set_requires_grad(true)
                 }
             }
-        };
-        let BankConfig { lora, down, up, middle, users: _ } = self.config.clone();
-        let layers = self.layers.iter().map(|a| Adapted {
-            layer: a.layer,
-            path: a.path.clone(),
-            factors: Factors {
-                down: join(&a.factors.down, down),
-                up: join(&a.factors.up, up),
-                middle: a.factors.middle.as_ref().zip(middle.sharing()).map(|(m, s)| join(m, s)),
-            },
-        });
-        let layers = layers.collect();
-        let Self { first_block, device, model_layers, ahead, .. } = *self;
-        let config = BankConfig { lora, down, up, middle, users: order.len() };
-        Self { config, first_block, device, layers, model_layers, ahead }
+        })
     }
 
     /// A bank of `users` users of the same shape, each factor made from ours.
-    fn map_owned(&self, users: usize, pick: impl Fn(&Tensor, Sharing) -> Tensor) -> Self {
+    fn map_owned(&self, users: usize, mut pick: impl FnMut(&Tensor, Sharing) -> Tensor) -> Self {
         let BankConfig { lora, down, up, middle, users: _ } = self.config.clone();
         let factors = |f: &Factors| Factors {
             down: pick(&f.down, down),
@@ -263,7 +248,7 @@ impl Bank {
     }
 
     /// A bank of another shape on the same layers.
-    fn with(&self, config: BankConfig, factors: impl Fn(&Factors) -> Factors) -> Self {
+    fn with(&self, config: BankConfig, mut factors: impl FnMut(&Factors) -> Factors) -> Self {
         let each = |a: &Adapted| Adapted { layer: a.layer, path: a.path.clone(), factors: factors(&a.factors) };
         let layers = self.layers.iter().map(each).collect();
         let Self { first_block, device, model_layers, ahead, .. } = *self;

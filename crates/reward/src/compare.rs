@@ -51,6 +51,12 @@ pub struct MethodRow {
     /// Accuracy minus that of separate models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minus_local: Option<Interval>,
+    /// The first of the two, over votes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minus_global_by_vote: Option<Interval>,
+    /// The second, over votes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minus_local_by_vote: Option<Interval>,
     /// Other users' factors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swapped: Option<f64>,
@@ -156,12 +162,12 @@ pub fn compare(
         let many: Vec<f64> =
             by_user.values().filter(|(_, n)| *n >= OWN_FIGURES as f64).map(|(sum, n)| sum / n).collect();
         // Of two methods with several seeds each, fits are paired in order; one with a single fit stands against all.
-        let minus = |other: Option<usize>| {
+        let minus = |other: Option<usize>, each| {
             other.filter(|o| *o != m).map(|o| {
                 let theirs = methods[o].seeds.len();
                 let difference =
                     cells(&|v, s| right(of(m, v, s % seeds)) - right(of(o, v, s % theirs)), seeds.max(theirs));
-                interval(&difference, Each::User, "difference")
+                interval(&difference, each, "difference")
             })
         };
         let each_seed: Vec<f64> = (0..seeds)
@@ -182,8 +188,10 @@ pub fn compare(
             ece: judged.ece,
             worst_decile: worst_decile(if many.is_empty() { accuracies.clone() } else { many }),
             dispersion: deviation(&accuracies),
-            minus_global: minus(global),
-            minus_local: minus(local),
+            minus_global: minus(global, Each::User),
+            minus_local: minus(local, Each::User),
+            minus_global_by_vote: minus(global, Each::Vote),
+            minus_local_by_vote: minus(local, Each::Vote),
             swapped: method.swapped,
         }
     });
@@ -266,8 +274,8 @@ impl Comparison {
             i.as_ref().map_or(String::new(), |i| format!("{:+.3} [{:+.3}, {:+.3}]", i.mean, i.low, i.high))
         };
         let mut text = format!("{} decided test votes of {} users\n\n", self.votes, self.users);
-        text += "| method | fits | accuracy | minus global | minus local | by vote | log-loss | Brier | ECE | worst decile | over users | over seeds | swapped |\n";
-        text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        text += "| method | fits | accuracy, over users | minus global | minus local | over votes | minus global | minus local |\n";
+        text += "| --- | --- | --- | --- | --- | --- | --- | --- |\n";
         for m in &self.methods {
             let cells = [
                 m.name.clone(),
@@ -275,7 +283,17 @@ impl Comparison {
                 interval(&m.accuracy),
                 signed(&m.minus_global),
                 signed(&m.minus_local),
-                number(m.accuracy_by_vote.mean),
+                interval(&m.accuracy_by_vote),
+                signed(&m.minus_global_by_vote),
+                signed(&m.minus_local_by_vote),
+            ];
+            text += &format!("| {} |\n", cells.join(" | "));
+        }
+        text += "\n| method | log-loss | Brier | ECE | worst decile of users | deviation over users | over seeds | others' factors |\n";
+        text += "| --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        for m in &self.methods {
+            let cells = [
+                m.name.clone(),
                 number(m.log_loss),
                 number(m.brier),
                 number(m.ece),

@@ -111,8 +111,7 @@ pub fn evaluate(predictions: &Predictions, split: &str, users: &[String], seed: 
     let mut by_user: BTreeMap<&str, Vec<&Prediction>> = BTreeMap::new();
     decided.iter().for_each(|p| by_user.entry(&p.user).or_default().push(p));
     let mut swapped: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for (of, on, _, accuracy) in predictions.swap.iter().filter(|(of, on, _, _)| of != on) {
-        _ = of;
+    for (_, on, _, accuracy) in predictions.swap.iter().filter(|(of, on, _, _)| of != on) {
         let entry = swapped.entry(&users[*on]).or_default();
         *entry = (entry.0 + accuracy, entry.1 + 1.0);
     }

@@ -371,8 +371,9 @@ mod tests {
         let (few, many) = (world(10, 40), world(10, 400));
         assert!(many[0].distance < 0.5 * few[0].distance, "{} {}", few[0].distance, many[0].distance);
         let [shared, separate, full] = [&few[0], &few[1], &few[2]].map(|r| r.gap);
-        assert!(shared < 0.7 * separate && shared < full, "{shared} {separate} {full}");
-        assert_eq!(few, world(10, 40), "the same seed, the same world");
+        assert!(shared < 0.8 * separate && shared < 0.8 * full, "{shared} {separate} {full}");
+        // Compared as text: a distance that does not exist is NaN.
+        assert_eq!(format!("{few:?}"), format!("{:?}", world(10, 40)), "the same seed, the same world");
     }
 
     #[test]
