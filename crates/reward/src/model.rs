@@ -56,7 +56,7 @@ struct Header {
 const HEADER: &str = "idiolect.reward";
 const FORMAT: u32 = 2;
 
-/// Pairs of rows that a file is probed with when it is read.
+/// Rows that a file is probed with when it is read, at most.
 const PROBE_ROWS: usize = 64;
 
 impl RewardModel {
