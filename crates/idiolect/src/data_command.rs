@@ -326,7 +326,7 @@ fn selection(text: &str) -> Result<Selection> {
     })
 }
 
-fn refuse_existing(out: &Path) -> Result<()> {
+pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
     if out.exists() {
         let message = format!("{}: expected a new file, found one that exists", out.display());
         return Err(problem(message, "name another file"));

@@ -8,6 +8,7 @@ use data::{Column, Split};
 use reward::{Evaluation, OWN_FIGURES, Predictions};
 
 use crate::cli::ComputeArgs;
+use crate::data_command::refuse_existing;
 use crate::problem::problem;
 use crate::{base, table};
 
@@ -63,10 +64,7 @@ impl RewardCommand {
 
 fn eval(args: &EvalArgs) -> Result<()> {
     for out in args.json.iter().chain(&args.predictions) {
-        if out.exists() {
-            let message = format!("{}: expected a new file, found one that exists", out.display());
-            return Err(problem(message, "name another file"));
-        }
+        refuse_existing(out)?;
     }
     let Some(split) = Split::parse(&args.split) else {
         let message = format!("--split: expected train, dev, adapt or test, found `{}`", args.split);
