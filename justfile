@@ -67,3 +67,9 @@ bench-reward PYTHON DATA *ARGS: build
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     {{PYTHON}} crates/reward/benches/compare.py "$(ls -t target/release/deps/reward_peers-* | grep -E 'reward_peers-[0-9a-f]+$' | head -1)" \
         target/bench/base {{DATA}} target/bench/reward.json {{ARGS}} | tee target/bench/reward.md
+
+# Memory of a fit as users become more, their factors in memory and on disk
+bench-users: build
+    cargo bench --package reward --no-run
+    test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
+    "$(ls -t target/release/deps/many_users-* | grep -E 'many_users-[0-9a-f]+$' | head -1)" target/bench/base target/bench/users.json | tee target/bench/users.md

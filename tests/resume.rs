@@ -72,7 +72,9 @@ fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
         workspace.edit("configs/reward.toml", "[lora]", more);
         workspace
     };
+    // Where the factors lie decides nothing.
     let (undisturbed, killed) = (workspace(), workspace());
+    killed.edit("configs/reward.toml", "swap = true", "swap = true\npersonal_factors = \"disk\"");
     undisturbed.run(&["--until", "reward"]).assert().success();
     let report: serde_json::Value = run::read_json(&undisturbed.path("checkpoints/tiny/reward/report.json")).unwrap();
     let steps = report["fit"]["steps"].as_u64().unwrap();
@@ -87,6 +89,7 @@ fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
         let bytes = |w: &Workspace| fs_err::read(w.path("checkpoints/tiny/reward").join(file)).unwrap();
         assert!(bytes(&killed) == bytes(&undisturbed), "{file}");
     }
+    assert!(!killed.path("checkpoints/tiny/reward/factors").exists());
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use data::{Split, Vote};
 use lm::{Activations, Pooling};
 use reward::{
-    EarlyStopping, Evaluation, Factors, FitReport, Lapse, Objective, Personal, Phase, RewardConfig, RewardModel, Role,
-    Structure, Ties, Variant, Weighting,
+    EarlyStopping, Evaluation, Factors, FitReport, Kept, Lapse, Objective, Personal, Phase, RewardConfig, RewardModel,
+    Role, Structure, Ties, Variant, Weighting,
 };
 
 use crate::bench::{Bench, count, lora, optimizer, votes};
@@ -30,6 +30,7 @@ pub(crate) fn reward_config(variant: Variant) -> RewardConfig {
         objective: Objective::default(),
         early_stopping: None,
         newcomer_epochs: 20.0,
+        personal_factors: Kept::Memory,
         swap: false,
         max_row_tokens: 200,
         over_long: text::OverLong::Error,

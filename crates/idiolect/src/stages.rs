@@ -78,7 +78,7 @@ pub(crate) enum Stage {
 const KINDS: [&str; 9] = ["import", "simulate", "data", "sft", "reward", "pairs", "dpo", "evaluate", "export"];
 
 /// Raised whenever the code changes what a stage writes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// The most tokens that a stage may take.
 #[derive(Clone, Copy, Debug, Default)]

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use lm::{
     Activations, AllBlocks, Bank, BankConfig, Blocks, Compute, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle,
-    Prefix, Sampling, Sharing, Targets, TokenRow, Trace,
+    Prefix, Sampling, Sharing, Storage, Targets, TokenRow, Trace,
 };
 use rand::SeedableRng;
 use serde_json::json;
@@ -39,7 +39,7 @@ fn bank(lm: &Lm, users: usize) -> Bank {
     };
     let config = BankConfig { lora, down: Sharing::Personal, up: Sharing::Personal, middle: Middle::None, users };
     let names: Vec<String> = (0..users).map(|u| u.to_string()).collect();
-    Bank::new(&config, lm, &names, |_| rand_chacha::ChaCha8Rng::seed_from_u64(1)).unwrap()
+    Bank::new(&config, lm, &names, &Storage::memory(), |_| rand_chacha::ChaCha8Rng::seed_from_u64(1)).unwrap()
 }
 
 /// Peak resident memory of this process, MiB.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::error::Error;
-use crate::{Result, Tensors};
+use crate::{Result, Storage, Tensors};
 
 /// Who owns a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,17 +112,23 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimiser with empty moments.
-    pub fn new(config: AdamWConfig, parameters: Vec<Parameter>, users: NonZero<usize>) -> Self {
-        let slots = parameters
-            .into_iter()
-            .map(|parameter| Slot {
-                first: parameter.tensor.detach().zeros_like(),
-                second: parameter.tensor.detach().zeros_like(),
-                parameter,
-            })
-            .collect();
-        Self { config, slots, shared_steps: 0, user_steps: vec![0; users.get()] }
+    /// An optimiser with empty moments; those of personal parameters lie in `storage`.
+    ///
+    /// # Errors
+    /// A disk without room for them.
+    pub fn new(
+        config: AdamWConfig,
+        parameters: Vec<Parameter>,
+        users: NonZero<usize>,
+        storage: &Storage,
+    ) -> Result<Self> {
+        let zeros = |p: &Parameter| match p.owner {
+            Owner::Shared => Ok(p.tensor.detach().zeros_like()),
+            Owner::PerUser => storage.zeros(&p.tensor.size(), p.tensor.device()),
+        };
+        let slot = |p: Parameter| Ok(Slot { first: zeros(&p)?, second: zeros(&p)?, parameter: p });
+        let slots = parameters.into_iter().map(slot).collect::<Result<_>>()?;
+        Ok(Self { config, slots, shared_steps: 0, user_steps: vec![0; users.get()] })
     }
 
     /// Takes one step along `gradients`, which are in the order of the parameters: shared parameters at learning rate
@@ -190,7 +196,7 @@ impl AdamW {
                     |t: &Tensor, index: Option<usize>| index.map_or_else(|| t.shallow_clone(), |i| t.get(i as i64));
                 let own = slices.map(|(user, _)| user);
                 let (mut p, mut m, mut v) = (pick(tensor, own), pick(m, own), pick(v, own));
-                let g = pick(gradient, slices.map(|(_, number)| number)) * clip(norm);
+                let g = pick(gradient, slices.map(|(_, number)| number)).to_device(p.device()) * clip(norm);
                 _ = p.g_mul_scalar_(1.0 - rate * self.config.weight_decay);
                 _ = m.g_mul_scalar_(beta1).g_add_(&(&g * (1.0 - beta1)));
                 _ = v.g_mul_scalar_(beta2).g_add_(&(g.square() * (1.0 - beta2)));

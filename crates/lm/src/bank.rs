@@ -11,7 +11,7 @@ use crate::adamw::{Owner, Parameter};
 use crate::error::invalid;
 use crate::lora::{InitUsers, LoraConfig};
 use crate::row_factors::{Factors, RowFactors};
-use crate::{Lm, Result, Tensors};
+use crate::{Lm, Result, Storage, Tensors};
 
 /// Is a factor one for all, or one per user?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,43 +110,65 @@ fn owners(sharing: Sharing, users: usize) -> usize {
     if sharing == Sharing::Personal { users } else { 1 }
 }
 
+/// Row `user` of two tensors, the second's counted behind the first's.
+pub(crate) fn row_of(ours: &Tensor, theirs: &Tensor, user: usize) -> Tensor {
+    let (user, count) = (user as i64, ours.size()[0]);
+    if user < count { ours.detach().get(user) } else { theirs.detach().get(user - count) }
+}
+
+/// A leaf whose rows `row(owner)` gives: in `storage` if it is personal, in memory if it is one for all.
+fn owned(
+    storage: &Storage,
+    sharing: Sharing,
+    users: usize,
+    device: Device,
+    row: impl FnMut(usize) -> Tensor,
+) -> Result<Tensor> {
+    match sharing {
+        Sharing::Personal => storage.leaf(users, device, row),
+        Sharing::Shared => Storage::memory().leaf(1, device, row),
+    }
+}
+
 impl Bank {
     /// A bank that changes nothing: down-projections drawn as the configuration says, up-projections zero.
     ///
     /// `rng(name)` gives the random stream of one factor; a personal factor's name ends with its owner's id, so a user's
-    /// start does not depend on who else is there. `owner_names` are the users' ids.
-    pub fn new<R: Rng>(config: &BankConfig, lm: &Lm, owner_names: &[String], rng: impl Fn(&str) -> R) -> Result<Self> {
+    /// start does not depend on who else is there. `owner_names` are the users' ids; what is personal lies in `storage`.
+    pub fn new<R: Rng>(
+        config: &BankConfig,
+        lm: &Lm,
+        owner_names: &[String],
+        storage: &Storage,
+        rng: impl Fn(&str) -> R,
+    ) -> Result<Self> {
         let rank = config.lora.rank.get() as i64;
-        let everyone = ["shared".to_owned()];
+        let cpu = (Kind::Float, Device::Cpu);
         // Numbers within a bound: an owner's own, or the same for all.
-        let draw = |path: &str, sharing: Sharing, count: i64, bound: f32| -> Vec<f32> {
-            let one = |name: &str| {
-                let mut rng = rng(&format!("{path}/{name}"));
-                (0..count).map(|_| rng.random_range(-bound..bound)).collect::<Vec<f32>>()
+        let draw = |path: &str, sharing: Sharing, shape: [i64; 2], bound: f32| {
+            let row = |owner: usize| {
+                let own = sharing == Sharing::Personal && config.lora.init_users == InitUsers::Independent;
+                let mut rng = rng(&format!("{path}/{}", if own { &owner_names[owner] } else { "shared" }));
+                let count = shape[0] * shape[1];
+                let values: Vec<f32> = (0..count).map(|_| rng.random_range(-bound..bound)).collect();
+                Tensor::from_slice(&values).view(shape)
             };
-            match (sharing, config.lora.init_users) {
-                (Sharing::Shared, _) => one(&everyone[0]),
-                (Sharing::Personal, InitUsers::Independent) => owner_names.iter().flat_map(|n| one(n)).collect(),
-                (Sharing::Personal, InitUsers::Same) => one(&everyone[0]).repeat(config.users),
-            }
+            owned(storage, sharing, config.users, lm.device, row)
         };
         Self::assemble(config.clone(), lm, |path, input, output| {
-            let down = draw(path, config.down, rank * input, config.lora.bound(input));
-            let middle = match config.middle {
-                Middle::None => None,
-                Middle::Kernel(sharing) => {
-                    let values = draw(&format!("{path}.kernel"), sharing, rank * rank, 1.0 / (rank as f32).sqrt());
-                    Some(Tensor::from_slice(&values).view([-1, rank, rank]))
-                }
-                Middle::Scale(sharing) => {
-                    Some(Tensor::ones([owners(sharing, config.users) as i64, rank], (Kind::Float, Device::Cpu)))
-                }
-            };
-            let up_shape = [owners(config.up, config.users) as i64, output, rank];
             Ok(Factors {
-                down: Tensor::from_slice(&down).view([-1, rank, input]),
-                up: Tensor::zeros(up_shape, (Kind::Float, Device::Cpu)),
-                middle,
+                down: draw(path, config.down, [rank, input], config.lora.bound(input))?,
+                up: owned(storage, config.up, config.users, lm.device, |_| Tensor::zeros([output, rank], cpu))?,
+                middle: match config.middle {
+                    Middle::None => None,
+                    Middle::Kernel(sharing) => {
+                        let bound = 1.0 / (rank as f32).sqrt();
+                        Some(draw(&format!("{path}.kernel"), sharing, [rank, rank], bound)?)
+                    }
+                    Middle::Scale(sharing) => {
+                        Some(owned(storage, sharing, config.users, lm.device, |_| Tensor::ones([rank], cpu))?)
+                    }
+                },
             })
         })
     }
@@ -158,7 +180,7 @@ impl Bank {
             let model_layer = &lm.layers()[layer];
             let (input, output) = model_layer.shape();
             let factors = make(&model_layer.path, input, output)?;
-            let leaf = |t: Tensor| t.to_device(lm.device).to_kind(Kind::Float).set_requires_grad(true);
+            let leaf = |t: Tensor| t.to_kind(Kind::Float).set_requires_grad(true);
             layers.push(Adapted { layer, path: model_layer.path.clone(), factors: factors.map(leaf) });
         }
         let first_block = layers.iter().map(|a| lm.layers()[a.layer].block).min().unwrap_or(lm.depth());
@@ -172,21 +194,20 @@ impl Bank {
     }
 
     /// The same function for every user, from a bank that is shared throughout: factors are copied to each owner.
-    pub fn personalised(&self, to: Owners, users: usize) -> Self {
-        let copies = |t: &Tensor, sharing: Sharing| {
-            let mut size = t.size();
-            size[0] = owners(sharing, users) as i64;
-            t.detach().expand(size, false).contiguous().copy().set_requires_grad(true)
-        };
+    /// What becomes personal lies in `storage`.
+    pub fn personalised(&self, to: Owners, users: usize, storage: &Storage) -> Result<Self> {
+        let copies = |t: &Tensor, sharing| owned(storage, sharing, users, self.device, |_| t.detach().get(0));
         let middle = match self.config.middle {
             Middle::None => Middle::None,
             Middle::Kernel(_) => Middle::Kernel(to.middle),
             Middle::Scale(_) => Middle::Scale(to.middle),
         };
-        let factors = |f: &Factors| Factors {
-            down: copies(&f.down, to.down),
-            up: copies(&f.up, to.up),
-            middle: f.middle.as_ref().map(|m| copies(m, to.middle)),
+        let factors = |f: &Factors| {
+            Ok(Factors {
+                down: copies(&f.down, to.down)?,
+                up: copies(&f.up, to.up)?,
+                middle: f.middle.as_ref().map(|m| copies(m, to.middle)).transpose()?,
+            })
         };
         let lora = self.config.lora.clone();
         self.with(BankConfig { lora, down: to.down, up: to.up, middle, users }, factors)
@@ -203,56 +224,51 @@ impl Bank {
                 own.to_device(self.device).set_requires_grad(true)
             }
         };
-        self.map_owned(users.len(), pick)
+        self.map_owned(users.len(), |t, sharing| Ok(pick(t, sharing))).expect("picked in memory")
     }
 
     /// A bank of `count` users who all start from the mean of those here; what is shared is copied.
-    pub fn of_mean(&self, count: usize) -> Self {
-        let pick = |t: &Tensor, sharing: Sharing| match sharing {
-            Sharing::Shared => t.detach().copy().set_requires_grad(true),
+    pub fn of_mean(&self, count: usize, storage: &Storage) -> Result<Self> {
+        self.map_owned(count, |t, sharing| match sharing {
+            Sharing::Shared => Ok(t.detach().copy().set_requires_grad(true)),
             Sharing::Personal => {
-                let mean = t.detach().mean_dim(Some([0i64].as_slice()), true, Kind::Float);
-                let mut size = mean.size();
-                size[0] = count as i64;
-                mean.expand(size, false).contiguous().copy().set_requires_grad(true)
+                let mean = t.detach().mean_dim(Some([0i64].as_slice()), false, Kind::Float);
+                storage.leaf(count, self.device, |_| mean.shallow_clone())
             }
-        };
-        self.map_owned(count, pick)
+        })
     }
 
     /// The users of both banks, in the order in which `order` counts them: ours first, then the other's. Shared factors are ours.
-    pub fn joined(&self, other: &Self, order: &[usize]) -> Self {
-        let index = Tensor::from_slice(&order.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(self.device);
+    pub fn joined(&self, other: &Self, order: &[usize], storage: &Storage) -> Result<Self> {
         let mut theirs = other.parameters().into_iter().map(|p| p.tensor); // in the order of ours
         self.map_owned(order.len(), |t, sharing| {
             let their = theirs.next().expect("banks of one shape");
             match sharing {
-                Sharing::Shared => t.shallow_clone(),
-                Sharing::Personal => {
-                    let both = Tensor::cat(&[t.detach(), their.detach()], 0);
-                    both.index_select(0, &index).set_requires_grad(true)
-                }
+                Sharing::Shared => Ok(t.shallow_clone()),
+                Sharing::Personal => storage.leaf(order.len(), self.device, |u| row_of(t, &their, order[u])),
             }
         })
     }
 
     /// A bank of `users` users of the same shape, each factor made from ours.
-    fn map_owned(&self, users: usize, mut pick: impl FnMut(&Tensor, Sharing) -> Tensor) -> Self {
+    fn map_owned(&self, users: usize, mut pick: impl FnMut(&Tensor, Sharing) -> Result<Tensor>) -> Result<Self> {
         let BankConfig { lora, down, up, middle, users: _ } = self.config.clone();
-        let factors = |f: &Factors| Factors {
-            down: pick(&f.down, down),
-            up: pick(&f.up, up),
-            middle: f.middle.as_ref().zip(middle.sharing()).map(|(m, s)| pick(m, s)),
+        let factors = |f: &Factors| {
+            Ok(Factors {
+                down: pick(&f.down, down)?,
+                up: pick(&f.up, up)?,
+                middle: f.middle.as_ref().zip(middle.sharing()).map(|(m, s)| pick(m, s)).transpose()?,
+            })
         };
         self.with(BankConfig { lora, down, up, middle, users }, factors)
     }
 
     /// A bank of another shape on the same layers.
-    fn with(&self, config: BankConfig, mut factors: impl FnMut(&Factors) -> Factors) -> Self {
-        let each = |a: &Adapted| Adapted { layer: a.layer, path: a.path.clone(), factors: factors(&a.factors) };
-        let layers = self.layers.iter().map(each).collect();
+    fn with(&self, config: BankConfig, mut factors: impl FnMut(&Factors) -> Result<Factors>) -> Result<Self> {
+        let each = |a: &Adapted| Ok(Adapted { layer: a.layer, path: a.path.clone(), factors: factors(&a.factors)? });
+        let layers = self.layers.iter().map(each).collect::<Result<_>>()?;
         let Self { first_block, device, model_layers, ahead, .. } = *self;
-        Self { config, first_block, device, layers, model_layers, ahead }
+        Ok(Self { config, first_block, device, layers, model_layers, ahead })
     }
 
     /// The bank's shape.
@@ -283,8 +299,9 @@ impl Bank {
                 t.index_select(0, &index.zeros_like())
             }
             Sharing::Shared => t.shallow_clone(),
-            Sharing::Personal if grouping.is_none() => t.narrow(0, groups[0] as i64, 1),
-            Sharing::Personal => t.index_select(0, &index),
+            // What is on disk is not where the base is.
+            Sharing::Personal if grouping.is_none() => t.narrow(0, groups[0] as i64, 1).to_device(self.device),
+            Sharing::Personal => t.index_select(0, &index.to_device(t.device())).to_device(self.device),
         };
         let ahead = self.ahead;
         let gather = |f: &Factors| Factors {
@@ -310,8 +327,9 @@ impl Bank {
 
     /// One user's factors in the model's order.
     pub fn of_user(&self, user: usize) -> Vec<UserFactors> {
-        let pick =
-            |t: &Tensor, sharing: Sharing| t.get(if sharing == Sharing::Personal { user as i64 } else { 0 }).detach();
+        let pick = |t: &Tensor, sharing: Sharing| {
+            t.get(if sharing == Sharing::Personal { user as i64 } else { 0 }).detach().to_device(self.device)
+        };
         let each = |a: &Adapted| {
             let (down, up) = (pick(&a.factors.down, self.config.down), pick(&a.factors.up, self.config.up));
             let middle = a.factors.middle.as_ref().zip(self.config.middle.sharing()).map(|(m, s)| pick(m, s));

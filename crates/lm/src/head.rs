@@ -4,7 +4,8 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 use crate::adamw::{Owner, Parameter};
-use crate::bank::Sharing;
+use crate::bank::{Sharing, row_of};
+use crate::{Result, Storage};
 
 /// `score.weight`, `[1 or U, E]`, float32, no bias: the reward is its product with the row's pooled hidden state.
 /// The methods with shared factors share it as well; separate adapters have separate heads.
@@ -31,9 +32,10 @@ impl ScalarHead {
         Self { weight: weight.to_kind(Kind::Float).detach().copy().set_requires_grad(true), sharing }
     }
 
-    /// A copy for every user.
-    pub fn personalised(&self, users: usize) -> Self {
-        Self::from_weight(&self.weight.detach().expand([users as i64, -1], false).contiguous(), Sharing::Personal)
+    /// A copy of a shared head for every user, in `storage`.
+    pub fn personalised(&self, users: usize, storage: &Storage) -> Result<Self> {
+        let row = |_| self.weight.detach().get(0);
+        Ok(Self { weight: storage.leaf(users, self.weight.device(), row)?, sharing: Sharing::Personal })
     }
 
     /// A copy that is trained on its own.
@@ -47,29 +49,27 @@ impl ScalarHead {
             Sharing::Shared => Self { weight: self.weight.shallow_clone(), sharing: self.sharing },
             Sharing::Personal => {
                 let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
-                Self::from_weight(
-                    &self.weight.detach().index_select(0, &index.to_device(self.weight.device())),
-                    self.sharing,
-                )
+                let own = self.weight.detach().index_select(0, &index.to_device(self.weight.device()));
+                Self { weight: own.set_requires_grad(true), sharing: self.sharing }
             }
         }
     }
 
     /// The mean over owners, for `count` users if heads are personal.
-    pub fn of_mean(&self, count: usize) -> Self {
+    pub fn of_mean(&self, count: usize, storage: &Storage) -> Result<Self> {
         let mean = self.weight.detach().mean_dim(Some([0i64].as_slice()), true, Kind::Float);
         let one = Self::from_weight(&mean, Sharing::Shared);
-        if self.sharing == Sharing::Personal { one.personalised(count) } else { one }
+        if self.sharing == Sharing::Personal { one.personalised(count, storage) } else { Ok(one) }
     }
 
     /// The heads of the users of both, in the order in which `order` counts them: ours first, then the other's.
-    pub fn joined(&self, other: &Self, order: &[usize]) -> Self {
+    pub fn joined(&self, other: &Self, order: &[usize], storage: &Storage) -> Result<Self> {
         match self.sharing {
-            Sharing::Shared => self.copy(),
+            Sharing::Shared => Ok(self.copy()),
             Sharing::Personal => {
-                let index = Tensor::from_slice(&order.iter().map(|u| *u as i64).collect::<Vec<_>>());
-                let both = Tensor::cat(&[self.weight.detach(), other.weight.detach()], 0);
-                Self::from_weight(&both.index_select(0, &index.to_device(both.device())), self.sharing)
+                let row = |u: usize| row_of(&self.weight, &other.weight, order[u]);
+                let weight = storage.leaf(order.len(), self.weight.device(), row)?;
+                Ok(Self { weight, sharing: Sharing::Personal })
             }
         }
     }
@@ -86,8 +86,8 @@ impl ScalarHead {
             Sharing::Shared => hidden.matmul(&self.weight.tr()).squeeze_dim(-1),
             Sharing::Personal => {
                 let users: Vec<i64> = users.iter().map(|u| *u as i64).collect();
-                let own = self.weight.index_select(0, &Tensor::from_slice(&users).to_device(hidden.device()));
-                (hidden * own).sum_dim_intlist(-1, false, Kind::Float)
+                let own = self.weight.index_select(0, &Tensor::from_slice(&users).to_device(self.weight.device()));
+                (&hidden * own.to_device(hidden.device())).sum_dim_intlist(-1, false, Kind::Float)
             }
         }
     }

@@ -42,6 +42,7 @@ mod row_set;
 mod rows;
 mod sampling;
 mod source;
+mod storage;
 mod trace;
 mod weights;
 
@@ -62,6 +63,7 @@ pub use row_set::{RowCounts, RowSet};
 pub use rows::{Batch, Plan, Prefix, TokenRow, plan, under_budget};
 pub use sampling::Sampling;
 pub use source::Layer;
+pub use storage::Storage;
 pub use tch::{Device, Tensor};
 pub use trace::{Activations, Trace, accumulate, gradients};
-pub use weights::{Tensors, read_folder, read_tensors, write_tensors};
+pub use weights::{Tensors, map_tensors, read_folder, read_tensors, write_tensors};

@@ -1,10 +1,11 @@
 //! safetensors in and out, strictly.
 #![expect(unsafe_code, reason = "files are memory-mapped")]
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -73,11 +74,26 @@ pub(crate) fn kind_of(dtype: Dtype) -> Option<Kind> {
 /// Reads every tensor of one file onto `device`; floating tensors are cast to `kind` if one is given.
 pub fn read_tensors(path: &Path, device: Device, kind: Option<Kind>) -> Result<Tensors> {
     let mut out = Tensors { place: path.display().to_string(), ..Tensors::default() };
-    read_into(path, device, kind, &mut out)?;
+    read_into(path, Source::Copied(device, kind), &mut out)?;
     Ok(out)
 }
 
-fn read_into(path: &Path, device: Device, kind: Option<Kind>, out: &mut Tensors) -> Result<()> {
+/// The tensors of one file on the CPU, whose numbers are read when they are looked at, and are not written back when they are
+/// changed. For files that are replaced and never written in place, as [`write_tensors`] does it.
+pub fn map_tensors(path: &Path) -> Result<Tensors> {
+    let mut out = Tensors { place: path.display().to_string(), ..Tensors::default() };
+    read_into(path, Source::Mapped, &mut out)?;
+    Ok(out)
+}
+
+/// What becomes of a file's bytes.
+#[derive(Clone, Copy)]
+enum Source {
+    Copied(Device, Option<Kind>),
+    Mapped,
+}
+
+fn read_into(path: &Path, source: Source, out: &mut Tensors) -> Result<()> {
     let file = fs_err::File::open(path)?;
     let damaged = |found: String| {
         invalid(
@@ -90,19 +106,38 @@ fn read_into(path: &Path, device: Device, kind: Option<Kind>, out: &mut Tensors)
     if file.metadata()?.len() == 0 {
         return Err(damaged("an empty file".into()));
     }
-    // SAFETY: the map is read-only and lives shorter than this function; tensors are copied out of it. A file that
-    // another process cuts meanwhile would fault: folders of ours are never written in place.
+    // SAFETY: the map is read-only and lives shorter than this function; tensors are copied out of it, or map the file
+    // themselves. A file that another process cuts meanwhile would fault: files of ours are never written in place.
     let map = unsafe { memmap2::Mmap::map(file.file())? };
     let file = SafeTensors::deserialize(&map).map_err(|e| damaged(e.to_string()))?;
     let (_, metadata) = SafeTensors::read_metadata(&map).map_err(|e| damaged(e.to_string()))?;
     out.metadata.extend(metadata.metadata().clone().unwrap_or_default());
+    let bytes = match source {
+        Source::Mapped => {
+            let name = path.to_str().ok_or_else(|| damaged("a name that is not UTF-8".into()))?;
+            Some(Tensor::f_from_file(name, false, map.len() as i64, (Kind::Uint8, Device::Cpu))?)
+        }
+        Source::Copied(..) => None,
+    };
     for (name, view) in file.iter() {
-        let source = kind_of(view.dtype())
+        let stored = kind_of(view.dtype())
             .ok_or_else(|| damaged(format!("tensor `{name}` of type {:?}, which is not read", view.dtype())))?;
         let shape: Vec<i64> = view.shape().iter().map(|d| *d as i64).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, source)?;
-        let kind = kind.filter(|_| source != Kind::Int64).unwrap_or(source);
-        out.by_name.insert(name.to_owned(), tensor.to_device(device).to_kind(kind));
+        let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
+        let aligned = start.is_multiple_of(stored.elt_size_in_bytes());
+        let tensor = match &bytes {
+            Some(bytes) if aligned && !view.data().is_empty() => {
+                bytes.narrow(0, start as i64, view.data().len() as i64).f_view_dtype(stored)?.view(shape.as_slice())
+            }
+            _ => Tensor::f_from_data_size(view.data(), &shape, stored)?,
+        };
+        let tensor = match source {
+            Source::Mapped => tensor,
+            Source::Copied(device, kind) => {
+                tensor.to_device(device).to_kind(kind.filter(|_| stored != Kind::Int64).unwrap_or(stored))
+            }
+        };
+        out.by_name.insert(name.to_owned(), tensor);
     }
     Ok(())
 }
@@ -111,7 +146,7 @@ fn read_into(path: &Path, device: Device, kind: Option<Kind>, out: &mut Tensors)
 pub fn read_folder(folder: &Path, device: Device, kind: Kind) -> Result<Tensors> {
     let mut out = Tensors { place: folder.display().to_string(), ..Tensors::default() };
     for path in weight_files(folder)? {
-        read_into(&path, device, Some(kind), &mut out)?;
+        read_into(&path, Source::Copied(device, Some(kind)), &mut out)?;
     }
     Ok(out)
 }
@@ -140,9 +175,11 @@ pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// Writes tensors with metadata, whole or not at all. Same tensors, same bytes.
 ///
+/// One tensor after the other goes to the file: none of those on the CPU is copied.
+///
 /// At most one metadata entry: the library writes them in the order of a hash map, which differs from run to run.
 pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option<(&str, String)>) -> Result<()> {
-    let mut buffers = Vec::with_capacity(tensors.len());
+    let mut written = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
         let dtype = match tensor.kind() {
@@ -159,22 +196,46 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option
                 ));
             }
         };
-        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
         let shape: Vec<usize> = tensor.size().iter().map(|d| *d as usize).collect();
-        buffers.push((name.clone(), dtype, shape, bytes));
-    }
-    let mut views = Vec::with_capacity(buffers.len());
-    for (name, dtype, shape, bytes) in &buffers {
-        let view = TensorView::new(*dtype, shape.clone(), bytes)
-            .map_err(|e| invalid(name, "a tensor", e.to_string(), "report this as a bug"))?;
-        views.push((name.as_str(), view));
+        written.push((name.as_str(), Written { tensor, dtype, shape }));
     }
     let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
-    let bytes = safetensors::serialize(views, metadata)
-        .map_err(|e| invalid(path.display(), "tensors that can be written", e.to_string(), "report this as a bug"))?;
-    run::write_atomic(path, &bytes)?;
-    Ok(())
+    run::write_aside(path, |aside| match safetensors::serialize_to_file(written, metadata, aside) {
+        Ok(()) => Ok(()),
+        Err(safetensors::SafeTensorError::IoError(error)) => Err(error.into()),
+        Err(error) => {
+            Err(invalid(path.display(), "tensors that can be written", error.to_string(), "report this as a bug"))
+        }
+    })
+}
+
+/// A tensor on the CPU, contiguous, as it goes into a file.
+struct Written {
+    tensor: Tensor,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+impl View for Written {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if self.data_len() == 0 {
+            return Cow::Borrowed(&[]);
+        }
+        // SAFETY: a contiguous tensor on the CPU holds so many bytes, for as long as `self` holds it.
+        Cow::Borrowed(unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast::<u8>(), self.data_len()) })
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +265,23 @@ mod tests {
     }
 
     #[test]
+    fn a_mapped_file_reads_the_same_and_is_never_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        write_tensors(&path, &tensors(), None).unwrap();
+        let before = fs_err::read(&path).unwrap();
+        let mut mapped = map_tensors(&path).unwrap();
+        let b = mapped.take("b.weight", &[2, 3]).unwrap();
+        assert_eq!(b, tensors()[0].1);
+        assert_eq!(mapped.take("a.weight", &[2]).unwrap(), tensors()[1].1);
+        _ = b.shallow_clone().fill_(7.0);
+        assert_eq!((b.double_value(&[1, 1]), fs_err::read(&path).unwrap()), (7.0, before));
+        // A file that takes its place does not reach what was mapped.
+        write_tensors(&path, &[("b.weight".into(), Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)))], None).unwrap();
+        assert_eq!(b.double_value(&[1, 1]), 7.0);
+    }
+
+    #[test]
     fn a_file_cut_anywhere_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
@@ -211,8 +289,9 @@ mod tests {
         let whole = fs_err::read(&path).unwrap();
         for length in 0..whole.len() {
             fs_err::write(&path, &whole[..length]).unwrap();
-            let error = read_tensors(&path, Device::Cpu, None).unwrap_err();
-            assert!(error.to_string().contains("x.safetensors"), "{length}: {error}");
+            for error in [read_tensors(&path, Device::Cpu, None).unwrap_err(), map_tensors(&path).unwrap_err()] {
+                assert!(error.to_string().contains("x.safetensors"), "{length}: {error}");
+            }
         }
     }
 

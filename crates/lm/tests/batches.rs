@@ -5,7 +5,7 @@ use std::num::NonZero;
 use crate::common::{Families, float32, golden, tiny};
 use lm::{
     Activations, AllBlocks, AllLinear, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle,
-    Owners, Prefix, Sampling, Sharing, Targets, Tensor, TokenRow, Trace,
+    Owners, Prefix, Sampling, Sharing, Storage, Targets, Tensor, TokenRow, Trace,
 };
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
@@ -35,7 +35,7 @@ fn bank(lm: &Lm, sharing: [Sharing; 2], middle: Middle, users: usize, blocks: Bl
     let config = BankConfig { lora: lora(blocks), down: sharing[0], up: sharing[1], middle, users };
     let names: Vec<String> = (0..users).map(|u| format!("user {u}")).collect();
     let stream = |name: &str| ChaCha8Rng::seed_from_u64(name.bytes().fold(7, |h, b| h * 31 % 1_000_003 + u64::from(b)));
-    let bank = Bank::new(&config, lm, &names, stream).unwrap();
+    let bank = Bank::new(&config, lm, &names, &Storage::memory(), stream).unwrap();
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     for parameter in bank.parameters().iter().filter(|p| p.name.rsplit('.').next() == Some("up")) {
         let values: Vec<f32> = (0..parameter.tensor.numel()).map(|_| rng.random_range(-0.3..0.3)).collect();
@@ -272,7 +272,7 @@ fn a_global_bank_becomes_personal_without_a_bit_of_difference() {
     let users = [0, 2, 2, 1, 0];
     for (middle, owners) in cases {
         let global = bank(&lm, shared, middle, 3, Blocks::Range { from: 1, to: 3 }).ahead_of(owners);
-        let personal = global.personalised(owners, 3);
+        let personal = global.personalised(owners, 3, &Storage::memory()).unwrap();
         let prefix = Prefix::new(&lm, rows.clone(), global.first_block()..lm.depth(), |_| ());
         let batch = prefix.batch(&lm, &groups);
         let hidden = |bank: &Bank, users: &[usize]| lm::forward(&lm, &batch, Some(&bank.rows(users, batch.lengths())));

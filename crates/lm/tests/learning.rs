@@ -1,7 +1,7 @@
 //! Losses, gradients, the optimiser: each against a reference.
 
 use crate::common::{float32, golden};
-use lm::{AdamW, AdamWConfig, Owner, Parameter, Schedule};
+use lm::{AdamW, AdamWConfig, Owner, Parameter, Schedule, Storage};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -32,7 +32,7 @@ fn adamw_equals_torch_over_100_steps_and_resumes_exactly() {
         let start = Tensor::from_slice(&[9.0f32, 9.0, 9.0, 9.0, 1.0, -2.0, 3.0, 0.5]).view([2, 4]);
         let x = start.set_requires_grad(true);
         let parameter = Parameter { name: "x".into(), tensor: x.shallow_clone(), owner: Owner::PerUser };
-        (x, AdamW::new(config.clone(), vec![parameter], 2.try_into().unwrap()))
+        (x, AdamW::new(config.clone(), vec![parameter], 2.try_into().unwrap(), &Storage::memory()).unwrap())
     };
     let (mut x, mut optimizer) = fresh();
     for step in 0..100 {
@@ -72,7 +72,7 @@ fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
         epsilon: 1e-8,
         max_grad_norm: 1.0,
     };
-    let mut optimizer = AdamW::new(config, vec![parameter], 1.try_into().unwrap());
+    let mut optimizer = AdamW::new(config, vec![parameter], 1.try_into().unwrap(), &Storage::memory()).unwrap();
     // sqrt has an infinite slope at 0: the loss is finite, its gradient is not.
     let gradients = lm::gradients(&(&x - 1.0).abs().sqrt().sum(Kind::Float), &[&x]).unwrap();
     let error = optimizer.step(&gradients, 1.0, &[(0, 1.0)], "reward, step 3").unwrap_err();

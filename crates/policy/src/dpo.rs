@@ -8,7 +8,7 @@ use std::num::NonZero;
 
 use lm::{
     Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Plan, Prefix, RowCounts, RowSet,
-    Sharing, Tensor, TokenRow, Trace, answer_logp,
+    Sharing, Storage, Tensor, TokenRow, Trace, answer_logp,
 };
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
@@ -178,7 +178,7 @@ pub fn train(
     let bank_config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
     let started = start.is_some();
     let bank = match start {
-        None => Bank::new(&bank_config, lm, users, |name| run.rng(&["init", name]))?,
+        None => Bank::new(&bank_config, lm, users, &Storage::memory(), |name| run.rng(&["init", name]))?,
         Some(Policies { bank, users: theirs }) if theirs == users && *bank.config() == bank_config => bank,
         Some(Policies { bank, users: theirs }) => {
             return Err(Error::Invalid {
@@ -200,7 +200,7 @@ pub fn train(
     };
 
     let users_count = users.len().try_into().expect("a plan for at least one user");
-    let mut adam = AdamW::new(optimizer.clone(), bank.parameters(), users_count);
+    let mut adam = AdamW::new(optimizer.clone(), bank.parameters(), users_count, &Storage::memory())?;
     let mut history: Vec<Vec<Option<(f64, f64)>>> = Vec::new(); // of each step and user: loss, accuracy
     if let Some((mut tensors, earlier)) = read_checkpoint(run)? {
         adam.load_state(&mut tensors)?;

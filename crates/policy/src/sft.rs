@@ -9,7 +9,7 @@ use std::num::NonZero;
 use data::{Split, Vote};
 use lm::{
     Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Plan, Prefix, RowCounts, RowSet,
-    Sharing, Tensor, Trace, answer_logp,
+    Sharing, Storage, Tensor, Trace, answer_logp,
 };
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
@@ -144,8 +144,9 @@ pub fn train(
 
     let (down, up) = (Sharing::Personal, Sharing::Personal);
     let bank_config = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: models.len() };
-    let bank = Bank::new(&bank_config, lm, &models, |name| run.rng(&["init", name]))?;
-    let mut adam = AdamW::new(optimizer.clone(), bank.parameters(), models.len().try_into().expect("a model"));
+    let bank = Bank::new(&bank_config, lm, &models, &Storage::memory(), |name| run.rng(&["init", name]))?;
+    let count = models.len().try_into().expect("a model");
+    let mut adam = AdamW::new(optimizer.clone(), bank.parameters(), count, &Storage::memory())?;
     let mut history: Vec<Vec<Option<f64>>> = Vec::new(); // loss of each step and model
     let path = run.state(CHECKPOINT);
     if path.exists() {

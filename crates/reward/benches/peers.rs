@@ -16,7 +16,7 @@ use lm::{
     Activations, AdamWConfig, AllBlocks, Blocks, Compute, InitBound, InitUsers, Lm, LoraConfig, Pooling, Schedule,
     Targets,
 };
-use reward::{Factors, Objective, Personal, Phase, RewardConfig, Structure, Variant};
+use reward::{Factors, Kept, Objective, Personal, Phase, RewardConfig, Structure, Variant};
 use run::{Identity, Run};
 use serde_json::json;
 use text::{Message, Tokenizer};
@@ -99,6 +99,7 @@ fn main() {
         activations: Activations::Keep,
         save_every_steps: NonZero::new(1_000_000).unwrap(),
         newcomer_epochs: 1.0,
+        personal_factors: Kept::Memory,
         swap: false,
     };
     let folder = tempfile::tempdir().unwrap();

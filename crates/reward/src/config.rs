@@ -101,6 +101,17 @@ pub struct EarlyStopping {
     pub patience: NonZero<usize>,
 }
 
+/// Where users' own factors and the optimiser's moments of them lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kept {
+    /// In memory, all of them.
+    #[default]
+    Memory,
+    /// In files in the run's folder, which a batch reads and writes its own users' part of.
+    Disk,
+}
+
 /// How to fit a reward model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,6 +160,9 @@ pub struct RewardConfig {
     /// Passes over the votes of split `adapt`, which fit what is personal of users who have no training votes.
     #[serde(default = "newcomer_epochs")]
     pub newcomer_epochs: f64,
+    /// Where users' own factors lie; memory then grows with the batch and not with the number of users.
+    #[serde(default)]
+    pub personal_factors: Kept,
     /// Judge every user's votes by every other user's factors as well.
     #[serde(default)]
     pub swap: bool,
@@ -159,6 +173,14 @@ fn newcomer_epochs() -> f64 {
 }
 
 impl RewardConfig {
+    /// Where what is personal lies in a run.
+    pub(crate) fn storage(&self, run: &run::Run) -> lm::Storage {
+        match self.personal_factors {
+            Kept::Memory => lm::Storage::memory(),
+            Kept::Disk => lm::Storage::on_disk(run.state("factors")),
+        }
+    }
+
     /// How the votes of a split are scored.
     pub fn scored(&self, split: data::Split) -> crate::Scored {
         let Self { max_row_tokens, over_long, swap, .. } = *self;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use data::{Split, Vote};
-use lm::{AdamW, Bank, BankConfig, Lm, Parameter, RowCounts, ScalarHead, Sharing, Tensor, Trace};
+use lm::{AdamW, Bank, BankConfig, Lm, Parameter, RowCounts, ScalarHead, Sharing, Storage, Tensor, Trace};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -111,6 +111,7 @@ pub(crate) fn train(
         save_every_steps,
         swap: _,
         newcomer_epochs: _,
+        personal_factors: _,
     } = *config;
     config.check()?;
     let own: Vec<&Vote> = all_votes.iter().filter(|v| v.split == job.split).collect();
@@ -143,6 +144,7 @@ pub(crate) fn train(
     // A global phase trains one adapter for all; then every user gets a copy of it.
     let depth = config.depth_of(lm.depth())?;
     let lora = config.lora_within(depth)?;
+    let storage = config.storage(run);
     let start = |factors: Factors| -> Result<RewardModel> {
         let one = factors == Factors::Global;
         let sharing = |own: Sharing| if one { Sharing::Shared } else { own };
@@ -153,13 +155,13 @@ pub(crate) fn train(
             middle: config.middle(sharing(owners.middle)),
             users: users.len(),
         };
-        let bank = Bank::new(&bank, lm, users, |name| run.rng(&["init", name]))?;
+        let bank = Bank::new(&bank, lm, users, &storage, |name| run.rng(&["init", name]))?;
         let bank = if one { bank.ahead_of(owners) } else { bank };
         let head = ScalarHead::new(lm.shape.hidden_size, head_scale as f32, &mut run.rng(&["head"]), lm.device);
         let personal_head = sharing(head_owner) == Sharing::Personal;
         Ok(RewardModel {
             bank,
-            head: if personal_head { head.personalised(users.len()) } else { head },
+            head: if personal_head { head.personalised(users.len(), &storage)? } else { head },
             habits: Habits::new(&objective, sharing(head_owner), users.len(), tied_share, lm.device),
             pooling,
             depth,
@@ -176,8 +178,8 @@ pub(crate) fn train(
         Some(model) => model,
         None => start(steps.phases[phase].factors)?,
     };
-    let mut adam = optimiser(config, &model, &steps.phases[phase]);
-    let mut means = Means::of(&model, objective.shrinkage);
+    let mut adam = optimiser(config, &model, &steps.phases[phase], &storage)?;
+    let mut means = Means::of(&model, objective.shrinkage, &storage);
     let mut losses = Vec::new();
     let watched = early_stopping.filter(|_| !short);
     let mut watch = Watch::new(config, lm, tokenizer, all_votes, &model, watched)?;
@@ -191,6 +193,7 @@ pub(crate) fn train(
         watch.load(best, &model, &mut tensors)?;
         adam.load_state(&mut tensors)?;
         losses = earlier;
+        storage.release();
     }
     if !short {
         run.rewind_log(step)?;
@@ -206,10 +209,10 @@ pub(crate) fn train(
             let before = steps.phases[phase].factors;
             phase = steps.phase(step);
             if before == Factors::Global && steps.phases[phase].factors == Factors::Personal {
-                model = model.personalised(owners, head_owner);
+                model = model.personalised(owners, head_owner, &storage)?;
             }
-            adam = optimiser(config, &model, &steps.phases[phase]);
-            means = Means::of(&model, objective.shrinkage);
+            adam = optimiser(config, &model, &steps.phases[phase], &storage)?;
+            means = Means::of(&model, objective.shrinkage, &storage);
         }
         let batch = &steps.batches[step];
         let voters: Vec<usize> = batch.iter().map(|v| owner[*v]).collect();
@@ -270,6 +273,7 @@ pub(crate) fn train(
         let rates: Vec<(usize, f64)> = present.iter().map(|u| (*u, rate)).collect();
         let norms = adam.step(&gradients.unwrap_or_default(), rate, &rates, &place)?;
         means.pull(&model, &here, &present, rate * objective.shrinkage);
+        storage.release();
 
         let mean = each.iter().sum::<f64>() / each.len() as f64;
         losses.push(mean);
@@ -286,7 +290,7 @@ pub(crate) fn train(
             run.log(&line)?;
         }
         step += 1;
-        if let Some(loss) = watch.look(lm, &model, step, count) {
+        if let Some(loss) = watch.look(lm, &model, step, count, &storage)? {
             run.log(&json!({"step": step - 1, "eval_loss": loss}))?;
         }
         bar.advance(1, &format!("loss {mean:.3}"));
@@ -296,6 +300,7 @@ pub(crate) fn train(
             tensors.extend(means.state());
             tensors.extend(watch.state());
             Checkpoint::write(run, &tensors, step, &losses, watch.best())?;
+            storage.release();
         }
     }
     drop(bar);
@@ -346,10 +351,11 @@ fn untrained(model: &RewardModel, adam: &AdamW) -> Vec<Parameter> {
     model.parameters().into_iter().filter(|p| !trained.contains(&p.name)).collect()
 }
 
-fn optimiser(config: &RewardConfig, model: &RewardModel, phase: &Phase) -> AdamW {
+fn optimiser(config: &RewardConfig, model: &RewardModel, phase: &Phase, storage: &Storage) -> Result<AdamW> {
     let (mut parameters, others) = trained(model, phase);
     parameters.extend(others);
-    AdamW::new(config.optimizer.clone(), parameters, model.users.len().try_into().expect("at least one user"))
+    let users = model.users.len().try_into().expect("at least one user");
+    AdamW::new(config.optimizer.clone(), parameters, users, storage)
 }
 
 fn counts(owner: &[usize], users: usize) -> Vec<usize> {
@@ -428,7 +434,7 @@ impl Checkpoint {
         if !path.exists() {
             return Ok(None);
         }
-        let tensors = lm::read_tensors(&path, tch::Device::Cpu, None)?;
+        let tensors = lm::map_tensors(&path)?;
         let note = tensors.metadata.get("progress").and_then(|t| serde_json::from_str::<Note>(t).ok());
         let Note { step, losses, best } = note.ok_or_else(|| Error::Invalid {
             place: path.display().to_string(),

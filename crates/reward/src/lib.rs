@@ -22,7 +22,7 @@ mod texts;
 mod watch;
 
 pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
-pub use config::{EarlyStopping, Factors, Personal, Phase, RewardConfig, Role, Structure, Variant};
+pub use config::{EarlyStopping, Factors, Kept, Personal, Phase, RewardConfig, Role, Structure, Variant};
 pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};
 pub use lab::{LabRow, NO_TAIL, ShareLoraLab, Slope, slopes};

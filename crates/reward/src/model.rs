@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use lm::{Bank, BankConfig, Lm, Owners, Parameter, Pooling, Prefix, ScalarHead, Sharing, Tensor, TokenRow};
+use lm::{Bank, BankConfig, Lm, Owners, Parameter, Pooling, Prefix, ScalarHead, Sharing, Storage, Tensor, TokenRow};
 use serde::{Deserialize, Serialize};
 
 use crate::habits::{Habits, HabitsShape, LAPSE, TIE};
@@ -57,7 +57,7 @@ const HEADER: &str = "idiolect.reward";
 const FORMAT: u32 = 2;
 
 /// Rows that a file is probed with when it is read, at most.
-const PROBE_ROWS: usize = 64;
+const PROBE_ROWS: usize = 16;
 
 impl RewardModel {
     /// Hidden states below the first adapted block, of rows that this model is to score.
@@ -101,37 +101,38 @@ impl RewardModel {
     }
 
     /// The same function for every user, from a model that is shared throughout.
-    pub(crate) fn personalised(&self, owners: Owners, head: Sharing) -> Self {
+    pub(crate) fn personalised(&self, owners: Owners, head: Sharing, storage: &Storage) -> Result<Self> {
         let users = self.users.len();
-        Self {
-            bank: self.bank.personalised(owners, users),
-            head: if head == Sharing::Personal { self.head.personalised(users) } else { self.head.copy() },
+        let personal = head == Sharing::Personal;
+        Ok(Self {
+            bank: self.bank.personalised(owners, users, storage)?,
+            head: if personal { self.head.personalised(users, storage)? } else { self.head.copy() },
             habits: self.habits.personalised(head, users),
             pooling: self.pooling,
             depth: self.depth,
             users: self.users.clone(),
             probes: vec![],
-        }
+        })
     }
 
     /// A model of other users who all start from the mean of those here; what is shared is copied.
-    pub(crate) fn of_mean(&self, names: &[String]) -> Self {
-        Self {
-            bank: self.bank.of_mean(names.len()),
-            head: self.head.of_mean(names.len()),
+    pub(crate) fn of_mean(&self, names: &[String], storage: &Storage) -> Result<Self> {
+        Ok(Self {
+            bank: self.bank.of_mean(names.len(), storage)?,
+            head: self.head.of_mean(names.len(), storage)?,
             habits: self.habits.of_mean(names.len()),
             pooling: self.pooling,
             depth: self.depth,
             users: names.to_vec(),
             probes: vec![],
-        }
+        })
     }
 
     /// The users of both, in the order in which `order` counts them: ours first, then the other's.
-    pub(crate) fn joined(&self, other: &Self, order: &[usize], users: Vec<String>) -> Self {
-        Self {
-            bank: self.bank.joined(&other.bank, order),
-            head: self.head.joined(&other.head, order),
+    pub(crate) fn joined(&self, other: &Self, order: &[usize], users: Vec<String>, storage: &Storage) -> Result<Self> {
+        Ok(Self {
+            bank: self.bank.joined(&other.bank, order, storage)?,
+            head: self.head.joined(&other.head, order, storage)?,
             habits: self.habits.joined(&other.habits, order),
             pooling: self.pooling,
             depth: self.depth,
@@ -142,7 +143,7 @@ impl RewardModel {
                 .iter()
                 .map(|p| Probe { user: order.iter().position(|u| *u == p.user).expect("all of ours"), ..p.clone() })
                 .collect(),
-        }
+        })
     }
 
     /// Everything that can be trained: the bank's factors, the head, the habits.
@@ -192,7 +193,11 @@ impl RewardModel {
     /// # Errors
     /// Another format; missing, misshapen or left-over tensors; a base on which the probes' scores come out otherwise.
     pub fn read(path: &Path, lm: &Lm) -> Result<Self> {
-        let mut tensors = lm::read_tensors(path, lm.device, None)?;
+        // On the CPU a model of many users is read as far as its users are asked for.
+        let mut tensors = match lm.device {
+            tch::Device::Cpu => lm::map_tensors(path)?,
+            device => lm::read_tensors(path, device, None)?,
+        };
         let header = tensors.metadata.get(HEADER).map(|text| serde_json::from_str::<Header>(text));
         let wrong = |expected: String, found: String, hint: &str| Error::Invalid {
             place: path.display().to_string(),

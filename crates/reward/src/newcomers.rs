@@ -24,7 +24,8 @@ pub fn welcome(
     let mut names: Vec<String> = names.iter().filter(|n| model.users.binary_search(n).is_err()).cloned().collect();
     names.sort();
     names.dedup();
-    let fresh = model.of_mean(&names);
+    let storage = config.storage(run);
+    let fresh = model.of_mean(&names, &storage)?;
     let mut train_roles: Vec<_> =
         fresh.parameters().iter().filter(|p| p.owner == Owner::PerUser).map(|p| role_of(&p.name)).collect();
     train_roles.dedup();
@@ -43,5 +44,5 @@ pub fn welcome(
     all.sort();
     let order: Vec<usize> = all.iter().map(|(_, i)| *i).collect();
     let users = all.into_iter().map(|(name, _)| name.clone()).collect();
-    Ok((model.joined(&fresh, &order, users), report))
+    Ok((model.joined(&fresh, &order, users, &storage)?, report))
 }

@@ -1,6 +1,6 @@
 //! Shrinkage: personal factors are pulled towards their mean over users (see [`crate::Objective::shrinkage`]).
 
-use lm::{Owner, Parameter, Tensor, Tensors};
+use lm::{Owner, Parameter, Storage, Tensor, Tensors};
 use tch::no_grad;
 
 use crate::{Result, RewardModel};
@@ -19,11 +19,15 @@ fn personal(model: &RewardModel) -> Vec<Parameter> {
 
 impl Means {
     /// None are kept where nothing is pulled.
-    pub(crate) fn of(model: &RewardModel, strength: f64) -> Self {
+    pub(crate) fn of(model: &RewardModel, strength: f64, storage: &Storage) -> Self {
         if strength == 0.0 {
             return Self(vec![]);
         }
-        let mean = |p: &Parameter| p.tensor.detach().mean_dim(Some([0i64].as_slice()), false, tch::Kind::Float);
+        let mean = |p: &Parameter| {
+            let mean = p.tensor.detach().mean_dim(Some([0i64].as_slice()), false, tch::Kind::Float);
+            storage.release();
+            mean
+        };
         Self(personal(model).iter().map(|p| (p.name.clone(), mean(p))).collect())
     }
 

@@ -1,7 +1,7 @@
 //! Early stopping: the log-loss of the split `dev`, looked at every few steps; what was best is kept.
 
 use data::{Split, Vote};
-use lm::{Lm, Prefix, Tensor, Tensors};
+use lm::{Lm, Owner, Parameter, Prefix, Storage, Tensor, Tensors};
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
 use text::Tokenizer;
@@ -73,10 +73,17 @@ impl Watch {
     }
 
     /// Looks, if it is time: mean log-loss over votes.
-    pub(crate) fn look(&mut self, lm: &Lm, model: &RewardModel, step: usize, last: usize) -> Option<f64> {
-        let (setting, dev) = self.setting.as_ref()?;
+    pub(crate) fn look(
+        &mut self,
+        lm: &Lm,
+        model: &RewardModel,
+        step: usize,
+        last: usize,
+        storage: &Storage,
+    ) -> Result<Option<f64>> {
+        let Some((setting, dev)) = self.setting.as_ref() else { return Ok(None) };
         if !step.is_multiple_of(setting.every_steps.get()) && step != last {
-            return None;
+            return Ok(None);
         }
         let (mut sum, mut count) = (0.0, 0);
         for (user, rows) in &dev.votes {
@@ -91,11 +98,23 @@ impl Watch {
             Some(best) if loss >= best.loss => best.since += 1,
             _ => {
                 self.best = Some(Best { step, loss, since: 0 });
-                let copy = |p: lm::Parameter| (p.name, p.tensor.detach().copy());
-                self.kept = model.parameters().into_iter().map(copy).collect();
+                let current = model.parameters();
+                let fits =
+                    |(name, kept): &(String, Tensor), p: &Parameter| *name == p.name && kept.size() == p.tensor.size();
+                if self.kept.len() != current.len() || !self.kept.iter().zip(&current).all(|(k, p)| fits(k, p)) {
+                    let room = |p: &Parameter| {
+                        let personal = p.owner == Owner::PerUser;
+                        let memory = Storage::memory();
+                        let own = if personal { storage } else { &memory };
+                        Ok((p.name.clone(), own.zeros(&p.tensor.size(), p.tensor.device())?))
+                    };
+                    self.kept = current.iter().map(room).collect::<Result<_>>()?;
+                }
+                no_grad(|| self.kept.iter_mut().zip(&current).for_each(|((_, kept), p)| kept.copy_(&p.tensor)));
+                storage.release();
             }
         }
-        Some(loss)
+        Ok(Some(loss))
     }
 
     /// Puts back what was best; gives its step.

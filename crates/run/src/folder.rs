@@ -85,11 +85,18 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 
 /// Writes aside, syncs, renames: the file is whole or not there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_aside::<Error>(path, |aside| Ok(fs_err::File::create(aside)?.write_all(bytes)?))
+}
+
+/// The same for what `write` writes to the path that it is given.
+pub fn write_aside<E: From<Error>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     let aside = path.with_file_name(format!("{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
-    let mut file = fs_err::File::create(&aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    Ok(fs_err::rename(&aside, path)?)
+    write(&aside)?;
+    let durable = || fs_err::OpenOptions::new().write(true).open(&aside)?.sync_all();
+    durable().and_then(|()| fs_err::rename(&aside, path)).map_err(|e| E::from(Error::from(e)))
 }
 
 /// Makes the names in a folder durable.
