@@ -162,12 +162,24 @@ fn named_steps_folds_and_seeds_end_in_a_comparison_of_methods() {
 
 /// `pipelines/NAME.toml` on the tiny model: the repository's own settings, made small.
 fn papers_protocol(name: &str, data: &std::path::Path, workspace: &Workspace) -> Value {
+    let pipeline = fs_err::read_to_string(repository().join(format!("pipelines/{name}.toml"))).unwrap();
+    papers_protocol_of(name, &pipeline, data, &["batch_votes=8"], workspace)
+}
+
+fn papers_protocol_of(
+    name: &str,
+    pipeline: &str,
+    data: &std::path::Path,
+    small: &[&str],
+    workspace: &Workspace,
+) -> Value {
     let copy = |file: &str| {
         let to = workspace.path(file);
         fs_err::create_dir_all(to.parent().unwrap()).unwrap();
         fs_err::copy(repository().join(file), to).unwrap();
     };
-    copy(&format!("pipelines/{name}.toml"));
+    fs_err::create_dir_all(workspace.path("pipelines")).unwrap();
+    fs_err::write(workspace.path(&format!("pipelines/{name}.toml")), pipeline).unwrap();
     copy(&format!("configs/data/{name}.toml"));
     copy(&format!("datasets/{name}/card.toml"));
     copy("configs/reward/paper.toml");
@@ -175,28 +187,29 @@ fn papers_protocol(name: &str, data: &std::path::Path, workspace: &Workspace) ->
     let mut command = program();
     command.arg("run").arg(workspace.path(&format!("pipelines/{name}.toml")));
     command.args(["--threads", "1", "--dtype", "float32", "--set", &format!("data={}", data.display())]);
-    for small in ["batch_votes=8", "max_row_tokens=200", "lora.rank=2", "optimizer.learning_rate=1e-2"] {
+    for small in ["max_row_tokens=200", "lora.rank=2", "optimizer.learning_rate=1e-2"].iter().chain(small) {
         command.args(["--set", &format!("reward.{small}")]);
     }
     command.assert().success();
     run::read_json(&workspace.path(&format!("checkpoints/{name}/comparison.json"))).unwrap()
 }
 
-#[test]
-fn the_papers_protocol_runs_on_files_of_the_published_schemas() {
+/// A file of JSON lines in a workspace.
+fn lines(workspace: &Workspace, file: &str, rows: &[Value]) -> std::path::PathBuf {
+    let path = workspace.path(file);
+    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+    fs_err::write(&path, rows.iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
+    path
+}
+
+/// Reddit TL;DR's schema: six workers, of whom the one with fewest training votes, `train`, is not of the top five; workers like
+/// long or short summaries.
+fn tldr_rows(train: usize) -> Vec<Value> {
     use serde_json::json;
-    let workspace = Workspace::new();
-    let lines = |file: &str, rows: &[Value]| {
-        let path = workspace.path(file);
-        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-        fs_err::write(&path, rows.iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
-        path
-    };
-    // Six workers, of whom the one with fewest training votes is not of the top five; workers like long or short summaries.
     let mut rows = Vec::new();
     for worker in 0..6usize {
-        for i in 0..12 + worker {
-            let split = if i < 8 + worker { "train" } else { ["valid1", "valid2"][i % 2] };
+        for i in 0..train + 4 + worker {
+            let split = if i < train + worker { "train" } else { ["valid1", "valid2"][i % 2] };
             rows.push(json!({
                 "info": {"id": "t3", "post": format!("post {split} {i}"), "title": "a", "subreddit": "b", "site": null, "article": null},
                 "split": split, "choice": (worker + i) % 2, "worker": format!("w{worker}"), "batch": "b", "extra": {"confidence": 7},
@@ -205,7 +218,22 @@ fn the_papers_protocol_runs_on_files_of_the_published_schemas() {
             }));
         }
     }
-    let tldr = papers_protocol("tldr", &lines("tldr/comparisons.jsonl", &rows), &workspace);
+    rows
+}
+
+/// HelpSteer2's: two rows a prompt, five attributes each.
+fn helpsteer2_rows(prompts: std::ops::Range<usize>) -> Vec<Value> {
+    let row = |i: usize, response: &str, score: usize| {
+        serde_json::json!({"prompt": format!("what is {i}?"), "response": response, "helpfulness": score,
+            "correctness": 4 - score, "coherence": 2, "complexity": score % 2, "verbosity": 1})
+    };
+    prompts.flat_map(|i| [row(i, "xx", i % 5), row(i, "z", (i + 2) % 5)]).collect()
+}
+
+#[test]
+fn the_papers_protocol_runs_on_files_of_the_published_schemas() {
+    let workspace = Workspace::new();
+    let tldr = papers_protocol("tldr", &lines(&workspace, "tldr/comparisons.jsonl", &tldr_rows(8)), &workspace);
     let names: Vec<&str> = tldr["methods"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["global", "local", "Share Rep", "SI", "G", "personal up", "WU"]);
     assert_eq!((tldr["users"].as_u64(), tldr["votes"].as_u64()), (Some(5), Some(20)), "four validation votes each");
@@ -219,17 +247,39 @@ fn the_papers_protocol_runs_on_files_of_the_published_schemas() {
     let (steps, global) = (fit["fit"]["steps"].as_u64().unwrap(), fit["fit"]["global_steps"].as_u64().unwrap());
     assert_eq!((steps, global), (18, 12), "{fit}");
 
-    let pairs = |from: usize, to: usize| -> Vec<Value> {
-        let row = |i: usize, response: &str, score: usize| {
-            json!({"prompt": format!("what is {i}?"), "response": response, "helpfulness": score, "correctness": 4 - score,
-                   "coherence": 2, "complexity": score % 2, "verbosity": 1})
-        };
-        (from..to).flat_map(|i| [row(i, "xx", i % 5), row(i, "z", (i + 2) % 5)]).collect()
-    };
-    lines("helpsteer2/train.jsonl", &pairs(0, 10));
-    let folder = lines("helpsteer2/validation.jsonl", &pairs(10, 14));
+    lines(&workspace, "helpsteer2/train.jsonl", &helpsteer2_rows(0..10));
+    let folder = lines(&workspace, "helpsteer2/validation.jsonl", &helpsteer2_rows(10..14));
     let helpsteer2 = papers_protocol("helpsteer2", folder.parent().unwrap(), &workspace);
     assert_eq!((helpsteer2["users"].as_u64(), helpsteer2["votes"].as_u64()), (Some(5), Some(20)));
+}
+
+/// The same two pipelines on SmolLM2, adapters on all of its blocks: two methods, a few votes.
+#[test]
+fn the_papers_protocol_runs_on_smollm2() {
+    let workspace = Workspace::new();
+    let gguf = repository().join(".deps/base/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(gguf.exists(), "{} is missing: ./setup fetches it", gguf.display());
+    fs_err::write(workspace.path("configs/import.toml"), format!("gguf = \"{}\"\n", gguf.display())).unwrap();
+    let only_two = |name: &str| {
+        let text = fs_err::read_to_string(repository().join(format!("pipelines/{name}.toml"))).unwrap();
+        let named = |l: &str, name: &str| l.contains(&format!("{{ name = \"{name}\""));
+        let other = |l: &&str| !l.contains("{ name = ") || named(l, "global") || named(l, "WU");
+        text.lines().filter(other).map(|l| format!("{l}\n")).collect::<String>()
+    };
+    lines(&workspace, "helpsteer2/train.jsonl", &helpsteer2_rows(0..2));
+    let folder = lines(&workspace, "helpsteer2/validation.jsonl", &helpsteer2_rows(2..4));
+    let tldr = lines(&workspace, "tldr/comparisons.jsonl", &tldr_rows(2));
+    for (name, data) in [("tldr", tldr.as_path()), ("helpsteer2", folder.parent().unwrap())] {
+        let compared =
+            papers_protocol_of(name, &only_two(name), data, &["batch_votes=4", "token_budget=2000"], &workspace);
+        let accuracies: Vec<f64> =
+            compared["methods"].as_array().unwrap().iter().map(|m| m["accuracy"]["mean"].as_f64().unwrap()).collect();
+        assert!(accuracies.len() == 2 && accuracies.iter().all(|a| (0.0..=1.0).contains(a)), "{name}: {accuracies:?}");
+        let report: Value =
+            run::read_json(&workspace.path(&format!("checkpoints/{name}/reward@method=WU/report.json"))).unwrap();
+        let loss = report["fit"]["final_loss"].as_f64().unwrap();
+        assert!(loss.is_finite() && report["fit"]["global_steps"].as_u64() > Some(0), "{report}");
+    }
 }
 
 #[test]

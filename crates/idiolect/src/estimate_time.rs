@@ -17,9 +17,9 @@ pub(crate) struct Speed {
 const DECODING_SHARE: f64 = 0.55;
 const TRAINING_SHARE: f64 = 0.45;
 
-/// Forward passes that a trained token costs: the adapted blocks forward and backward, the frozen ones once per distinct
-/// text, scoring and evaluation.
-const PASSES: f64 = 0.9;
+/// Forward passes through the adapted blocks that a trained token costs: forward, backward, and by experience the frozen blocks,
+/// scoring and evaluation.
+const PASSES: f64 = 3.5;
 
 /// Measures products of the shapes that decoding (64 rows) and training (1024 rows) use.
 pub(crate) fn measure(compute: &Compute, parameters: f64) -> Speed {
@@ -44,8 +44,8 @@ pub(crate) fn measure(compute: &Compute, parameters: f64) -> Speed {
 }
 
 impl Speed {
-    /// Expected seconds of a stage.
+    /// Expected seconds of stages, of whose trained tokens each is counted by the share of the blocks that are adapted.
     pub(crate) fn seconds(&self, budget: Budget) -> f64 {
-        budget.sampled as f64 * self.sampled + budget.trained as f64 * self.trained
+        budget.sampled as f64 * self.sampled + budget.weighted * self.trained
     }
 }

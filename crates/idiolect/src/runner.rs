@@ -88,6 +88,7 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let mut total = Budget::default();
     let mut rows = Vec::new();
+    let (parameters, blocks) = size(&pipeline.cells[0]).unwrap_or((135e6, 30));
     for cell in &pipeline.cells {
         let (prompts, users) = simulated(cell);
         let mut contents = BTreeMap::new();
@@ -120,10 +121,11 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
                 }
             }
             if seen.insert(plan.folder.clone()) {
-                let budget = plan.stage.budget(prompts.as_ref(), users);
+                let budget = plan.stage.budget(prompts.as_ref(), users, blocks);
                 if !contents.contains_key(kind) {
                     total.sampled += budget.sampled;
                     total.trained += budget.trained;
+                    total.weighted += budget.weighted;
                 }
                 let tokens = |n: usize| if n == 0 { String::new() } else { n.to_string() };
                 rows.push(vec![plan.folder.clone(), reason, tokens(budget.sampled), tokens(budget.trained)]);
@@ -137,7 +139,6 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
         table::print(&table::markdown(&["stage", "why", "at most sampled", "at most trained"], &rows));
     }
     if total.sampled + total.trained > 0 {
-        let parameters = parameters(&pipeline.cells[0]).unwrap_or(135e6);
         let seconds = estimate_time::measure(compute, parameters).seconds(total);
         eprintln!(
             "{} on {:?} in {}, {} threads: up to {} tokens to sample and {} to train; about {:.0} minutes on this machine",
@@ -162,13 +163,19 @@ fn simulated(cell: &Cell) -> (Option<study::Prompts>, usize) {
     (config.and_then(|c| study::Prompts::read(&c.prompts).ok()), config.map_or(0, |c| c.raters.len()))
 }
 
-/// Numbers in the base: from a GGUF file's header, or from the size of float32 weights.
-fn parameters(cell: &Cell) -> Option<f64> {
+/// Numbers in the base, and its blocks: from a GGUF file's header, or from the size of float32 weights and config.json.
+fn size(cell: &Cell) -> Option<(f64, usize)> {
     let Stage::Import(config) = &cell.stages.first()?.stage else { return None };
     match config {
-        crate::stages::ImportConfig::Gguf { gguf } => lm::gguf_parameters(gguf).ok().map(|n| n as f64),
+        crate::stages::ImportConfig::Gguf { gguf } => {
+            let (numbers, blocks) = lm::gguf_size(gguf).ok()?;
+            Some((numbers as f64, blocks?))
+        }
         crate::stages::ImportConfig::Folder { folder, .. } => {
-            Some(fs_err::metadata(folder.join("model.safetensors")).ok()?.len() as f64 / 4.0)
+            let config: Value = run::read_json(&folder.join("config.json")).ok()?;
+            let blocks = ["num_hidden_layers", "n_layer"].iter().find_map(|key| config[*key].as_u64())?;
+            let bytes = fs_err::metadata(folder.join("model.safetensors")).ok()?.len();
+            Some((bytes as f64 / 4.0, blocks as usize))
         }
         crate::stages::ImportConfig::Hub { .. } => None,
     }
@@ -241,6 +248,9 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
+/// Users whose figures are in a line of the table.
+const LISTED: usize = 8;
+
 /// One table over all cells of a matrix: the reward model's test accuracy and the policies' win rates.
 fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]) -> Result<()> {
     let mut rows = Vec::new();
@@ -249,9 +259,11 @@ fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]
         let reward = manifests.get("reward").map(|m| &m.summary["test"]);
         let evaluation = manifests.get("evaluate").map(|m| &m.summary["users"]);
         let accuracy = reward.map_or(Value::Null, |r| r["mean_accuracy"].clone());
+        // A table of many people is in each cell's own report.
         let users: Vec<Value> = reward.and_then(|r| r["users"].as_array().cloned()).unwrap_or_default();
+        let listed = if users.len() <= LISTED { users.as_slice() } else { &[] };
         let number = |v: &Value| v.as_f64().map_or(String::new(), |n| format!("{n:.3}"));
-        let each = users
+        let each = listed
             .iter()
             .map(|u| format!("{} {}", u["user"].as_str().unwrap_or_default(), number(&u["accuracy"]["mean"])));
         let wins = evaluation.and_then(Value::as_object).map(|map| {

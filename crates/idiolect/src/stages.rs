@@ -85,6 +85,8 @@ const FORMAT: u32 = 4;
 pub(crate) struct Budget {
     pub(crate) sampled: usize,
     pub(crate) trained: usize,
+    /// `trained` times the share of the model's blocks that are adapted.
+    pub(crate) weighted: f64,
 }
 
 /// Folders of the stages before this one, by kind.
@@ -253,30 +255,34 @@ impl Stage {
         Ok(identity)
     }
 
-    /// The most tokens that it may take, given the number of prompts in the lists of the simulation.
-    pub(crate) fn budget(&self, prompts: Option<&study::Prompts>, users: usize) -> Budget {
+    /// The most tokens that it may take, given the number of prompts in the lists of the simulation, and of blocks in the base.
+    pub(crate) fn budget(&self, prompts: Option<&study::Prompts>, users: usize, blocks: usize) -> Budget {
+        let training = |trained: usize, adapted: &lm::Blocks| {
+            let share = adapted.count(blocks) as f64 / blocks.max(1) as f64;
+            Budget { sampled: 0, trained, weighted: trained as f64 * share }
+        };
         let count = |f: fn(&study::Prompts) -> usize| prompts.map_or(0, f);
         match self {
             Self::Simulate(c) => {
                 let extra = count(|p| p.held_out.len()) * c.sampling.max_new_tokens.get();
                 let all = count(|p| p.train.len() + p.dev.len() + p.held_out.len());
-                Budget { sampled: c.sampling.budget(all) + extra, trained: 0 }
+                Budget { sampled: c.sampling.budget(all) + extra, ..Budget::default() }
             }
-            Self::Sft(c) => Budget {
-                sampled: 0,
-                trained: c.token_budget * if c.scope == policy::Scope::Global { 1 } else { users },
-            },
-            Self::Reward(c) => Budget { sampled: 0, trained: c.token_budget },
+            Self::Sft(c) => {
+                let models = if c.scope == policy::Scope::Global { 1 } else { users };
+                training(c.token_budget * models, &c.lora.blocks)
+            }
+            Self::Reward(c) => training(c.token_budget, &c.lora.blocks),
             Self::Pairs(PairsConfig::Reward { sampling, .. }) => {
-                Budget { sampled: sampling.budget(count(|p| p.train.len())), trained: 0 }
+                Budget { sampled: sampling.budget(count(|p| p.train.len())), ..Budget::default() }
             }
-            Self::Dpo(c) => Budget { sampled: 0, trained: c.token_budget_per_user * users },
+            Self::Dpo(c) => training(c.token_budget_per_user * users, &c.lora.blocks),
             Self::Evaluate(c) => {
                 let list = match c.split {
                     study::EvaluationSplit::Dev => count(|p| p.dev.len()),
                     study::EvaluationSplit::HeldOut => count(|p| p.held_out.len()),
                 };
-                Budget { sampled: c.sampling.budget(list) * (users + 1), trained: 0 }
+                Budget { sampled: c.sampling.budget(list) * (users + 1), ..Budget::default() }
             }
             Self::Import(_) | Self::Data(_) | Self::Pairs(PairsConfig::Votes) | Self::Export(_) => Budget::default(),
         }

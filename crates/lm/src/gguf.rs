@@ -191,13 +191,15 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
     })
 }
 
-/// Numbers in all tensors of a GGUF file, from its header alone.
-pub fn gguf_parameters(path: &Path) -> Result<usize> {
+/// Numbers in all tensors of a GGUF file, and its blocks, from its header alone.
+pub fn gguf_size(path: &Path) -> Result<(usize, Option<usize>)> {
     let mut reader = std::io::BufReader::new(fs_err::File::open(path)?);
     let content = Content::read(&mut reader).map_err(|e| {
         invalid(path.display(), "a whole GGUF file", e.to_string(), "the file is damaged or cut: fetch it again")
     })?;
-    Ok(content.tensor_infos.values().map(|t| t.shape.elem_count()).sum())
+    let blocks = content.metadata.iter().find(|(key, _)| key.ends_with(".block_count"));
+    let blocks = blocks.and_then(|(_, value)| value.to_u32().ok()).map(|n| n as usize);
+    Ok((content.tensor_infos.values().map(|t| t.shape.elem_count()).sum(), blocks))
 }
 
 /// `[heads * D, in]` with each head's rows as pairs (0, D/2), (1, D/2 + 1), ... to the order 0, 1, ...

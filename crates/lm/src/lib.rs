@@ -52,7 +52,7 @@ pub use compute::{Compute, tune_allocator};
 pub use config::{ModelConfig, Shape};
 pub use error::{Error, Result, invalid};
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
-pub use gguf::{ImportReport, gguf_parameters, import_gguf};
+pub use gguf::{ImportReport, gguf_size, import_gguf};
 pub use head::ScalarHead;
 pub use lora::{AllBlocks, AllLinear, Blocks, InitBound, InitRule, InitUsers, LoraConfig, Targets};
 pub use model::Lm;

@@ -71,6 +71,17 @@ pub enum Blocks {
     },
 }
 
+impl Blocks {
+    /// How many, in a model of `depth` blocks.
+    pub fn count(&self, depth: usize) -> usize {
+        match self {
+            Self::All(_) => depth,
+            Self::Last { last } => last.get().min(depth),
+            Self::Range { from, to } => to.min(&depth).saturating_sub(*from),
+        }
+    }
+}
+
 /// The word `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AllBlocks {
