@@ -9,20 +9,34 @@
 //! assert!(scaler.scores(texts[0])[0] > scaler.scores(texts[1])[0]);
 //! ```
 
+mod ask;
 mod bootstrap;
 mod calibration;
+mod contextual;
+mod lbfgs;
 mod logistic;
+mod many;
 mod rater;
 mod shrink;
+mod slope;
 mod style;
+mod taste;
+mod tastes;
 mod two_way;
 mod win;
 
+pub use ask::{Criterion, Question, ask};
 pub use bootstrap::{Interval, clustered_mean};
 pub use calibration::{Bin, Calibration, calibration};
-pub use logistic::{Logistic, logistic};
+pub use contextual::{Comparisons, ContextualFit, Contexts, LowRank, truncated};
+pub use lbfgs::{Minimum, Stop, minimise};
+pub use logistic::{Logistic, Prior, logistic, logistic_from};
+pub use many::modes;
 pub use rater::{Choice, agreement_scale, truth, vote};
 pub use shrink::{Population, Shrunk, shrink};
+pub use slope::Slope;
 pub use style::{CLIP, Feature, Scaler};
+pub use taste::{Judgements, Taste};
+pub use tastes::{Tastes, TastesFit};
 pub use two_way::{Cell, Each, two_way_mean};
 pub use win::{distinct_n, win_rate};

@@ -5,7 +5,7 @@
 //! whose features differ by `X [d1, d2]`, standard normal: `P(first) = sigmoid(<Theta_i, X>)`. Fits maximise the likelihood, by turns
 //! convex in `B` and in the `W_i`, from a spectral start.
 
-use estimate::logistic;
+use estimate::{Prior, Slope, logistic};
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -54,23 +54,6 @@ pub struct LabRow {
     pub distance: f64,
     /// Mean over users of `max <Theta, f> - <Theta, f^>` over the unit ball of features, `f^` best by the estimate.
     pub gap: f64,
-}
-
-/// A line through the means of logarithms.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Slope {
-    /// The experiment, method and quantity.
-    pub what: String,
-    /// Least squares over all seeds: d log y / d log x.
-    pub measured: f64,
-    /// 95% interval, seeds drawn with replacement.
-    pub low: f64,
-    /// Its other end.
-    pub high: f64,
-    /// The exponent of the theory's upper bound.
-    pub bound: f64,
-    /// Where the bound is from.
-    pub source: String,
 }
 
 struct Votes {
@@ -158,7 +141,7 @@ fn given(basis: &DMatrix<f64>, users: &[Votes], d2: usize) -> Vec<DMatrix<f64>> 
         let z = DMatrix::from_fn(u.y.len(), k * d2, |n, c| {
             (0..d1).map(|a| basis[(a, c / d2)] * u.x[(n, a * d2 + c % d2)]).sum()
         });
-        let fit = logistic(&z, &u.y, &vec![1.0; u.y.len()], RIDGE, &DVector::zeros(k * d2));
+        let fit = logistic(&z, &u.y, &vec![1.0; u.y.len()], &Prior::ridge(RIDGE, DVector::zeros(k * d2)));
         DMatrix::from_fn(k, d2, |r, c| fit.mode[r * d2 + c])
     };
     users.iter().map(fit).collect()
@@ -178,7 +161,7 @@ fn pooled(basis: &DMatrix<f64>, own: &[DMatrix<f64>], users: &[Votes], d2: usize
         }
     }
     let start = DVector::from_fn(d1 * k, |i, _| basis[(i / k, i % k)]);
-    let fit = logistic(&z, &y, &vec![1.0; y.len()], RIDGE, &start);
+    let fit = logistic(&z, &y, &vec![1.0; y.len()], &Prior::ridge(RIDGE, start));
     DMatrix::from_fn(d1, k, |a, r| fit.mode[a * k + r]).qr().q()
 }
 
@@ -281,7 +264,7 @@ impl ShareLoraLab {
                 .users
                 .iter()
                 .map(|u| {
-                    let fit = logistic(&u.x, &u.y, &vec![1.0; votes], RIDGE, &DVector::zeros(d1 * d2));
+                    let fit = logistic(&u.x, &u.y, &vec![1.0; votes], &Prior::ridge(RIDGE, DVector::zeros(d1 * d2)));
                     DMatrix::from_fn(d1, d2, |a, b| fit.mode[a * d2 + b])
                 })
                 .collect();
@@ -313,38 +296,18 @@ pub fn slopes(rows: &[LabRow], seed: u64) -> Vec<Slope> {
     .filter_map(|(experiment, method, quantity, value, bound, source)| {
         let points: Vec<(usize, f64, f64)> = rows
             .iter()
-            .filter(|r| r.experiment == experiment && r.method == method && r.x > NO_TAIL && value(r) > 0.0)
-            .map(|r| (r.seed, r.x.ln(), value(r).ln()))
+            .filter(|r| r.experiment == experiment && r.method == method && r.x > NO_TAIL)
+            .map(|r| (r.seed, r.x, value(r)))
             .collect();
-        let measured = slope(&points.iter().map(|(_, x, y)| (*x, *y)).collect::<Vec<_>>())?;
-        let seeds = points.iter().map(|p| p.0).max()? + 1;
-        let mut rng = run::rng(seed, &["slope", experiment, method, quantity]);
-        let mut drawn: Vec<f64> = (0..500)
-            .filter_map(|_| {
-                let some: Vec<usize> = (0..seeds).map(|_| rng.random_range(0..seeds)).collect();
-                let of = |s: &usize| points.iter().filter(|p| p.0 == *s).map(|(_, x, y)| (*x, *y)).collect::<Vec<_>>();
-                slope(&some.iter().flat_map(of).collect::<Vec<_>>())
-            })
-            .collect();
-        drawn.sort_by(f64::total_cmp);
-        let at = |q: f64| drawn[((drawn.len() - 1) as f64 * q).round() as usize];
+        let measured = Slope::of(&points, &mut run::rng(seed, &["slope", experiment, method, quantity]))?;
         Some(Slope {
             what: format!("{experiment}: {quantity}, {method}"),
-            measured,
-            low: at(0.025),
-            high: at(0.975),
             bound,
             source: source.into(),
+            ..measured
         })
     })
     .collect()
-}
-
-fn slope(points: &[(f64, f64)]) -> Option<f64> {
-    let n = points.len() as f64;
-    let (mx, my) = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
-    let square: f64 = points.iter().map(|p| (p.0 - mx).powi(2)).sum();
-    (square > 0.0).then(|| points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum::<f64>() / square)
 }
 
 #[cfg(test)]
@@ -357,8 +320,6 @@ mod tests {
         let b = DMatrix::from_row_slice(3, 1, &[0.6, 0.8, 0.0]);
         assert!((distance(&a, &b) - 0.8).abs() < 1e-12 && distance(&a, &a) < 1e-12);
         assert!((gap(&(&a * 5.0), &(&b * 2.0)) - (5.0 - 3.0)).abs() < 1e-12);
-        let powers: Vec<(f64, f64)> = [1.0f64, 2.0, 5.0].map(|x| (x.ln(), (3.0 / x).ln())).to_vec();
-        assert!((slope(&powers).unwrap() + 1.0).abs() < 1e-12 && slope(&powers[..1]).is_none());
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
 pub use config::{EarlyStopping, Factors, Kept, Personal, Phase, RewardConfig, Role, Structure, Variant};
 pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};
-pub use lab::{LabRow, NO_TAIL, ShareLoraLab, Slope, slopes};
+pub use estimate::Slope;
+pub use lab::{LabRow, NO_TAIL, ShareLoraLab, slopes};
 pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
 pub use newcomers::welcome;

@@ -1,0 +1,558 @@
+//! Low-rank contextual rewards (LoCo-RLHF, arXiv 2412.19436): `r(x, phi) = x' Theta phi` with `Theta = U V'` of rank `r`, where `x` is what
+//! is known of the person. With `x` the person's index the rows of `U` are tastes and `V'` makes reward features of given ones:
+//! RFM (arXiv 2503.17338) on frozen embeddings; with one person, or rank 1 and equal tastes, the ordinary reward model.
+
+use nalgebra::{DMatrix, DVector};
+use pulp::Arch;
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::lbfgs::{Minimum, Stop, minimise};
+use crate::logistic::softplus;
+
+/// Who votes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Contexts {
+    /// A vector `[dx]` for every vote, vote by vote.
+    Vectors {
+        /// dx
+        d: usize,
+        /// `[N, dx]`
+        values: Vec<f64>,
+    },
+    /// A person's number for every vote: one-hot vectors of so many entries.
+    People {
+        /// dx
+        count: usize,
+        /// `[N]`
+        index: Vec<usize>,
+    },
+}
+
+/// Votes with contexts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparisons {
+    /// x of every vote.
+    pub contexts: Contexts,
+    /// dphi
+    pub d: usize,
+    /// Features of the first answer minus those of the second, `[N, dphi]`, vote by vote.
+    pub differences: Vec<f64>,
+    /// 1 if the first was chosen, 0 if the second, one half for a tie, `[N]`.
+    pub outcomes: Vec<f64>,
+}
+
+/// The factors of Theta.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LowRank {
+    /// `[dx, r]`
+    pub u: DMatrix<f64>,
+    /// `[dphi, r]`
+    pub v: DMatrix<f64>,
+}
+
+impl LowRank {
+    /// `[dx, dphi]`
+    pub fn theta(&self) -> DMatrix<f64> {
+        &self.u * self.v.transpose()
+    }
+}
+
+/// How a factored fit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextualFit {
+    /// Half of it times the squared norms of both factors is added to the mean loss.
+    pub ridge: f64,
+    /// No entry of the gradient of the mean loss is larger at the end.
+    pub gradient: f64,
+    /// Passes over the votes, at most.
+    pub passes: usize,
+}
+
+impl Default for ContextualFit {
+    fn default() -> Self {
+        Self { ridge: 1e-4, gradient: 1e-6, passes: 500 }
+    }
+}
+
+/// Weight of `|U'U - V'V|^2`, which keeps the factors' sizes alike (Tu et al. 2016 use 1/8 for the sum of squares).
+const BALANCE: f64 = 0.125;
+
+/// Numbers side by side in a factor's row.
+const LANES: usize = 8;
+
+/// Votes that a thread takes at a time.
+const CHUNK: usize = 1024;
+
+impl Comparisons {
+    /// N
+    pub fn len(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.outcomes.is_empty()
+    }
+
+    /// dx
+    pub fn dx(&self) -> usize {
+        match &self.contexts {
+            Contexts::Vectors { d, .. } => *d,
+            Contexts::People { count, .. } => *count,
+        }
+    }
+
+    /// These votes alone.
+    pub fn some(&self, votes: &[usize]) -> Self {
+        let contexts = match &self.contexts {
+            Contexts::Vectors { d, values } => {
+                Contexts::Vectors { d: *d, values: votes.iter().flat_map(|n| &values[n * d..(n + 1) * d]).copied().collect() }
+            }
+            Contexts::People { count, index } => {
+                Contexts::People { count: *count, index: votes.iter().map(|n| index[*n]).collect() }
+            }
+        };
+        let row = |n: &usize| &self.differences[n * self.d..(n + 1) * self.d];
+        Self {
+            contexts,
+            d: self.d,
+            differences: votes.iter().flat_map(row).copied().collect(),
+            outcomes: votes.iter().map(|n| self.outcomes[*n]).collect(),
+        }
+    }
+
+    fn check(&self) {
+        let contexts = match &self.contexts {
+            Contexts::Vectors { d, values } => values.len() == self.len() * d,
+            Contexts::People { count, index } => index.len() == self.len() && index.iter().all(|i| i < count),
+        };
+        assert!(contexts && self.differences.len() == self.len() * self.d && !self.is_empty(), "sizes that fit, and votes");
+    }
+
+    /// x of one vote, `[dx]`.
+    fn context(&self, n: usize) -> DVector<f64> {
+        match &self.contexts {
+            Contexts::Vectors { d, values } => DVector::from_column_slice(&values[n * d..(n + 1) * d]),
+            Contexts::People { count, index } => DVector::from_fn(*count, |i, _| f64::from(u8::from(i == index[n]))),
+        }
+    }
+
+    /// Mean of -ln P(what was chosen), nats.
+    pub fn log_loss(&self, theta: &DMatrix<f64>) -> f64 {
+        let z = DMatrix::from_row_slice(self.len(), self.d, &self.differences);
+        let rows = z * theta.transpose(); // [N, dx]
+        let margin = |n: usize| match &self.contexts {
+            Contexts::Vectors { d, values } => (0..*d).map(|i| values[n * d + i] * rows[(n, i)]).sum::<f64>(),
+            Contexts::People { index, .. } => rows[(n, index[n])],
+        };
+        let loss = |n: usize| softplus(margin(n)) - self.outcomes[n] * margin(n);
+        (0..self.len()).map(loss).sum::<f64>() / self.len() as f64
+    }
+
+    /// `(1/N) sum (y - 1/2) x z'`, `[dx, dphi]`: along the truth for small margins.
+    fn moment(&self) -> DMatrix<f64> {
+        let mut out = DMatrix::zeros(self.dx(), self.d);
+        for (n, z) in self.differences.chunks_exact(self.d).enumerate() {
+            let share = (self.outcomes[n] - 0.5) / self.len() as f64;
+            let z = DVector::from_column_slice(z) * share;
+            match &self.contexts {
+                Contexts::Vectors { .. } => out.ger(1.0, &self.context(n), &z, 1.0),
+                Contexts::People { index, .. } => {
+                    let mut row = out.row_mut(index[n]);
+                    row += z.transpose();
+                }
+            }
+        }
+        out
+    }
+
+    /// Second moments of contexts `[dx, dx]` and of differences `[dphi, dphi]`.
+    fn second_moments(&self) -> (DMatrix<f64>, DMatrix<f64>) {
+        let n = self.len() as f64;
+        let z = DMatrix::from_row_slice(self.len(), self.d, &self.differences);
+        let of_contexts = match &self.contexts {
+            Contexts::Vectors { d, values } => {
+                let x = DMatrix::from_row_slice(self.len(), *d, values);
+                x.tr_mul(&x) / n
+            }
+            Contexts::People { count, index } => {
+                let mut shares = DVector::zeros(*count);
+                index.iter().for_each(|i| shares[*i] += 1.0 / n);
+                DMatrix::from_diagonal(&shares)
+            }
+        };
+        (of_contexts, z.tr_mul(&z) / n)
+    }
+
+    /// The spectral start: of `4 Cov(x)^-1 M Cov(z)^-1`, M the moment above, the leading `r` singular directions, their values split evenly.
+    fn spectral(&self, rank: usize) -> LowRank {
+        let (xx, zz) = self.second_moments();
+        let solved = |m: DMatrix<f64>, right: &DMatrix<f64>| {
+            let d = m.nrows();
+            let ridge = 1e-3 * m.trace() / d as f64 + 1e-12;
+            (m + DMatrix::identity(d, d) * ridge).cholesky().expect("a ridge makes it so").solve(right)
+        };
+        let half = solved(xx, &self.moment()) * 4.0; // [dx, dphi]
+        let start = solved(zz, &half.transpose()).transpose();
+        truncated(&start, rank)
+    }
+
+    /// The rank-constrained maximum-likelihood estimate by factors (Burer and Monteiro 2003): the mean loss plus ridge and balance, from
+    /// the spectral start. Gives what the optimiser says of it as well.
+    ///
+    /// # Panics
+    /// If sizes do not fit, or there is no vote or rank.
+    pub fn fit(&self, rank: usize, how: &ContextualFit) -> (LowRank, Minimum) {
+        self.fit_from(&self.spectral(rank), how)
+    }
+
+    /// The same from given factors.
+    pub fn fit_from(&self, start: &LowRank, how: &ContextualFit) -> (LowRank, Minimum) {
+        self.check();
+        let (rank, dx, dphi) = (start.u.ncols(), self.dx(), self.d);
+        assert!(rank > 0 && start.u.nrows() == dx && start.v.shape() == (dphi, rank), "factors of the votes' sizes");
+        // Rows of both factors one behind the other, padded with zeros, whose gradients are zero.
+        let width = rank.next_multiple_of(LANES);
+        let pad = |m: &DMatrix<f64>| -> Vec<f64> {
+            (0..m.nrows()).flat_map(|i| (0..width).map(move |j| if j < rank { m[(i, j)] } else { 0.0 })).collect()
+        };
+        let mut point = pad(&start.u);
+        point.extend(pad(&start.v));
+        let stop = Stop { gradient: how.gradient, evaluations: how.passes };
+        let value = |p: &[f64], g: &mut [f64]| {
+            let loss = match width / LANES {
+                1 => self.pass::<1>(p, g),
+                2 => self.pass::<2>(p, g),
+                _ => self.wide(p, g, width),
+            };
+            loss + regularise(p, g, dx, width, how.ridge)
+        };
+        let minimum = minimise(value, point, stop);
+        let take = |from: usize, rows: usize| DMatrix::from_fn(rows, rank, |i, j| minimum.x[from + i * width + j]);
+        (LowRank { u: take(0, dx), v: take(dx * width, dphi) }, minimum)
+    }
+
+    /// Mean loss and its gradient for factors of `8 K` columns, in vectors.
+    fn pass<const K: usize>(&self, point: &[f64], gradient: &mut [f64]) -> f64 {
+        let as_rows = |p: &[f64]| -> Vec<[[f64; LANES]; K]> {
+            p.chunks_exact(LANES * K).map(|r| std::array::from_fn(|k| std::array::from_fn(|l| r[k * LANES + l]))).collect()
+        };
+        let factors = as_rows(point);
+        let (u, v) = factors.split_at(self.dx());
+        let parts: Vec<(f64, Vec<[[f64; LANES]; K]>)> = (0..self.len().div_ceil(CHUNK))
+            .into_par_iter()
+            .map(|part| {
+                let mut sums = vec![[[0.0; LANES]; K]; factors.len()];
+                let range = part * CHUNK..((part + 1) * CHUNK).min(self.len());
+                let loss = Arch::new().dispatch(|| self.chunk(range, u, v, &mut sums));
+                (loss, sums)
+            })
+            .collect();
+        // Summed in order: the same bits whatever the threads.
+        gradient.fill(0.0);
+        let scale = 1.0 / self.len() as f64;
+        let mut loss = 0.0;
+        for (value, sums) in parts {
+            loss += value * scale;
+            for (g, s) in gradient.chunks_exact_mut(LANES * K).zip(&sums) {
+                g.iter_mut().zip(s.as_flattened()).for_each(|(g, s)| *g += s * scale);
+            }
+        }
+        loss
+    }
+
+    #[inline(always)]
+    fn chunk<const K: usize>(
+        &self,
+        range: std::ops::Range<usize>,
+        u: &[[[f64; LANES]; K]],
+        v: &[[[f64; LANES]; K]],
+        sums: &mut [[[f64; LANES]; K]],
+    ) -> f64 {
+        let (du, dv) = sums.split_at_mut(u.len());
+        let mut loss = 0.0;
+        for n in range {
+            let z = &self.differences[n * self.d..(n + 1) * self.d];
+            let b = combine(z, v);
+            let a = match &self.contexts {
+                Contexts::Vectors { d, values } => combine(&values[n * d..(n + 1) * d], u),
+                Contexts::People { index, .. } => u[index[n]],
+            };
+            let mut products = [0.0; LANES];
+            for (a, b) in a.iter().zip(&b) {
+                for l in 0..LANES {
+                    products[l] += a[l] * b[l];
+                }
+            }
+            let margin: f64 = products.iter().sum();
+            let y = self.outcomes[n];
+            let e = (-margin.abs()).exp();
+            loss += margin.max(0.0) + e.ln_1p() - y * margin;
+            let residual = if margin >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) } - y;
+            let (a, b) = (times(&a, residual), times(&b, residual));
+            spread(z, &a, dv);
+            match &self.contexts {
+                Contexts::Vectors { d, values } => spread(&values[n * d..(n + 1) * d], &b, du),
+                Contexts::People { index, .. } => {
+                    for (g, b) in du[index[n]].iter_mut().zip(&b) {
+                        for l in 0..LANES {
+                            g[l] += b[l];
+                        }
+                    }
+                }
+            }
+        }
+        loss
+    }
+
+    /// The same for factors of any width, by matrices.
+    fn wide(&self, point: &[f64], gradient: &mut [f64], width: usize) -> f64 {
+        let (dx, n) = (self.dx(), self.len());
+        let u = DMatrix::from_row_slice(dx, width, &point[..dx * width]);
+        let v = DMatrix::from_row_slice(self.d, width, &point[dx * width..]);
+        let z = DMatrix::from_row_slice(n, self.d, &self.differences);
+        let mut b = &z * &v; // [N, width]
+        let mut a = match &self.contexts {
+            Contexts::Vectors { d, values } => DMatrix::from_row_slice(n, *d, values) * &u,
+            Contexts::People { index, .. } => u.select_rows(index),
+        };
+        let mut loss = 0.0;
+        for i in 0..n {
+            let margin = a.row(i).dot(&b.row(i));
+            loss += softplus(margin) - self.outcomes[i] * margin;
+            let residual = (1.0 / (1.0 + (-margin).exp()) - self.outcomes[i]) / n as f64;
+            a.row_mut(i).scale_mut(residual);
+            b.row_mut(i).scale_mut(residual);
+        }
+        let dv = z.tr_mul(&a);
+        let du = match &self.contexts {
+            Contexts::Vectors { d, values } => DMatrix::from_row_slice(n, *d, values).tr_mul(&b),
+            Contexts::People { index, .. } => {
+                let mut du = DMatrix::zeros(dx, width);
+                index.iter().enumerate().for_each(|(i, p)| {
+                    let mut row = du.row_mut(*p);
+                    row += b.row(i);
+                });
+                du
+            }
+        };
+        for (g, m) in gradient.chunks_exact_mut(width).zip(du.row_iter().chain(dv.row_iter())) {
+            g.iter_mut().zip(m.iter()).for_each(|(g, m)| *g = *m);
+        }
+        loss / n as f64
+    }
+
+    /// The maximum-likelihood estimate of all of Theta `[dx, dphi]`, with `ridge / 2 |Theta|^2` added to the mean loss. Convex.
+    pub fn fit_full(&self, how: &ContextualFit) -> (DMatrix<f64>, Minimum) {
+        self.check();
+        let (dx, dphi, n) = (self.dx(), self.d, self.len());
+        let z = DMatrix::from_row_slice(n, dphi, &self.differences);
+        let x = DMatrix::from_fn(n, dx, |i, j| match &self.contexts {
+            Contexts::Vectors { d, values } => values[i * d + j],
+            Contexts::People { index, .. } => f64::from(u8::from(index[i] == j)),
+        });
+        let value = |p: &[f64], g: &mut [f64]| {
+            let theta = DMatrix::from_column_slice(dx, dphi, p);
+            let mut rows = &x * theta; // [N, dphi]
+            let mut loss = 0.0;
+            for i in 0..n {
+                let margin = rows.row(i).dot(&z.row(i));
+                loss += softplus(margin) - self.outcomes[i] * margin;
+                let residual = (1.0 / (1.0 + (-margin).exp()) - self.outcomes[i]) / n as f64;
+                rows.row_mut(i).copy_from(&(z.row(i) * residual));
+            }
+            let gradient = x.tr_mul(&rows);
+            g.iter_mut().zip(gradient.iter().zip(p)).for_each(|(g, (d, p))| *g = d + how.ridge * p);
+            loss / n as f64 + how.ridge / 2.0 * p.iter().map(|p| p * p).sum::<f64>()
+        };
+        let stop = Stop { gradient: how.gradient, evaluations: how.passes };
+        let minimum = minimise(value, vec![0.0; dx * dphi], stop);
+        (DMatrix::from_column_slice(dx, dphi, &minimum.x), minimum)
+    }
+
+    /// The rank among `ranks` with the least log-loss on a `share` of the votes that its fit does not see, and each one's.
+    ///
+    /// # Panics
+    /// If there is no rank, or a side of the split is empty.
+    pub fn choose_rank(&self, ranks: &[usize], share: f64, how: &ContextualFit, rng: &mut impl Rng) -> (usize, Vec<f64>) {
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.shuffle(rng);
+        let held = ((self.len() as f64 * share).round() as usize).clamp(1, self.len() - 1);
+        let (held, rest) = (self.some(&order[..held]), self.some(&order[held..]));
+        let losses: Vec<f64> = ranks.iter().map(|r| held.log_loss(&rest.fit(*r, how).0.theta())).collect();
+        let best = (0..ranks.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("at least one rank");
+        (ranks[best], losses)
+    }
+}
+
+/// `sum_i x_i rows_i`
+#[inline(always)]
+fn combine<const K: usize>(x: &[f64], rows: &[[[f64; LANES]; K]]) -> [[f64; LANES]; K] {
+    let mut sum = [[0.0; LANES]; K];
+    for (x, row) in x.iter().zip(rows) {
+        for (s, r) in sum.iter_mut().zip(row) {
+            for l in 0..LANES {
+                s[l] += x * r[l];
+            }
+        }
+    }
+    sum
+}
+
+/// `rows_i += x_i row`
+#[inline(always)]
+fn spread<const K: usize>(x: &[f64], row: &[[f64; LANES]; K], rows: &mut [[[f64; LANES]; K]]) {
+    for (x, sum) in x.iter().zip(rows) {
+        for (s, r) in sum.iter_mut().zip(row) {
+            for l in 0..LANES {
+                s[l] += x * r[l];
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn times<const K: usize>(row: &[[f64; LANES]; K], by: f64) -> [[f64; LANES]; K] {
+    std::array::from_fn(|k| std::array::from_fn(|l| row[k][l] * by))
+}
+
+/// Adds the ridge and the balance to a gradient; gives their value.
+fn regularise(point: &[f64], gradient: &mut [f64], dx: usize, width: usize, ridge: f64) -> f64 {
+    let u = DMatrix::from_row_slice(dx, width, &point[..dx * width]);
+    let v = DMatrix::from_row_slice(point.len() / width - dx, width, &point[dx * width..]);
+    let apart = u.tr_mul(&u) - v.tr_mul(&v); // [width, width]
+    let (du, dv) = (&u * &apart * (4.0 * BALANCE), &v * &apart * (-4.0 * BALANCE));
+    for (g, (p, d)) in gradient
+        .chunks_exact_mut(width)
+        .zip(u.row_iter().chain(v.row_iter()).zip(du.row_iter().chain(dv.row_iter())))
+    {
+        g.iter_mut().zip(p.iter().zip(d.iter())).for_each(|(g, (p, d))| *g += ridge * p + d);
+    }
+    BALANCE * apart.norm_squared() + ridge / 2.0 * point.iter().map(|p| p * p).sum::<f64>()
+}
+
+/// The best approximation of rank `r`, its singular values split evenly between the factors.
+pub fn truncated(theta: &DMatrix<f64>, rank: usize) -> LowRank {
+    let svd = theta.clone().svd(true, true);
+    let (left, right) = (svd.u.expect("asked for"), svd.v_t.expect("asked for"));
+    let mut order: Vec<usize> = (0..svd.singular_values.len()).collect();
+    order.sort_by(|a, b| svd.singular_values[*b].total_cmp(&svd.singular_values[*a]));
+    let pick = |of: &dyn Fn(usize, usize) -> f64, rows: usize| {
+        DMatrix::from_fn(rows, rank, |i, j| {
+            order.get(j).map_or(0.0, |k| of(i, *k) * svd.singular_values[*k].max(0.0).sqrt())
+        })
+    };
+    LowRank { u: pick(&|i, k| left[(i, k)], theta.nrows()), v: pick(&|i, k| right[(k, i)], theta.ncols()) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use rand_distr::StandardNormal;
+
+    pub(crate) fn normal(rows: usize, columns: usize, rng: &mut StdRng) -> DMatrix<f64> {
+        DMatrix::from_fn(rows, columns, |_, _| rng.sample(StandardNormal))
+    }
+
+    /// A truth of this rank and norm, and votes by it.
+    pub(crate) fn world(dx: usize, dphi: usize, rank: usize, norm: f64, votes: usize, seed: u64) -> (DMatrix<f64>, Comparisons) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let theta = (normal(dx, rank, &mut rng).qr().q() * normal(rank, dphi, &mut rng)).normalize() * norm;
+        let (x, z) = (normal(votes, dx, &mut rng), normal(votes, dphi, &mut rng));
+        let outcome = |n: usize, u: f64| {
+            let margin = (x.row(n) * &theta).dot(&z.row(n));
+            f64::from(u8::from(u < 1.0 / (1.0 + (-margin).exp())))
+        };
+        let outcomes = (0..votes).map(|n| outcome(n, rng.random())).collect();
+        let flat = |m: &DMatrix<f64>| m.row_iter().flat_map(|r| r.iter().copied().collect::<Vec<_>>()).collect();
+        let contexts = Contexts::Vectors { d: dx, values: flat(&x) };
+        (theta, Comparisons { contexts, d: dphi, differences: flat(&z), outcomes })
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_value_in_every_layout() {
+        let (_, data) = world(4, 3, 2, 2.0, 30, 1);
+        let people = Comparisons { contexts: Contexts::People { count: 4, index: (0..30).map(|n| n % 4).collect() }, ..data.clone() };
+        let mut rng = StdRng::seed_from_u64(2);
+        for data in [data, people] {
+            for width in [8, 16, 24] {
+                let point: Vec<f64> = (0..7 * width).map(|_| rng.random_range(-0.5..0.5)).collect();
+                let value = |p: &[f64], g: &mut [f64]| {
+                    let loss = match width {
+                        8 => data.pass::<1>(p, g),
+                        16 => data.pass::<2>(p, g),
+                        _ => data.wide(p, g, width),
+                    };
+                    loss + regularise(p, g, 4, width, 0.1)
+                };
+                let (mut gradient, mut scratch) = (vec![0.0; point.len()], vec![0.0; point.len()]);
+                let at = value(&point, &mut gradient);
+                let by_matrices = data.wide(&point, &mut scratch, width) + regularise(&point, &mut scratch, 4, width, 0.1);
+                assert!((at - by_matrices).abs() < 1e-12);
+                for i in (0..point.len()).step_by(5) {
+                    let mut moved = |by: f64| {
+                        let mut p = point.clone();
+                        p[i] += by;
+                        value(&p, &mut scratch)
+                    };
+                    let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                    assert!((slope - gradient[i]).abs() < 1e-7, "{width} {i}: {slope} {}", gradient[i]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_votes_bring_the_subspaces_and_the_rank() {
+        let angle = |found: &DMatrix<f64>, truth: &DMatrix<f64>, r: usize| {
+            let (a, b) = (truncated(found, r).v.qr().q(), truncated(truth, r).v.qr().q());
+            let cosines = a.tr_mul(&b).singular_values();
+            (1.0 - cosines.min().min(1.0).powi(2)).max(0.0).sqrt()
+        };
+        let how = ContextualFit::default();
+        let errors: Vec<f64> = [500, 4000, 32000]
+            .map(|n| {
+                let (truth, data) = world(10, 8, 2, 2.0, n, 3);
+                angle(&data.fit(2, &how).0.theta(), &truth, 2)
+            })
+            .to_vec();
+        assert!(errors[1] < 0.6 * errors[0] && errors[2] < 0.6 * errors[1] && errors[2] < 0.1, "{errors:?}");
+        let (truth, data) = world(10, 8, 2, 2.0, 4000, 4);
+        let (best, losses) = data.choose_rank(&[1, 2, 3, 5], 0.3, &how, &mut StdRng::seed_from_u64(1));
+        assert_eq!(best, 2, "{losses:?}");
+        // Sharing a low rank helps: the full estimate is further from the truth.
+        let (low, full) = (data.fit(2, &how).0.theta(), data.fit_full(&how).0);
+        assert!((&low - &truth).norm() < 0.8 * (&full - &truth).norm());
+    }
+
+    #[test]
+    fn a_factored_fit_of_full_rank_is_the_convex_one_and_one_person_is_plain_regression() {
+        let (_, data) = world(3, 4, 2, 2.0, 400, 5);
+        let how = ContextualFit { ridge: 0.0, gradient: 1e-9, passes: 3000 };
+        let (factored, full) = (data.fit(3, &how).0.theta(), data.fit_full(&how).0);
+        assert!((&factored - &full).norm() < 1e-4, "{}", (&factored - &full).norm());
+        // One person: x = [1], Theta one row, and the likelihood is that of a logistic regression.
+        let one = Comparisons { contexts: Contexts::People { count: 1, index: vec![0; 400] }, ..data.clone() };
+        let row = one.fit(1, &how).0.theta();
+        let x = DMatrix::from_row_slice(400, 4, &one.differences);
+        let prior = crate::logistic::Prior::ridge(1e-9, DVector::zeros(4));
+        let plain = crate::logistic::logistic(&x, &one.outcomes, &[1.0; 400], &prior);
+        assert!((row.transpose() - plain.mode).norm() < 1e-4);
+    }
+
+    #[test]
+    fn it_repeats_exactly_whatever_the_threads() {
+        let (_, data) = world(6, 5, 2, 2.0, 5000, 6);
+        let fit = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| data.fit(2, &ContextualFit::default()).0)
+        };
+        assert_eq!(fit(1), fit(2));
+    }
+}
