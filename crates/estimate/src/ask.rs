@@ -133,7 +133,9 @@ mod tests {
         // s(1 - s) at 0, without ties; for small variance the information is half of curvature times variance.
         assert!((expected_curvature(0.0, 0.0, 0.0) - 0.25).abs() < 1e-12);
         let small = 1e-3;
-        assert!((information(0.3, small, 0.5) / (0.5 * small * expected_curvature(0.3, small, 0.5)) - 1.0).abs() < 1e-2);
+        assert!(
+            (information(0.3, small, 0.5) / (0.5 * small * expected_curvature(0.3, small, 0.5)) - 1.0).abs() < 1e-2
+        );
     }
 
     #[test]
@@ -158,13 +160,16 @@ mod tests {
         for _ in 0..40 {
             let truth = DVector::from_fn(d, |_, _| 1.5 * rng.sample::<f64, _>(StandardNormal));
             let mut pool = |n: usize| -> Vec<Vec<f64>> {
-                (0..n).map(|_| (0..d).map(|j| rng.sample::<f64, _>(StandardNormal) / (1.0 + j as f64 / 3.0)).collect()).collect()
+                (0..n)
+                    .map(|_| (0..d).map(|j| rng.sample::<f64, _>(StandardNormal) / (1.0 + j as f64 / 3.0)).collect())
+                    .collect()
             };
             let (candidates, held_out) = (pool(300), pool(400));
             let say = |x: &[f64], u: f64| f64::from(u8::from(u < sigmoid(truth.dot(&DVector::from_column_slice(x)))));
             let prior = Prior::ridge(1.0 / 2.25, DVector::zeros(d));
             let right = |taste: &Taste| {
-                let same = |x: &&Vec<f64>| (taste.score(x).0 > 0.0) == (truth.dot(&DVector::from_column_slice(x)) > 0.0);
+                let same =
+                    |x: &&Vec<f64>| (taste.score(x).0 > 0.0) == (truth.dot(&DVector::from_column_slice(x)) > 0.0);
                 held_out.iter().filter(same).count() as f64 / held_out.len() as f64
             };
             let luck: Vec<f64> = (0..300).map(|_| rng.random()).collect();

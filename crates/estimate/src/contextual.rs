@@ -109,9 +109,10 @@ impl Comparisons {
     /// These votes alone.
     pub fn some(&self, votes: &[usize]) -> Self {
         let contexts = match &self.contexts {
-            Contexts::Vectors { d, values } => {
-                Contexts::Vectors { d: *d, values: votes.iter().flat_map(|n| &values[n * d..(n + 1) * d]).copied().collect() }
-            }
+            Contexts::Vectors { d, values } => Contexts::Vectors {
+                d: *d,
+                values: votes.iter().flat_map(|n| &values[n * d..(n + 1) * d]).copied().collect(),
+            },
             Contexts::People { count, index } => {
                 Contexts::People { count: *count, index: votes.iter().map(|n| index[*n]).collect() }
             }
@@ -130,7 +131,10 @@ impl Comparisons {
             Contexts::Vectors { d, values } => values.len() == self.len() * d,
             Contexts::People { count, index } => index.len() == self.len() && index.iter().all(|i| i < count),
         };
-        assert!(contexts && self.differences.len() == self.len() * self.d && !self.is_empty(), "sizes that fit, and votes");
+        assert!(
+            contexts && self.differences.len() == self.len() * self.d && !self.is_empty(),
+            "sizes that fit, and votes"
+        );
     }
 
     /// x of one vote, `[dx]`.
@@ -239,7 +243,9 @@ impl Comparisons {
     /// Mean loss and its gradient for factors of `8 K` columns, in vectors.
     fn pass<const K: usize>(&self, point: &[f64], gradient: &mut [f64]) -> f64 {
         let as_rows = |p: &[f64]| -> Vec<[[f64; LANES]; K]> {
-            p.chunks_exact(LANES * K).map(|r| std::array::from_fn(|k| std::array::from_fn(|l| r[k * LANES + l]))).collect()
+            p.chunks_exact(LANES * K)
+                .map(|r| std::array::from_fn(|k| std::array::from_fn(|l| r[k * LANES + l])))
+                .collect()
         };
         let factors = as_rows(point);
         let (u, v) = factors.split_at(self.dx());
@@ -378,7 +384,13 @@ impl Comparisons {
     ///
     /// # Panics
     /// If there is no rank, or a side of the split is empty.
-    pub fn choose_rank(&self, ranks: &[usize], share: f64, how: &ContextualFit, rng: &mut impl Rng) -> (usize, Vec<f64>) {
+    pub fn choose_rank(
+        &self,
+        ranks: &[usize],
+        share: f64,
+        how: &ContextualFit,
+        rng: &mut impl Rng,
+    ) -> (usize, Vec<f64>) {
         let mut order: Vec<usize> = (0..self.len()).collect();
         order.shuffle(rng);
         let held = ((self.len() as f64 * share).round() as usize).clamp(1, self.len() - 1);
@@ -426,9 +438,8 @@ fn regularise(point: &[f64], gradient: &mut [f64], dx: usize, width: usize, ridg
     let v = DMatrix::from_row_slice(point.len() / width - dx, width, &point[dx * width..]);
     let apart = u.tr_mul(&u) - v.tr_mul(&v); // [width, width]
     let (du, dv) = (&u * &apart * (4.0 * BALANCE), &v * &apart * (-4.0 * BALANCE));
-    for (g, (p, d)) in gradient
-        .chunks_exact_mut(width)
-        .zip(u.row_iter().chain(v.row_iter()).zip(du.row_iter().chain(dv.row_iter())))
+    for (g, (p, d)) in
+        gradient.chunks_exact_mut(width).zip(u.row_iter().chain(v.row_iter()).zip(du.row_iter().chain(dv.row_iter())))
     {
         g.iter_mut().zip(p.iter().zip(d.iter())).for_each(|(g, (p, d))| *g += ridge * p + d);
     }
@@ -461,7 +472,14 @@ pub(crate) mod tests {
     }
 
     /// A truth of this rank and norm, and votes by it.
-    pub(crate) fn world(dx: usize, dphi: usize, rank: usize, norm: f64, votes: usize, seed: u64) -> (DMatrix<f64>, Comparisons) {
+    pub(crate) fn world(
+        dx: usize,
+        dphi: usize,
+        rank: usize,
+        norm: f64,
+        votes: usize,
+        seed: u64,
+    ) -> (DMatrix<f64>, Comparisons) {
         let mut rng = StdRng::seed_from_u64(seed);
         let theta = (normal(dx, rank, &mut rng).qr().q() * normal(rank, dphi, &mut rng)).normalize() * norm;
         let (x, z) = (normal(votes, dx, &mut rng), normal(votes, dphi, &mut rng));
@@ -478,7 +496,10 @@ pub(crate) mod tests {
     #[test]
     fn gradients_are_those_of_the_value_in_every_layout() {
         let (_, data) = world(4, 3, 2, 2.0, 30, 1);
-        let people = Comparisons { contexts: Contexts::People { count: 4, index: (0..30).map(|n| n % 4).collect() }, ..data.clone() };
+        let people = Comparisons {
+            contexts: Contexts::People { count: 4, index: (0..30).map(|n| n % 4).collect() },
+            ..data.clone()
+        };
         let mut rng = StdRng::seed_from_u64(2);
         for data in [data, people] {
             for width in [8, 16, 24] {
@@ -493,7 +514,8 @@ pub(crate) mod tests {
                 };
                 let (mut gradient, mut scratch) = (vec![0.0; point.len()], vec![0.0; point.len()]);
                 let at = value(&point, &mut gradient);
-                let by_matrices = data.wide(&point, &mut scratch, width) + regularise(&point, &mut scratch, 4, width, 0.1);
+                let by_matrices =
+                    data.wide(&point, &mut scratch, width) + regularise(&point, &mut scratch, 4, width, 0.1);
                 assert!((at - by_matrices).abs() < 1e-12);
                 for i in (0..point.len()).step_by(5) {
                     let mut moved = |by: f64| {

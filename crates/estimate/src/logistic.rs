@@ -154,9 +154,14 @@ mod tests {
         // b = m + L^-T c with P = L L': c has the prior N(0, 1), and x becomes x L^-T, with margins x m to start from.
         let factor = Cholesky::new(prior.precision.clone()).unwrap().l();
         let inverse = factor.transpose().try_inverse().unwrap();
-        let white = DMatrix::from_fn(30, 5, |i, j| {
-            if j == 4 { (x.row(i) * &mean)[0] } else { (x.row(i) * inverse.column(j))[0] }
-        });
+        let white =
+            DMatrix::from_fn(
+                30,
+                5,
+                |i, j| {
+                    if j == 4 { (x.row(i) * &mean)[0] } else { (x.row(i) * inverse.column(j))[0] }
+                },
+            );
         let mut known = flat(1.0, 5);
         (known.mean[4], known.precision[(4, 4)]) = (1.0, 1e12); // the start's weight is 1
         let c = logistic(&white, &y, &weights, &known).mode;

@@ -142,13 +142,8 @@ impl<'a> Room<'a> {
     #[inline(always)]
     fn look(&mut self) -> Lanes {
         let mut loss = [0.0; LANES];
-        for ((((x, y), w), residual), slope) in self
-            .x
-            .chunks_exact(self.d)
-            .zip(&self.y)
-            .zip(&self.w)
-            .zip(&mut self.residual)
-            .zip(&mut self.slope)
+        for ((((x, y), w), residual), slope) in
+            self.x.chunks_exact(self.d).zip(&self.y).zip(&self.w).zip(&mut self.residual).zip(&mut self.slope)
         {
             let mut margin = [0.0; LANES];
             for (x, b) in x.iter().zip(&self.next) {

@@ -32,7 +32,8 @@ impl Slope {
         let mut drawn: Vec<f64> = (0..RESAMPLES)
             .filter_map(|_| {
                 let some: Vec<usize> = (0..repetitions).map(|_| rng.random_range(0..repetitions)).collect();
-                let of = |s: &usize| points.iter().filter(move |p| p.0 == *s).map(|(_, x, y)| (*x, *y)).collect::<Vec<_>>();
+                let of =
+                    |s: &usize| points.iter().filter(move |p| p.0 == *s).map(|(_, x, y)| (*x, *y)).collect::<Vec<_>>();
                 least_squares(some.iter().flat_map(of))
             })
             .collect();
@@ -59,10 +60,13 @@ mod tests {
     #[test]
     fn powers_have_their_exponent() {
         let mut rng = rand::rngs::StdRng::seed_from_u64(1);
-        let points: Vec<(usize, f64, f64)> =
-            (0..5).flat_map(|s| [1.0f64, 2.0, 5.0].map(|x| (s, x, 3.0 * x.powf(-0.5) * (1.0 + 0.1 * s as f64)))).collect();
+        let points: Vec<(usize, f64, f64)> = (0..5)
+            .flat_map(|s| [1.0f64, 2.0, 5.0].map(|x| (s, x, 3.0 * x.powf(-0.5) * (1.0 + 0.1 * s as f64))))
+            .collect();
         let slope = Slope::of(&points, &mut rng).unwrap();
-        assert!((slope.measured + 0.5).abs() < 1e-12 && (slope.low + 0.5).abs() < 1e-9 && (slope.high + 0.5).abs() < 1e-9);
+        assert!(
+            (slope.measured + 0.5).abs() < 1e-12 && (slope.low + 0.5).abs() < 1e-9 && (slope.high + 0.5).abs() < 1e-9
+        );
         assert!(Slope::of(&points[..1], &mut rng).is_none() && Slope::of(&[(0, -1.0, 2.0)], &mut rng).is_none());
     }
 }

@@ -29,7 +29,10 @@ impl Judgements {
     pub fn push(&mut self, difference: &[f64], outcome: f64, weight: f64) {
         assert_eq!(difference.len(), self.d, "as many features as the others have");
         let numbers = difference.iter().all(|x| x.is_finite()) && (0.0..=1.0).contains(&outcome);
-        assert!(numbers && weight > 0.0 && weight.is_finite(), "finite features, an outcome from 0 to 1, a positive weight");
+        assert!(
+            numbers && weight > 0.0 && weight.is_finite(),
+            "finite features, an outcome from 0 to 1, a positive weight"
+        );
         self.differences.extend_from_slice(difference);
         self.outcomes.push(outcome);
         self.weights.push(weight);

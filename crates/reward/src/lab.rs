@@ -300,12 +300,7 @@ pub fn slopes(rows: &[LabRow], seed: u64) -> Vec<Slope> {
             .map(|r| (r.seed, r.x, value(r)))
             .collect();
         let measured = Slope::of(&points, &mut run::rng(seed, &["slope", experiment, method, quantity]))?;
-        Some(Slope {
-            what: format!("{experiment}: {quantity}, {method}"),
-            bound,
-            source: source.into(),
-            ..measured
-        })
+        Some(Slope { what: format!("{experiment}: {quantity}, {method}"), bound, source: source.into(), ..measured })
     })
     .collect()
 }

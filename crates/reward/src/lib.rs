@@ -23,9 +23,9 @@ mod watch;
 
 pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
 pub use config::{EarlyStopping, Factors, Kept, Personal, Phase, RewardConfig, Role, Structure, Variant};
+pub use estimate::Slope;
 pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};
-pub use estimate::Slope;
 pub use lab::{LabRow, NO_TAIL, ShareLoraLab, slopes};
 pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
