@@ -63,13 +63,27 @@ bench-data PYTHON="python3" *ARGS="": build
 # Fitting a reward model beside TRL; needs torch==2.11.0 transformers==5.23.0 trl==1.16.0 peft==0.21.2 datasets pyarrow in PYTHON, and
 # DATA, a Parquet file with `prompt`, `chosen`, `rejected`, at least 512 rows
 bench-reward PYTHON DATA *ARGS: build
-    cargo bench --package reward --no-run
+    cargo bench --workspace --no-run
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     {{PYTHON}} crates/reward/benches/compare.py "$(ls -t target/release/deps/reward_peers-* | grep -E 'reward_peers-[0-9a-f]+$' | head -1)" \
         target/bench/base {{DATA}} target/bench/reward.json {{ARGS}} | tee target/bench/reward.md
 
 # Memory of a fit as users become more, their factors in memory and on disk
 bench-users: build
-    cargo bench --package reward --no-run
+    cargo bench --workspace --no-run
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     "$(ls -t target/release/deps/many_users-* | grep -E 'many_users-[0-9a-f]+$' | head -1)" target/bench/base target/bench/users.json | tee target/bench/users.md
+
+# The theories of the three papers on synthetic users: tables and plots under target/lab; about 15 minutes on 2 cores
+lab *ARGS: build
+    rm -rf target/lab && mkdir -p target/lab
+    {{program}} lab share-lora --out target/lab/share-lora {{ARGS}}
+    {{program}} lab rfm --out target/lab/rfm {{ARGS}}
+    {{program}} lab loco --out target/lab/loco {{ARGS}}
+
+# Tastes and contextual rewards beside scikit-learn and PyTorch; needs numpy scikit-learn torch==2.11.0 in PYTHON
+bench-estimate PYTHON *ARGS:
+    cargo bench --package estimate --no-run
+    mkdir -p target/bench
+    {{PYTHON}} crates/estimate/benches/compare.py "$(ls -t target/release/deps/estimate_peers-* | grep -E 'estimate_peers-[0-9a-f]+$' | head -1)" \
+        target/bench/estimate.json {{ARGS}} | tee target/bench/estimate.md

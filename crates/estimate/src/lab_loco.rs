@@ -1,9 +1,12 @@
 //! LoCo-RLHF on synthetic people whose truth is known: how far the policies of its estimates are from the best one, as votes become more,
 //! dimensions grow, and deployment differs from the data.
 
+use std::sync::Mutex;
+
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand_distr::StandardNormal;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::contextual::{Comparisons, Contexts, ContextualFit};
@@ -87,6 +90,9 @@ const APART: f64 = 1.0;
 const UNCOVERED: f64 = 0.05;
 const ROUNDS: usize = 60;
 
+/// Features of a context and an answer.
+type Features<'a> = dyn Fn(&DVector<f64>, &DVector<f64>) -> DVector<f64> + 'a;
+
 struct World {
     theta: DMatrix<f64>,
     groups: Vec<DVector<f64>>,
@@ -145,8 +151,12 @@ struct Situation {
 }
 
 impl LocoLab {
-    /// Every experiment. `rng(name)` is the stream of one world; `progress(done, all)`.
-    pub fn run<R: Rng>(&self, rng: impl Fn(&str) -> R, mut progress: impl FnMut(usize, usize)) -> Vec<LocoRow> {
+    /// Every experiment, worlds side by side. `rng(name)` is the stream of one world; `progress(done, all)`.
+    pub fn run<R: Rng>(
+        &self,
+        rng: impl Fn(&str) -> R + Sync,
+        progress: impl FnMut(usize, usize) + Send,
+    ) -> Vec<LocoRow> {
         use Deployment::{OtherPeople, Same, UncoveredAnswers};
         let mut plan = Vec::new();
         for votes in [500, 1000, 2000, 5000, 10_000, 20_000] {
@@ -161,34 +171,32 @@ impl LocoLab {
         for (dx, dphi) in [(10, 50), (20, 40), (30, 30)] {
             plan.push(("dimensions", Same, dx, dphi, 2, 5000));
         }
-        let all = plan.len() * self.seeds;
-        let mut rows = Vec::new();
-        for seed in 0..self.seeds {
-            for (experiment, deployment, dx, dphi, rank, votes) in &plan {
+        let jobs: Vec<_> = (0..self.seeds).flat_map(|seed| plan.iter().map(move |p| (seed, p))).collect();
+        let told = Mutex::new((0, progress));
+        jobs.par_iter()
+            .flat_map_iter(|(seed, (experiment, deployment, dx, dphi, rank, votes))| {
                 // One truth a seed and shape, whatever the votes and the deployment.
                 let mut truth = rng(&format!("truth {dx} {dphi} {rank} {seed}"));
                 let world = World::new(*dx, *dphi, *rank, self.norm, &mut truth);
                 let mut rng = rng(&format!("votes {deployment:?} {votes} {dx} {dphi} {rank} {seed}"));
-                for (method, suboptimality, coverage) in self.world(&world, *deployment, *rank, *votes, &mut rng) {
-                    let (experiment, deployment) = ((*experiment).to_owned(), *deployment);
-                    let (dx, dphi, rank, votes, seed) = (*dx, *dphi, *rank, *votes, seed);
-                    rows.push(LocoRow {
-                        experiment,
-                        deployment,
-                        method,
-                        seed,
-                        dx,
-                        dphi,
-                        rank,
-                        votes,
-                        suboptimality,
-                        coverage,
-                    });
-                }
-                progress(rows.len().min(all), all);
-            }
-        }
-        rows
+                let policies = self.world(&world, *deployment, *rank, *votes, &mut rng);
+                let (done, tell) = &mut *told.lock().expect("nobody panics while telling");
+                *done += 1;
+                tell(*done, jobs.len());
+                policies.into_iter().map(move |(method, suboptimality, coverage)| LocoRow {
+                    experiment: (*experiment).to_owned(),
+                    deployment: *deployment,
+                    method,
+                    seed: *seed,
+                    dx: *dx,
+                    dphi: *dphi,
+                    rank: *rank,
+                    votes: *votes,
+                    suboptimality,
+                    coverage,
+                })
+            })
+            .collect()
     }
 
     /// Policies of one world: name, sub-optimality, coverage.
@@ -240,7 +248,7 @@ impl LocoLab {
         let greedy = |theta: &DMatrix<f64>| lost(&|s| best_by(&|s, a| s.x.dot(&(theta * a)), s));
 
         // Pessimism in some feature space: by policy search and answer by answer.
-        let careful = |coefficients: DVector<f64>, features: &dyn Fn(&DVector<f64>, &DVector<f64>) -> DVector<f64>| {
+        let careful = |coefficients: DVector<f64>, features: &Features<'_>| {
             let rows: Vec<DVector<f64>> = (0..votes)
                 .map(|n| {
                     let Contexts::Vectors { d, values } = &data.contexts else { unreachable!("made above") };

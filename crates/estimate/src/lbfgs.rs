@@ -72,14 +72,14 @@ pub fn minimise(mut f: impl FnMut(&[f64], &mut [f64]) -> f64, x: Vec<f64>, stop:
             next.iter_mut().zip(&x).zip(&direction).for_each(|((n, x), d)| *n = x + length * d);
             let then = f(&next, &mut slope);
             evaluations += 1;
-            if !(then <= value + 1e-4 * length * fall) {
+            if then.is_nan() || then > value + 1e-4 * length * fall {
                 high = length;
             } else if dot(&slope, &direction) < 0.9 * fall {
                 low = length;
             } else {
                 break Some(then);
             }
-            length = if high.is_finite() { (low + high) / 2.0 } else { 2.0 * low };
+            length = if high.is_finite() { f64::midpoint(low, high) } else { 2.0 * low };
             if evaluations >= stop.evaluations || high - low < 1e-12 * high {
                 break None;
             }

@@ -10,16 +10,21 @@
 //! ```
 
 mod ask;
+mod baselines;
 mod bootstrap;
 mod calibration;
 mod contextual;
 mod lab_loco;
+mod lab_rfm;
 mod lbfgs;
+mod likelihood;
 mod logistic;
 mod many;
+mod newcomers;
 mod pessimism;
 mod rater;
 mod rotation;
+mod scorer;
 mod shrink;
 mod slope;
 mod style;
@@ -29,16 +34,20 @@ mod two_way;
 mod win;
 
 pub use ask::{Criterion, Question, ask};
+pub use baselines::{Mixture, Network, Simplex, calibrated};
 pub use bootstrap::{Interval, clustered_mean};
 pub use calibration::{Bin, Calibration, calibration};
 pub use contextual::{Comparisons, Contexts, ContextualFit, LowRank, truncated};
 pub use lab_loco::{Deployment, LocoLab, LocoRow};
+pub use lab_rfm::{RfmLab, RfmRow};
 pub use lbfgs::{Minimum, Stop, minimise};
 pub use logistic::{Logistic, Prior, logistic, logistic_from};
 pub use many::modes;
+pub use newcomers::{EmbeddedVote, NewcomerRow, NewcomerStudy, components};
 pub use pessimism::{Ellipsoid, Radius};
 pub use rater::{Choice, agreement_scale, truth, vote};
 pub use rotation::Rotation;
+pub use scorer::Scorer;
 pub use shrink::{Population, Shrunk, shrink};
 pub use slope::Slope;
 pub use style::{CLIP, Feature, Scaler};

@@ -144,7 +144,7 @@ mod tests {
         let mut draw = |a: usize, b: usize| DMatrix::from_fn(a, b, |_, _| rng.random_range(-1.0..1.0));
         let (x, root) = (draw(30, 4), draw(4, 4));
         let y: Vec<f64> = (0..30).map(|i| [1.0, 0.0, 0.5][i % 3]).collect();
-        let weights: Vec<f64> = (0..30).map(|i| 0.5 + (i % 4) as f64).collect();
+        let weights: Vec<f64> = (0..30).map(|i| 0.5 + f64::from(i % 4)).collect();
         let mean = draw(4, 1).column(0).into_owned();
         let prior = Prior { mean: mean.clone(), precision: root.transpose() * &root + DMatrix::identity(4, 4) * 0.1 };
         let fit = logistic(&x, &y, &weights, &prior);

@@ -1,6 +1,12 @@
 //! Many people's tastes at once: eight Newton iterations side by side in one processor's vector lanes, groups on all cores. The
 //! optimum is that of [`crate::logistic()`].
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into the dispatch is compiled without its vector instructions"
+)]
+#![expect(clippy::needless_range_loop, reason = "lanes and rows are counted side by side")]
+
 use pulp::Arch;
 use rayon::prelude::*;
 

@@ -128,7 +128,7 @@ fn golden(f: impl Fn(f64) -> f64) -> f64 {
         let (a, b) = (high - ratio * (high - low), low + ratio * (high - low));
         if f(a) < f(b) { low = a } else { high = b }
     }
-    (low + high) / 2.0
+    f64::midpoint(low, high)
 }
 
 #[cfg(test)]
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn the_least_reward_by_hand_and_by_search() {
         let e = ellipsoid();
-        assert!((e.radius - 0.5 * ((2.0 + 10f64.ln()) / 2.0).sqrt()).abs() < 1e-12);
+        assert!((e.radius - 0.5 * (f64::midpoint(2.0, 10f64.ln())).sqrt()).abs() < 1e-12);
         let f = DVector::from_vec(vec![3.0, 4.0]);
         // S = diag(2, .02): |f| = sqrt(9 / 2 + 16 / .02).
         assert!((e.width(&f) - 804.5f64.sqrt()).abs() < 1e-4);

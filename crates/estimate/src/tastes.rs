@@ -94,8 +94,11 @@ mod tests {
     use rand::{Rng, SeedableRng};
     use rand_distr::StandardNormal;
 
+    /// How they vary, their tastes, votes and contexts.
+    type People = (Tastes, Vec<DVector<f64>>, Vec<Judgements>, Vec<Vec<f64>>);
+
     /// People whose taste is G x + noise of covariance L, and their votes.
-    fn people(count: usize, votes: usize, seed: u64) -> (Tastes, Vec<DVector<f64>>, Vec<Judgements>, Vec<Vec<f64>>) {
+    fn people(count: usize, votes: usize, seed: u64) -> People {
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
         let map = DMatrix::from_row_slice(3, 2, &[1.0, 0.5, -0.5, 1.0, 0.0, -1.5]);
         let root = DMatrix::from_row_slice(3, 3, &[0.8, 0.0, 0.0, 0.4, 0.5, 0.0, 0.0, 0.0, 0.2]);

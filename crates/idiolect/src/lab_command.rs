@@ -1,7 +1,7 @@
 //! `idiolect lab`: what the theories predict, on synthetic users whose truth is known.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -10,56 +10,99 @@ use reward::{LabRow, ShareLoraLab, Slope};
 use run::Series;
 use serde_json::json;
 
+use crate::lab_newcomers::NewcomersArgs;
 use crate::problem::problem;
-use crate::table;
+use crate::{lab_loco, lab_newcomers, lab_rfm, table};
 
 #[derive(Subcommand)]
 pub(crate) enum LabCommand {
     /// P-ShareLoRA: subspace, value gap and bias beside the predicted slopes; a few minutes
-    ShareLora(ShareLoraArgs),
+    ShareLora(LabArgs),
+    /// RFM: new raters served by learnt features, beside one reward for all and other methods; a few minutes
+    Rfm(LabArgs),
+    /// Real votes: people whom a method has not seen, after 0 to 40 of their votes; embeds the texts first
+    Newcomers(NewcomersArgs),
+    /// LoCo-RLHF: policies by low-rank contextual rewards, careful and not, under shifts; a few minutes
+    Loco(LabArgs),
 }
 
 #[derive(Args)]
-pub(crate) struct ShareLoraArgs {
-    /// A new folder for `rows.parquet`, `slopes.json` and the plots
+pub(crate) struct LabArgs {
+    /// A new folder for the table of all fits, a JSON summary and the plots
     #[arg(long)]
-    out: PathBuf,
-    /// Repetitions of everything, at least 10
-    #[arg(long, default_value_t = 12)]
-    repetitions: usize,
+    pub(crate) out: PathBuf,
+    /// Repetitions of everything, at least 10 [default: 12, loco 20]
+    #[arg(long)]
+    pub(crate) repetitions: Option<usize>,
     /// Seed of truths and votes
     #[arg(long, default_value_t = 7)]
-    seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl LabCommand {
     pub(crate) fn execute(self) -> Result<()> {
         match self {
             Self::ShareLora(args) => share_lora(&args),
+            Self::Rfm(args) => lab_rfm::run(&args),
+            Self::Newcomers(args) => lab_newcomers::run(&args),
+            Self::Loco(args) => lab_loco::run(&args),
         }
     }
 }
 
-fn share_lora(args: &ShareLoraArgs) -> Result<()> {
-    if args.out.exists() {
-        let message = format!("{}: expected a new folder, found one that exists", args.out.display());
+impl LabArgs {
+    /// Repetitions, and the folder to write into.
+    pub(crate) fn begin(&self, default: usize) -> Result<(usize, PathBuf)> {
+        let repetitions = self.repetitions.unwrap_or(default);
+        if repetitions < 10 {
+            let message = format!("--repetitions: expected at least 10, found {repetitions}");
+            return Err(problem(message, "an interval over fewer says little"));
+        }
+        Ok((repetitions, begin(&self.out)?))
+    }
+}
+
+/// A folder beside `out` to write into, which [`publish`] gives its name.
+pub(crate) fn begin(out: &Path) -> Result<PathBuf> {
+    if out.exists() {
+        let message = format!("{}: expected a new folder, found one that exists", out.display());
         return Err(problem(message, "name another folder"));
     }
-    if args.repetitions < 10 {
-        let message = format!("--repetitions: expected at least 10, found {}", args.repetitions);
-        return Err(problem(message, "an interval over fewer says little"));
+    let aside = out.with_extension("part");
+    if aside.exists() {
+        fs_err::remove_dir_all(&aside)?;
     }
-    let lab = ShareLoraLab { seeds: args.repetitions, ..ShareLoraLab::default() };
+    fs_err::create_dir_all(&aside)?;
+    Ok(aside)
+}
+
+pub(crate) fn publish(aside: &Path, out: &Path) -> Result<()> {
+    Ok(fs_err::rename(aside, out)?)
+}
+
+/// A mean over repetitions with its 95% interval (repetitions drawn), for a table and for JSON.
+pub(crate) fn over_seeds(values: &[f64], rng: &mut impl rand::Rng) -> estimate::Interval {
+    let clusters: Vec<(f64, usize)> = values.iter().map(|v| (*v, 1)).collect();
+    estimate::clustered_mean(&clusters, rng).unwrap_or(estimate::Interval {
+        mean: f64::NAN,
+        low: f64::NAN,
+        high: f64::NAN,
+    })
+}
+
+/// As a table shows it.
+pub(crate) fn shown(i: &estimate::Interval, digits: usize) -> String {
+    format!("{:.digits$} [{:.digits$}, {:.digits$}]", i.mean, i.low, i.high)
+}
+
+fn share_lora(args: &LabArgs) -> Result<()> {
+    let (repetitions, aside) = args.begin(12)?;
+    let lab = ShareLoraLab { seeds: repetitions, ..ShareLoraLab::default() };
     let mut bar = run::Progress::new("lab share-lora", 0, 0);
     let rows = lab.run(args.seed, |done, all| bar.reach(done, all));
     drop(bar);
     let slopes = reward::slopes(&rows, args.seed);
 
-    let aside = args.out.with_extension("part");
-    if aside.exists() {
-        fs_err::remove_dir_all(&aside)?;
-    }
-    fs_err::create_dir_all(&aside)?;
     let text = |f: fn(&LabRow) -> &String| Column::Text(rows.iter().map(|r| f(r).clone()).collect());
     let count = |f: fn(&LabRow) -> usize| Column::Integer(rows.iter().map(|r| f(r) as i64).collect());
     let real = |f: fn(&LabRow) -> f64| Column::Real(rows.iter().map(f).collect());
@@ -86,7 +129,7 @@ fn share_lora(args: &ShareLoraArgs) -> Result<()> {
         let series = series(&rows, experiment, quantity, bound);
         run::log_plot(&aside.join(file), &format!("P-ShareLoRA: {experiment}"), x, y, &series)?;
     }
-    fs_err::rename(&aside, &args.out)?;
+    publish(&aside, &args.out)?;
     table::print(&markdown(&slopes));
     Ok(())
 }
@@ -124,7 +167,7 @@ fn series(rows: &[LabRow], experiment: &str, quantity: &str, bound: f64) -> Vec<
     out
 }
 
-fn markdown(slopes: &[Slope]) -> String {
+pub(crate) fn markdown(slopes: &[Slope]) -> String {
     let rows: Vec<Vec<String>> = slopes
         .iter()
         .map(|s| {

@@ -6,8 +6,10 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -17,7 +19,7 @@ namespace {
 constexpr size_t HEADER = 64;             // in front of the data, which stays aligned
 constexpr size_t KEPT_FROM = 16 << 10;    // smaller blocks are malloc's
 constexpr size_t MAPPED_FROM = 2 << 20;   // larger ones are maps of their own
-constexpr size_t ALWAYS_KEPT = size_t{4} << 30;  // free bytes that are kept whatever is in use
+constexpr size_t SLACK = size_t{32} << 20;
 
 // Sizes are rounded up to an eighth of their power of two: at most 12.5% more, and steps of similar shapes meet.
 size_t rounded(size_t size) {
@@ -32,6 +34,7 @@ struct Kept {
   std::map<size_t, std::vector<void*>> blocks;  // free ones, by size
   size_t free_bytes = 0;
   size_t used_bytes = 0;
+  size_t most_used = 0;
 };
 
 Kept& kept() {
@@ -55,13 +58,33 @@ void give_back(void* block, size_t size) {
   else free(block);
 }
 
-// Called with the lock held.
-void release_free() {
-  for (auto& [size, blocks] : kept().blocks) {
-    for (void* block : blocks) give_back(block, size);
-    blocks.clear();
+// Gives free blocks back, the largest first, until so many bytes or fewer are left. Called with the lock held.
+void shrink_free(size_t left) {
+  auto& blocks = kept().blocks;
+  while (kept().free_bytes > left && !blocks.empty()) {
+    auto largest = std::prev(blocks.end());
+    auto& [size, list] = *largest;
+    while (kept().free_bytes > left && !list.empty()) {
+      give_back(list.back(), size);
+      list.pop_back();
+      kept().free_bytes -= size;
+    }
+    if (list.empty()) blocks.erase(largest);
   }
-  kept().free_bytes = 0;
+}
+
+// A free block of this size, or of up to a quarter more: batches differ in length. Called with the lock held.
+void* reused(size_t& size) {
+  auto& blocks = kept().blocks;
+  for (auto fit = blocks.lower_bound(size); fit != blocks.end() && fit->first <= size + size / 4; ++fit) {
+    if (fit->second.empty()) continue;
+    void* block = fit->second.back();
+    fit->second.pop_back();
+    size = fit->first;
+    kept().free_bytes -= size;
+    return block;
+  }
+  return nullptr;
 }
 
 void release(void* data) {
@@ -78,27 +101,26 @@ void release(void* data) {
 struct KeepingAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t wanted) override {
     if (wanted == 0) return {nullptr, nullptr, &release, c10::Device(c10::kCPU)};
-    const size_t size = rounded(wanted + HEADER);
+    size_t size = rounded(wanted + HEADER);
     void* block = nullptr;
     if (size < KEPT_FROM) {
       block = fresh(size);
     } else {
       std::lock_guard<std::mutex> lock(kept().mutex);
-      auto& list = kept().blocks[size];
-      if (!list.empty()) {
-        block = list.back();
-        list.pop_back();
-        kept().free_bytes -= size;
-      } else {
-        // What lies idle must not outgrow what is in use.
-        if (kept().free_bytes > ALWAYS_KEPT && kept().free_bytes > kept().used_bytes / 2) release_free();
+      block = reused(size);
+      if (block == nullptr) {
+        // Used and idle together stay below what was ever used at a time, and an eighth.
+        const size_t most = kept().most_used + kept().most_used / 8 + SLACK;
+        const size_t needed = kept().used_bytes + size;
+        shrink_free(most > needed ? most - needed : 0);
         block = fresh(size);
         if (block == nullptr) {
-          release_free();
+          shrink_free(0);
           block = fresh(size);
         }
       }
       if (block != nullptr) kept().used_bytes += size;
+      kept().most_used = std::max(kept().most_used, kept().used_bytes);
     }
     TORCH_CHECK(block != nullptr, "out of memory: ", wanted, " bytes");
     *static_cast<size_t*>(block) = size;

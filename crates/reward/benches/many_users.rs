@@ -3,7 +3,7 @@
 //!     many_users MODEL OUT.json               the table: a process for each number of users and each storage
 //!     many_users MODEL USERS memory|disk      one measurement, one JSON line
 //!
-//! Every user casts two votes on pairs of 64 short answers; LoRA of rank 8 on `q_proj` and `v_proj` of the last two blocks, personal
+//! Every user casts one vote on two of 64 short answers; LoRA of rank 8 on `q_proj` and `v_proj` of the last two blocks, personal
 //! down-projections, one epoch, batches of 32 votes of as many users, a checkpoint every 100 steps.
 //!
 //! OUT.json: `[{"users", "storage", "factors_mib": factors and both moments of all users, "anonymous_mib": the most memory at a time
@@ -74,10 +74,10 @@ fn config(kept: Kept) -> RewardConfig {
 }
 
 /// A user's vote on two of 64 answers; which one is chosen depends on both.
-fn vote(user: usize, number: usize, name: &str) -> Vote {
+fn vote(user: usize, name: &str) -> Vote {
     let words = ["red", "green", "blue", "small", "large", "old", "new", "warm"];
     let answer = |n: usize| format!("I would take the {} one, and then the {} one.", words[n / 8], words[n % 8]);
-    let (a, b) = ((user * 7 + number * 29) % 64, (user * 13 + number * 31 + 1) % 64);
+    let (a, b) = ((user * 7) % 64, (user * 13 + 1) % 64);
     let (chosen, rejected) = if (user + a).is_multiple_of(2) { (a, b) } else { (b, a) };
     Vote {
         user_id: name.to_owned(),
@@ -90,7 +90,7 @@ fn vote(user: usize, number: usize, name: &str) -> Vote {
         margin: None,
         timestamp: None,
         split: Split::Train,
-        source_row: format!("{user}-{number}"),
+        source_row: user.to_string(),
     }
 }
 
@@ -99,7 +99,7 @@ fn measure(model: &str, users: usize, storage: &str) {
     let lm = Lm::load(model.as_ref(), &Compute::new("cpu", "auto", None).unwrap()).unwrap();
     let tokenizer = Tokenizer::from_folder(model.as_ref()).unwrap();
     let names: Vec<String> = (0..users).map(|u| format!("user {u:06}")).collect();
-    let votes: Vec<Vote> = (0..users).flat_map(|u| [vote(u, 0, &names[u]), vote(u, 1, &names[u])]).collect();
+    let votes: Vec<Vote> = (0..users).map(|u| vote(u, &names[u])).collect();
     let config = config(if storage == "disk" { Kept::Disk } else { Kept::Memory });
     let folder = tempfile::tempdir_in("target").unwrap();
     let mut run = Run::begin(&folder.path().join("fit"), Identity::new("bench", 1, json!({}), 3)).unwrap();

@@ -95,7 +95,7 @@ fn main() {
         early_stopping: None,
         max_row_tokens: 512,
         over_long: text::OverLong::Error,
-        micro_batch_tokens: NonZero::new(4096).unwrap(),
+        micro_batch_tokens: NonZero::new(512).unwrap(),
         activations: Activations::Keep,
         save_every_steps: NonZero::new(1_000_000).unwrap(),
         newcomer_epochs: 1.0,

@@ -96,7 +96,7 @@ pub(crate) fn item_of(votes: &[&Prediction]) -> fn(&Prediction) -> &str {
 pub(crate) fn worst_decile(mut accuracies: Vec<f64>) -> f64 {
     accuracies.sort_by(f64::total_cmp);
     let tenth = accuracies.len().div_ceil(10);
-    accuracies[..tenth].iter().sum::<f64>() / tenth.max(1) as f64
+    accuracies[..tenth].iter().fold(0.0, |a, b| a + b) / tenth.max(1) as f64
 }
 
 pub(crate) fn deviation(values: &[f64]) -> f64 {

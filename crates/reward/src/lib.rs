@@ -7,6 +7,7 @@
 
 mod compare;
 mod config;
+mod embeddings;
 mod evaluate;
 mod fit;
 mod habits;
@@ -23,6 +24,7 @@ mod watch;
 
 pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
 pub use config::{EarlyStopping, Factors, Kept, Personal, Phase, RewardConfig, Role, Structure, Variant};
+pub use embeddings::{Embedded, embed};
 pub use estimate::Slope;
 pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate};
 pub use fit::{FitReport, fit};

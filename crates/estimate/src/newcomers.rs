@@ -1,0 +1,358 @@
+//! New people on real votes: how well each method serves somebody after 0, 5, 10, .. of their votes, on prompts that nobody's training votes are
+//! about. People are held out in folds; what is asked of a method is in one table, the same people in every column.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nalgebra::{DMatrix, DVector};
+use rand::Rng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use crate::baselines::{Mixture, Network, Simplex, calibrated};
+use crate::contextual::{Comparisons, Contexts, ContextualFit};
+use crate::logistic::{Prior, logistic};
+use crate::taste::{Judgements, Taste};
+use crate::tastes::{Tastes, TastesFit};
+
+/// A decided vote on embedded texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbeddedVote {
+    /// Whose.
+    pub user: usize,
+    /// Its prompt's, or its group of prompts', number.
+    pub prompt: usize,
+    /// The chosen text's row.
+    pub chosen: usize,
+    /// The rejected text's.
+    pub rejected: usize,
+}
+
+/// How it is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewcomerStudy {
+    /// Folds over people.
+    pub folds: usize,
+    /// Times that prompts are drawn anew.
+    pub splits: usize,
+    /// Share of the prompts that are held out.
+    pub held_out: f64,
+    /// Decided votes that a person must have to be judged: in all, and on the prompts that are held out.
+    pub least: (usize, usize),
+    /// Votes of the new person; fewer where there are fewer on the prompts to ask about.
+    pub shots: Vec<usize>,
+    /// Principal components of the embeddings that are kept.
+    pub components: usize,
+    /// Learnt reward features, beside everybody's reward.
+    pub features: usize,
+}
+
+impl Default for NewcomerStudy {
+    fn default() -> Self {
+        Self {
+            folds: 5,
+            splits: 6,
+            held_out: 0.3,
+            least: (40, 5),
+            shots: vec![0, 5, 10, 20, 40],
+            components: 64,
+            features: 8,
+        }
+    }
+}
+
+/// One person in one split, by one method.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NewcomerRow {
+    /// Whose.
+    pub user: usize,
+    /// The split of prompts.
+    pub split: usize,
+    /// The method.
+    pub method: &'static str,
+    /// Votes asked, at most.
+    pub shots: usize,
+    /// Votes judged.
+    pub votes: usize,
+    /// Of these, those whose chosen text has the higher reward.
+    pub right: f64,
+}
+
+/// Ridges of everybody's reward that are tried, in votes.
+const RIDGES: [f64; 4] = [3.0, 10.0, 30.0, 100.0];
+const BASIS: usize = 4;
+
+struct Learnt {
+    everybody: DVector<f64>,
+    /// `[e, d + 1]`: learnt features and everybody's reward.
+    map: DMatrix<f64>,
+    tastes: Tastes,
+    scale: Tastes,
+    linear: Prior,
+    rewards: Simplex,
+    points: Simplex,
+}
+
+impl NewcomerStudy {
+    /// Runs it on texts `[T, e]` with their `lengths`. People who do not have enough votes train, and are not judged.
+    ///
+    /// # Panics
+    /// If there are fewer people than folds, or too few prompts to hold any out.
+    pub fn run(
+        &self,
+        texts: &DMatrix<f64>,
+        lengths: &[usize],
+        votes: &[EmbeddedVote],
+        rng: &mut impl Rng,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Vec<NewcomerRow> {
+        let texts = components(texts, self.components);
+        let prompts: Vec<usize> = votes.iter().map(|v| v.prompt).collect::<BTreeSet<_>>().into_iter().collect();
+        let people: Vec<usize> = votes.iter().map(|v| v.user).collect::<BTreeSet<_>>().into_iter().collect();
+        let held = ((prompts.len() as f64 * self.held_out).round() as usize).clamp(1, prompts.len() - 1);
+        let mut rows = Vec::new();
+        for split in 0..self.splits {
+            let mut drawn = prompts.clone();
+            drawn.shuffle(rng);
+            let test: BTreeSet<usize> = drawn[..held].iter().copied().collect();
+            let mut order = people.clone();
+            order.shuffle(rng);
+            for fold in 0..self.folds {
+                let new: BTreeSet<usize> = order.iter().copied().skip(fold).step_by(self.folds).collect();
+                let train: Vec<&EmbeddedVote> =
+                    votes.iter().filter(|v| !new.contains(&v.user) && !test.contains(&v.prompt)).collect();
+                let learnt = self.learn(&texts, &train, rng);
+                for user in &new {
+                    let own = |held: bool| -> Vec<EmbeddedVote> {
+                        let of = |v: &&EmbeddedVote| v.user == *user && test.contains(&v.prompt) == held;
+                        votes.iter().filter(of).copied().collect()
+                    };
+                    let (mut asked, judged) = (own(false), own(true));
+                    if asked.len() + judged.len() < self.least.0 || judged.len() < self.least.1 {
+                        continue;
+                    }
+                    asked.shuffle(rng);
+                    for (method, shots, right) in self.serve(&texts, lengths, &learnt, &asked, &judged, rng) {
+                        rows.push(NewcomerRow { user: *user, split, method, shots, votes: judged.len(), right });
+                    }
+                }
+                progress(split * self.folds + fold + 1, self.splits * self.folds);
+            }
+        }
+        rows
+    }
+
+    fn learn(&self, texts: &DMatrix<f64>, train: &[&EmbeddedVote], rng: &mut impl Rng) -> Learnt {
+        let e = texts.ncols();
+        let z = |v: &EmbeddedVote| difference(texts, v);
+        // The chosen text is the first of every pair: outcomes are all 1, and a reward without an intercept does not mind.
+        let plain = |some: &[&EmbeddedVote], ridge: f64| {
+            let rows: Vec<Vec<f64>> = some.iter().map(|v| z(v)).collect();
+            let x = DMatrix::from_fn(some.len(), e, |n, j| rows[n][j]);
+            logistic(&x, &vec![1.0; some.len()], &vec![1.0; some.len()], &Prior::ridge(ridge, DVector::zeros(e))).mode
+        };
+        // The ridge that serves people best whose votes were not seen.
+        let mut people: Vec<usize> = train.iter().map(|v| v.user).collect::<BTreeSet<_>>().into_iter().collect();
+        people.shuffle(rng);
+        let out: BTreeSet<usize> = people.iter().copied().take(people.len().div_ceil(4)).collect();
+        let (held, rest): (Vec<&EmbeddedVote>, Vec<&EmbeddedVote>) = train.iter().partition(|v| out.contains(&v.user));
+        let loss = |ridge: f64| {
+            let w = plain(&rest, ridge);
+            held.iter().map(|v| crate::logistic::softplus(-dot(&w, &z(v)))).sum::<f64>()
+        };
+        let losses = RIDGES.map(loss);
+        let best = (0..RIDGES.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("some ridges");
+        let everybody = plain(train, RIDGES[best]);
+
+        people.sort_unstable();
+        let number: BTreeMap<usize, usize> = people.iter().enumerate().map(|(i, u)| (*u, i)).collect();
+        let data = Comparisons {
+            contexts: Contexts::People { count: people.len(), index: train.iter().map(|v| number[&v.user]).collect() },
+            d: e,
+            differences: train.iter().flat_map(|v| z(v)).collect(),
+            outcomes: vec![1.0; train.len()],
+        };
+        let how = ContextualFit { ridge: RIDGES[best].sqrt() / train.len() as f64, gradient: 1e-5, passes: 300 };
+        let learnt = data.fit(self.features, &how).0.v;
+        let map = DMatrix::from_fn(
+            e,
+            self.features + 1,
+            |i, j| if j < self.features { learnt[(i, j)] } else { everybody[i] },
+        );
+        // The gauge: differences of unit deviation along every feature.
+        let mut squares = DVector::<f64>::zeros(self.features + 1);
+        for v in train {
+            squares += (map.tr_mul(&DVector::from_vec(z(v)))).map(|f| f * f) / train.len() as f64;
+        }
+        let map = DMatrix::from_fn(e, self.features + 1, |i, j| map[(i, j)] / squares[j].sqrt().max(1e-9));
+
+        let by_person = |features: &dyn Fn(&EmbeddedVote) -> Vec<f64>, d: usize| -> Vec<Judgements> {
+            let mut all = vec![Judgements::new(d); people.len()];
+            train.iter().for_each(|v| all[number[&v.user]].push(&features(v), 1.0, 1.0));
+            all
+        };
+        let contexts = vec![vec![1.0]; people.len()];
+        let how = TastesFit { scale: 0.3, ..TastesFit::default() };
+        let in_features = by_person(&|v| phi(&map, &z(v)), self.features + 1);
+        let in_scale = by_person(&|v| vec![dot(&everybody, &z(v))], 1);
+        let mut simple: Vec<Vec<(Vec<f64>, f64, f64)>> = vec![Vec::new(); people.len()];
+        train.iter().for_each(|v| simple[number[&v.user]].push((z(v), squared(texts, v), 1.0)));
+        let ridge = RIDGES[best] / train.len() as f64;
+        Learnt {
+            tastes: Tastes::fit(&in_features, &contexts, &how),
+            scale: Tastes::fit(&in_scale, &contexts, &how),
+            linear: Prior::ridge(RIDGES[best], everybody.clone()),
+            rewards: Simplex::fit(Mixture::Rewards, BASIS, &simple, ridge, rng),
+            points: Simplex::fit(Mixture::IdealPoints, BASIS, &simple, ridge, rng),
+            everybody,
+            map,
+        }
+    }
+
+    /// (method, shots, votes that are right) of one person.
+    fn serve(
+        &self,
+        texts: &DMatrix<f64>,
+        lengths: &[usize],
+        learnt: &Learnt,
+        asked: &[EmbeddedVote],
+        judged: &[EmbeddedVote],
+        rng: &mut impl Rng,
+    ) -> Vec<(&'static str, usize, f64)> {
+        let z = |v: &EmbeddedVote| difference(texts, v);
+        let right = |margin: &dyn Fn(&EmbeddedVote) -> f64| -> f64 {
+            judged.iter().map(margin).map(|m| if m == 0.0 { 0.5 } else { f64::from(u8::from(m > 0.0)) }).sum()
+        };
+        let mut out = Vec::new();
+        for shots in &self.shots {
+            let own = &asked[..asked.len().min(*shots)];
+            let judgements = |features: &dyn Fn(&EmbeddedVote) -> Vec<f64>, d: usize| {
+                let mut all = Judgements::new(d);
+                own.iter().for_each(|v| all.push(&features(v), 1.0, 1.0));
+                all
+            };
+            let features = |v: &EmbeddedVote| phi(&learnt.map, &z(v));
+            let taste = Taste::of(&learnt.tastes.prior(&[1.0]), &judgements(&features, self.features + 1));
+            let linear = Taste::of(&learnt.linear, &judgements(&|v| z(v), texts.ncols()));
+            let scale = calibrated(&learnt.scale, &judgements(&|v| vec![dot(&learnt.everybody, &z(v))], 1));
+            let simple: Vec<(Vec<f64>, f64, f64)> = own.iter().map(|v| (z(v), squared(texts, v), 1.0)).collect();
+            let mut add = |method, value| out.push((method, *shots, value));
+            add("longer", right(&|v| lengths[v.chosen] as f64 - lengths[v.rejected] as f64));
+            add("one reward for all", right(&|v| dot(&learnt.everybody, &z(v))));
+            add("RFM", right(&|v| dot(&taste.mean, &features(v))));
+            add("linear on embeddings", right(&|v| dot(&linear.mean, &z(v))));
+            add("own scale", right(&|v| scale * dot(&learnt.everybody, &z(v))));
+            for (name, mixture) in [("LoRe", &learnt.rewards), ("ideal points", &learnt.points)] {
+                let weights = mixture.adapt(&simple, 0.1);
+                add(name, right(&|v| mixture.margin(&weights, (&z(v), squared(texts, v)))));
+            }
+            if *shots > 0 {
+                let row = |t: usize| phi(&learnt.map, texts.row(t).transpose().as_slice());
+                let pairs: Vec<(Vec<f64>, Vec<f64>, f64)> =
+                    own.iter().map(|v| (row(v.chosen), row(v.rejected), 1.0)).collect();
+                let network = Network::fit(16, &pairs, 0.1, rng);
+                add("network", right(&|v| network.score(&row(v.chosen)) - network.score(&row(v.rejected))));
+            }
+        }
+        out
+    }
+}
+
+fn difference(texts: &DMatrix<f64>, v: &EmbeddedVote) -> Vec<f64> {
+    (texts.row(v.chosen) - texts.row(v.rejected)).iter().copied().collect()
+}
+
+/// Difference of squared lengths.
+fn squared(texts: &DMatrix<f64>, v: &EmbeddedVote) -> f64 {
+    texts.row(v.chosen).norm_squared() - texts.row(v.rejected).norm_squared()
+}
+
+fn phi(map: &DMatrix<f64>, e: &[f64]) -> Vec<f64> {
+    map.tr_mul(&DVector::from_column_slice(e)).iter().copied().collect()
+}
+
+fn dot(w: &DVector<f64>, x: &[f64]) -> f64 {
+    w.iter().zip(x).map(|(w, x)| w * x).sum()
+}
+
+/// The leading principal components of standardised columns, each of deviation 1 at most: `[T, k]`.
+pub fn components(texts: &DMatrix<f64>, k: usize) -> DMatrix<f64> {
+    let (t, e) = texts.shape();
+    let mut x = texts.clone();
+    for mut column in x.column_iter_mut() {
+        let mean = column.mean();
+        column.add_scalar_mut(-mean);
+        let deviation = (column.norm_squared() / t as f64).sqrt().max(1e-9);
+        column.scale_mut(1.0 / deviation);
+    }
+    let eigen = (x.tr_mul(&x) / t as f64).symmetric_eigen();
+    let mut order: Vec<usize> = (0..e).collect();
+    order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
+    let k = k.min(e);
+    let basis = DMatrix::from_fn(e, k, |i, j| eigen.eigenvectors[(i, order[j])]);
+    // In units of the first component's deviation: later ones stay smaller, and a ridge holds them down.
+    let first = eigen.eigenvalues[order[0]].max(1e-12).sqrt();
+    x * basis / first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand_distr::StandardNormal;
+
+    #[test]
+    fn votes_of_a_new_person_help_where_people_differ() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let texts = DMatrix::from_fn(300, 12, |_, _| rng.sample::<f64, _>(StandardNormal));
+        let lengths: Vec<usize> = (0..300).map(|_| rng.random_range(10..100)).collect();
+        let mut votes = Vec::new();
+        for user in 0..25 {
+            let sign = if user % 2 == 0 { 3.0 } else { -3.0 };
+            for _ in 0..80 {
+                let prompt = rng.random_range(0..10);
+                let (a, b) = (rng.random_range(0..30) * 10 + prompt, rng.random_range(0..30) * 10 + prompt);
+                let margin = sign * (texts[(a, 0)] - texts[(b, 0)]);
+                let first = rng.random::<f64>() < 1.0 / (1.0 + (-margin).exp());
+                let (chosen, rejected) = if first { (a, b) } else { (b, a) };
+                if a != b {
+                    votes.push(EmbeddedVote { user, prompt, chosen, rejected });
+                }
+            }
+        }
+        let study =
+            NewcomerStudy { splits: 2, components: 12, features: 2, least: (40, 10), ..NewcomerStudy::default() };
+        let rows = study.run(&texts, &lengths, &votes, &mut rng, |_, _| ());
+        let accuracy = |method: &str, shots: usize| {
+            let of = rows.iter().filter(|r| r.method == method && r.shots == shots);
+            let (right, all) = of.fold((0.0, 0), |(r, n), row| (r + row.right, n + row.votes));
+            right / all as f64
+        };
+        assert!((accuracy("RFM", 0) - 0.5).abs() < 0.12, "{}", accuracy("RFM", 0));
+        assert!(
+            accuracy("RFM", 20) > accuracy("RFM", 0) + 0.2
+                && accuracy("RFM", 20) > accuracy("one reward for all", 20) + 0.2
+        );
+        // The same people in every column, nobody judged twice in a split.
+        for shots in &study.shots {
+            let mut people: Vec<(usize, usize)> =
+                rows.iter().filter(|r| r.method == "RFM" && r.shots == *shots).map(|r| (r.split, r.user)).collect();
+            let count = people.len();
+            people.dedup();
+            assert!(
+                count == people.len() && count == rows.iter().filter(|r| r.method == "LoRe" && r.shots == 0).count()
+            );
+        }
+    }
+
+    #[test]
+    fn components_are_ordered_and_uncorrelated() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(2);
+        let raw = DMatrix::from_fn(200, 6, |_, _| rng.sample::<f64, _>(StandardNormal));
+        let mixed = &raw * DMatrix::from_fn(6, 6, |i, j| if i == j { 1.0 } else { 0.5 });
+        let found = components(&mixed, 3);
+        let gram = found.tr_mul(&found) / 200.0;
+        assert!((gram[(0, 0)] - 1.0).abs() < 1e-9 && gram[(1, 1)] < 1.0 && gram[(2, 2)] <= gram[(1, 1)] + 1e-12);
+        assert!(gram[(0, 1)].abs() < 1e-9 && gram[(1, 2)].abs() < 1e-9);
+    }
+}

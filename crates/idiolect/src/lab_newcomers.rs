@@ -1,0 +1,175 @@
+//! `idiolect lab newcomers`: on real votes, how well each method serves people whom it has not seen, after a few of their votes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use data::Column;
+use estimate::{EmbeddedVote, Interval, NewcomerRow, NewcomerStudy, clustered_mean};
+use nalgebra::DMatrix;
+use serde_json::{Value, json};
+
+use crate::cli::ComputeArgs;
+use crate::lab_command::{begin, publish, shown};
+use crate::problem::problem;
+use crate::{base, table};
+
+#[derive(Args)]
+pub(crate) struct NewcomersArgs {
+    /// A table that the stage `data`, or `idiolect data ingest`, wrote; its splits are not looked at
+    #[arg(long)]
+    votes: PathBuf,
+    /// The base that embeds the texts, a Hugging Face folder
+    #[arg(long)]
+    base: PathBuf,
+    /// A new folder for `rows.parquet` and `summary.json`
+    #[arg(long)]
+    out: PathBuf,
+    /// Behind which block texts are read
+    #[arg(long, default_value_t = 16)]
+    depth: usize,
+    /// Decided votes that a person must have to be judged [default: 40]
+    #[arg(long)]
+    least: Option<usize>,
+    /// Tokens of prompt and answer; longer rows are left out and counted
+    #[arg(long, default_value_t = 640)]
+    max_row_tokens: usize,
+    /// Times that prompts are drawn anew
+    #[arg(long, default_value_t = 6)]
+    splits: usize,
+    /// Seed
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
+    let aside = begin(&args.out)?;
+    let mut votes = data::read_votes(&args.votes)?;
+    let all = votes.len();
+    votes.retain(|v| !v.tie);
+    let ties = all - votes.len();
+    let (lm, tokenizer) = base::load(&args.base, &args.compute.resolve()?)?;
+    if args.depth == 0 || args.depth > lm.depth() {
+        let message = format!("--depth: expected 1 to the base's {} blocks, found {}", lm.depth(), args.depth);
+        return Err(problem(message, "leave it out for 16"));
+    }
+    let mut bar = run::Progress::new("embedding", 0, 0);
+    let limit = (args.max_row_tokens, text::OverLong::Drop);
+    let embedded =
+        reward::embed(&lm, &tokenizer, &votes, args.depth, lm::Pooling::Mean, limit, |d, a| bar.reach(d, a))?;
+    drop(bar);
+
+    let mut users: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut prompts: BTreeMap<String, usize> = BTreeMap::new();
+    let cast: Vec<EmbeddedVote> = embedded
+        .votes
+        .iter()
+        .map(|(index, chosen, rejected)| {
+            let vote = &votes[*index];
+            let next = users.len();
+            let user = *users.entry(&vote.user_id).or_insert(next);
+            let prompt: String = vote.prompt.iter().map(|m| format!("{}\n{}\n", m.role, m.content)).collect();
+            let next = prompts.len();
+            let prompt = *prompts.entry(prompt).or_insert(next);
+            EmbeddedVote { user, prompt, chosen: *chosen, rejected: *rejected }
+        })
+        .collect();
+    let (rows, columns) = (embedded.texts.len(), embedded.texts.first().map_or(0, Vec::len));
+    let study = NewcomerStudy { splits: args.splits, ..NewcomerStudy::default() };
+    let study = NewcomerStudy { least: (args.least.unwrap_or(study.least.0), study.least.1), ..study };
+    if users.len() < study.folds || prompts.len() < 2 {
+        let message = format!(
+            "{}: expected at least {} people and 2 prompts, found {} and {}",
+            args.votes.display(),
+            study.folds,
+            users.len(),
+            prompts.len()
+        );
+        return Err(problem(message, "gather votes of more people"));
+    }
+    let texts = DMatrix::from_fn(rows, columns, |t, j| f64::from(embedded.texts[t][j]));
+    let mut bar = run::Progress::new("new people", 0, 0);
+    let mut rng = run::rng(args.seed, &["lab", "newcomers"]);
+    let found = study.run(&texts, &embedded.lengths, &cast, &mut rng, |d, a| bar.reach(d, a));
+    drop(bar);
+    eprintln!(
+        "{} decided votes of {} people on {} prompts, {ties} ties left out; {}; {} people have {} votes, and {} on prompts that were held out",
+        cast.len(),
+        users.len(),
+        prompts.len(),
+        embedded.rows,
+        found.iter().map(|r| r.user).collect::<std::collections::BTreeSet<_>>().len(),
+        study.least.0,
+        study.least.1
+    );
+
+    let names: Vec<&str> = {
+        let mut names = vec![""; users.len()];
+        users.iter().for_each(|(name, i)| names[*i] = name);
+        names
+    };
+    let count = |f: fn(&NewcomerRow) -> usize| Column::Integer(found.iter().map(|r| f(r) as i64).collect());
+    let table = [
+        ("user", Column::Text(found.iter().map(|r| names[r.user].to_owned()).collect())),
+        ("split", count(|r| r.split)),
+        ("method", Column::Text(found.iter().map(|r| r.method.to_owned()).collect())),
+        ("shots", count(|r| r.shots)),
+        ("votes", count(|r| r.votes)),
+        ("right", Column::Real(found.iter().map(|r| r.right).collect())),
+    ];
+    data::write_table(&aside.join("rows.parquet"), &table)?;
+    let (summary, text) = summarise(&found, &study, args.seed);
+    run::write_json(
+        &aside.join("summary.json"),
+        &json!({"study": study, "seed": args.seed, "depth": args.depth, "rows": summary}),
+    )?;
+    publish(&aside, &args.out)?;
+    table::print(&text);
+    Ok(())
+}
+
+/// Mean over people of their accuracy over splits, people drawn; and what votes gain over none, person by person.
+fn summarise(rows: &[NewcomerRow], study: &NewcomerStudy, seed: u64) -> (Vec<Value>, String) {
+    let mut methods: Vec<&str> = Vec::new();
+    rows.iter().for_each(|r| {
+        if !methods.contains(&r.method) {
+            methods.push(r.method);
+        }
+    });
+    let by_person = |method: &str, shots: usize| -> BTreeMap<usize, f64> {
+        let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+        for r in rows.iter().filter(|r| r.method == method && r.shots == shots) {
+            let sum = sums.entry(r.user).or_default();
+            *sum = (sum.0 + r.right / r.votes as f64, sum.1 + 1.0);
+        }
+        sums.into_iter().map(|(user, (sum, n))| (user, sum / n)).collect()
+    };
+    let interval = |values: Vec<f64>, name: &str| -> Option<Interval> {
+        let clusters: Vec<(f64, usize)> = values.into_iter().map(|v| (v, 1)).collect();
+        clustered_mean(&clusters, &mut run::rng(seed, &["newcomers", name]))
+    };
+    let (mut summary, mut lines) = (Vec::new(), Vec::new());
+    for method in &methods {
+        let mut line = vec![(*method).to_owned()];
+        for shots in &study.shots {
+            let own = by_person(method, *shots);
+            let mean = interval(own.into_values().collect(), &format!("{method} {shots}"));
+            line.push(mean.map_or(String::new(), |m| shown(&m, 3)));
+            summary.extend(mean.map(|m| json!({"method": method, "shots": shots, "accuracy": m})));
+        }
+        let (none, twenty) = (by_person(method, 0), by_person(method, 20));
+        let gains: Vec<f64> = twenty.iter().filter_map(|(user, a)| Some(a - none.get(user)?)).collect();
+        let gain = interval(gains, &format!("{method} gain"));
+        line.push(gain.map_or(String::new(), |m| shown(&m, 3)));
+        summary.extend(gain.map(|m| json!({"method": method, "gain_of_20": m})));
+        lines.push(line);
+    }
+    let mut head = vec!["method".to_owned()];
+    head.extend(study.shots.iter().map(|n| format!("{n} votes")));
+    head.push("20 minus 0".to_owned());
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    (summary, table::markdown(&head, &lines))
+}
