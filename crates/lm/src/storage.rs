@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "files are reserved and mapped pages are given back by calls into libc")]
 
 use std::cell::RefCell;
+#[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
