@@ -19,6 +19,8 @@ type Lanes = [f64; LANES];
 
 const STEPS: usize = 100;
 const HALVINGS: usize = 40;
+/// Newton decrement, as a share of the loss, from which on the last step is taken.
+const NEAR: f64 = 1e-9;
 
 /// The modes `[d]` of everybody's taste under one prior, in the order of `people`.
 ///
@@ -112,16 +114,16 @@ impl<'a> Room<'a> {
     fn newton(&mut self) {
         self.next.copy_from_slice(&self.mode);
         let mut value = self.look();
+        let mut finished = [false; LANES];
         for _ in 0..STEPS {
             self.slopes();
             self.curve();
             let decrement = self.solve();
-            let done: [bool; LANES] = std::array::from_fn(|l| decrement[l] < 1e-18 * (1.0 + value[l].abs()));
-            if done.iter().all(|d| *d) {
-                return;
-            }
+            // So near, one whole step more squares what is left, and the loss is too coarse to judge it.
+            let near: Lanes = std::array::from_fn(|l| NEAR * (1.0 + value[l].abs()));
+            let near: [bool; LANES] = std::array::from_fn(|l| decrement[l] < near[l]);
             // Halved until it gains a quarter of what the slope promises.
-            let mut length: Lanes = std::array::from_fn(|l| if done[l] { 0.0 } else { 1.0 });
+            let mut length: Lanes = std::array::from_fn(|l| if finished[l] { 0.0 } else { 1.0 });
             for _ in 0..HALVINGS {
                 for ((next, mode), step) in self.next.iter_mut().zip(&self.mode).zip(&self.step) {
                     *next = std::array::from_fn(|l| mode[l] - length[l] * step[l]);
@@ -129,7 +131,7 @@ impl<'a> Room<'a> {
                 let then = self.look();
                 let mut short = false;
                 for l in 0..LANES {
-                    if length[l] > 0.0 && then[l] > value[l] - 0.25 * length[l] * decrement[l] {
+                    if !near[l] && length[l] > 0.0 && then[l] > value[l] - 0.25 * length[l] * decrement[l] {
                         // Below a billionth it is rounding that keeps it from falling.
                         length[l] = if length[l] < 1e-9 { 0.0 } else { length[l] / 2.0 };
                         short = true;
@@ -141,6 +143,10 @@ impl<'a> Room<'a> {
                 }
             }
             self.mode.copy_from_slice(&self.next);
+            (0..LANES).for_each(|l| finished[l] |= near[l]);
+            if finished.iter().all(|f| *f) {
+                return;
+            }
         }
     }
 
