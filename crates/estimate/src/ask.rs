@@ -3,6 +3,7 @@
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
 
+use crate::rater::sigmoid;
 use crate::taste::Taste;
 
 /// What a pair is chosen for.
@@ -63,10 +64,6 @@ fn narrow(covariance: &mut DMatrix<f64>, x: &DVector<f64>, s: f64) {
     let cx = &*covariance * x;
     let scale = s / (1.0 + s * x.dot(&cx));
     *covariance -= &cx * cx.transpose() * scale;
-}
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// Probabilities of first, second and tie at a margin.

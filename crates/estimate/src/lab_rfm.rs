@@ -291,11 +291,11 @@ impl RfmLab {
 }
 
 /// Reward features of an embedding.
-fn phi(map: &DMatrix<f64>, e: &[f64]) -> Vec<f64> {
+pub(crate) fn phi(map: &DMatrix<f64>, e: &[f64]) -> Vec<f64> {
     map.tr_mul(&DVector::from_column_slice(e)).iter().copied().collect()
 }
 
-fn dot(w: &DVector<f64>, x: &[f64]) -> f64 {
+pub(crate) fn dot(w: &DVector<f64>, x: &[f64]) -> f64 {
     w.iter().zip(x).map(|(w, x)| w * x).sum()
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::baselines::{Mixture, Network, Simplex, calibrated};
 use crate::contextual::{Comparisons, Contexts, ContextualFit};
+use crate::lab_rfm::{dot, phi};
 use crate::logistic::{Prior, logistic};
 use crate::taste::{Judgements, Taste};
 use crate::tastes::{Tastes, TastesFit};
@@ -265,14 +266,6 @@ fn difference(texts: &DMatrix<f64>, v: &EmbeddedVote) -> Vec<f64> {
 /// Difference of squared lengths.
 fn squared(texts: &DMatrix<f64>, v: &EmbeddedVote) -> f64 {
     texts.row(v.chosen).norm_squared() - texts.row(v.rejected).norm_squared()
-}
-
-fn phi(map: &DMatrix<f64>, e: &[f64]) -> Vec<f64> {
-    map.tr_mul(&DVector::from_column_slice(e)).iter().copied().collect()
-}
-
-fn dot(w: &DVector<f64>, x: &[f64]) -> f64 {
-    w.iter().zip(x).map(|(w, x)| w * x).sum()
 }
 
 /// The leading principal components of standardised columns, each of deviation 1 at most: `[T, k]`.

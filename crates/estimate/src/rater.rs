@@ -18,7 +18,7 @@ pub fn truth(weights: &[f64], scores: &[f64]) -> f64 {
     weights.iter().zip(scores).map(|(w, s)| w * s).sum::<f64>() / weights.len() as f64
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(crate) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 

@@ -18,11 +18,11 @@ use crate::{lab_loco, lab_newcomers, lab_rfm, table};
 pub(crate) enum LabCommand {
     /// P-ShareLoRA: subspace, value gap and bias beside the predicted slopes; a few minutes
     ShareLora(LabArgs),
-    /// RFM: new raters served by learnt features, beside one reward for all and other methods; a few minutes
+    /// RFM: new raters served by learnt features, beside one reward for all and other methods
     Rfm(LabArgs),
     /// Real votes: people whom a method has not seen, after 0 to 40 of their votes; embeds the texts first
     Newcomers(NewcomersArgs),
-    /// LoCo-RLHF: policies by low-rank contextual rewards, careful and not, under shifts; a few minutes
+    /// LoCo-RLHF: policies by low-rank contextual rewards, careful and not, under shifts; ten minutes or so
     Loco(LabArgs),
 }
 

@@ -33,11 +33,6 @@ impl Storage {
         Self { folder: Some(folder.into()), mapped: RefCell::default() }
     }
 
-    /// Is it on disk?
-    pub fn is_on_disk(&self) -> bool {
-        self.folder.is_some()
-    }
-
     /// Zeros, float32; on the CPU if they are on disk, else on `device`.
     ///
     /// # Errors
