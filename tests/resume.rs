@@ -72,9 +72,13 @@ fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
         workspace.edit("configs/reward.toml", "[lora]", more);
         workspace
     };
-    // Where the factors lie decides nothing.
+    // Where factors and frozen states lie decides nothing.
     let (undisturbed, killed) = (workspace(), workspace());
-    killed.edit("configs/reward.toml", "swap = true", "swap = true\npersonal_factors = \"disk\"");
+    killed.edit(
+        "configs/reward.toml",
+        "swap = true",
+        "swap = true\npersonal_factors = \"disk\"\nfrozen_states = \"disk\"",
+    );
     undisturbed.run(&["--until", "reward"]).assert().success();
     let report: serde_json::Value = run::read_json(&undisturbed.path("checkpoints/tiny/reward/report.json")).unwrap();
     let steps = report["fit"]["steps"].as_u64().unwrap();
@@ -90,6 +94,8 @@ fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
         assert!(bytes(&killed) == bytes(&undisturbed), "{file}");
     }
     assert!(!killed.path("checkpoints/tiny/reward/factors").exists());
+    assert!(killed.path("checkpoints/tiny/frozen-states").read_dir().unwrap().count() > 0);
+    assert!(!undisturbed.path("checkpoints/tiny/frozen-states").exists());
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(crate) fn reward_config(variant: Variant) -> RewardConfig {
         early_stopping: None,
         newcomer_epochs: 20.0,
         personal_factors: Kept::Memory,
+        frozen_states: Kept::Memory,
         swap: false,
         max_row_tokens: 200,
         over_long: text::OverLong::Error,
@@ -317,7 +318,7 @@ fn a_lower_bound_subtracts_the_exact_gradient_of_what_is_personal() {
             .take(6)
             .map(|v| bench.tokenizer.row(&v.prompt, &v.chosen, text::Ending::Finished).unwrap().into())
             .collect();
-        let prefix = model.prefix(&bench.lm, rows, |_| ());
+        let prefix = model.prefix(&bench.lm, rows, |_| ()).unwrap();
         let all = [0, 3, 5, 3];
         let got = model.score_and_gradient(&bench.lm, &prefix, &all, 1).unwrap();
         let plain = model.score(&bench.lm, &prefix, &all, 1);
@@ -336,7 +337,7 @@ fn a_lower_bound_subtracts_the_exact_gradient_of_what_is_personal() {
     }
     let (global, _) = fit_on(&bench, &reward_config(Variant::LoraGlobal), &votes(), &users(), "global");
     let row = bench.tokenizer.row(&votes()[0].prompt, "xx", text::Ending::Finished).unwrap();
-    let prefix = global.prefix(&bench.lm, vec![row.into()], |_| ());
+    let prefix = global.prefix(&bench.lm, vec![row.into()], |_| ()).unwrap();
     assert_eq!(global.score_and_gradient(&bench.lm, &prefix, &[0], 0).unwrap()[0].1, 0.0);
 }
 

@@ -247,6 +247,13 @@ fn sft(config: &policy::SftConfig, inputs: &Inputs, compute: &Compute, run: &mut
 
 fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
     let (lm, tokenizer) = load_with_rows(inputs, compute)?;
+    let lm = match config.frozen_states {
+        reward::Kept::Memory => lm,
+        reward::Kept::Disk => {
+            let run::Identity { inputs, environment, .. } = run.identity();
+            lm.keeping_prefixes(run.beside("frozen-states"), format!("{} {environment:?}", inputs["import"]))
+        }
+    };
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
     // Users with training votes; those who have votes for adapting instead come after them.
     let of = |split: Split| -> Vec<String> {
@@ -388,7 +395,7 @@ fn rank(
     }
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut bar = run::Progress::new("pairs: frozen blocks", rows.len(), 0);
-    let prefix = model.prefix(lm, rows, |n| bar.advance(n, ""));
+    let prefix = model.prefix(lm, rows, |n| bar.advance(n, ""))?;
     drop(bar);
     let mut bar = run::Progress::new("pairs: rewards", model.users.len(), 0);
     let (mut pairs, mut counts) = (Vec::new(), policy::PairCounts::default());

@@ -115,7 +115,7 @@ fn step(
 ) -> serde_json::Value {
     let cut = |i: usize| TokenRow { ids: inputs.stream[i * tokens..][..tokens].to_vec(), answer_start: tokens / 2 };
     let bank = bank(lm, 1);
-    let prefix = Prefix::new(lm, (0..rows).map(cut).collect(), 0..lm.depth(), |_| ());
+    let prefix = Prefix::new(lm, (0..rows).map(cut).collect(), 0..lm.depth(), |_| ()).unwrap();
     let groups: Vec<Vec<usize>> = (0..rows).map(|i| vec![i]).collect();
     let parameters: Vec<lm::Tensor> = bank.parameters().into_iter().map(|p| p.tensor).collect();
     // The first step packs weights and is not timed.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
@@ -12,6 +12,7 @@ use crate::families::Family;
 use crate::layout::Layout;
 use crate::pass::{Pass, Tokens};
 use crate::row_factors::RowFactors;
+use crate::rows::TokenRow;
 use crate::source::{Layer, Source};
 use crate::{Compute, Result, families};
 
@@ -26,6 +27,7 @@ pub struct Lm {
     pub device: Device,
     family: Box<dyn Family>,
     layers: Vec<Layer>,
+    prefixes: Option<(PathBuf, String)>,
 }
 
 impl Lm {
@@ -36,7 +38,26 @@ impl Lm {
         let source = Source::open(folder, compute)?;
         let family = families::build(config.kind, &config.value, &source.root(), &config.place)?;
         let layers = source.finish()?;
-        Ok(Self { shape: config.shape, kind: compute.kind, device: compute.device, family, layers })
+        Ok(Self { shape: config.shape, kind: compute.kind, device: compute.device, family, layers, prefixes: None })
+    }
+
+    /// Keeps the hidden states of every [`crate::Prefix`] in a file in `folder`, named by what decides them, and reads them from there
+    /// the next time: another run on the same rows starts training at once and gets the same numbers. `base` says which
+    /// base this is and how it computes.
+    #[must_use]
+    pub fn keeping_prefixes(self, folder: impl Into<PathBuf>, base: impl Into<String>) -> Self {
+        Self { prefixes: Some((folder.into(), base.into())), ..self }
+    }
+
+    /// Where the hidden states of rows behind the first `depth` blocks are kept.
+    pub(crate) fn kept_prefix(&self, rows: &[TokenRow], depth: usize) -> Option<PathBuf> {
+        let (folder, base) = self.prefixes.as_ref().filter(|_| depth > 0 && !rows.is_empty())?;
+        // The order of the rows decides which are computed together.
+        let mut key = format!("1 {base} {depth} {:?} {:?}", self.kind, self.device).into_bytes();
+        for TokenRow { ids, answer_start } in rows {
+            key.extend([*answer_start as i64, ids.len() as i64].iter().chain(ids).flat_map(|n| n.to_le_bytes()));
+        }
+        Some(folder.join(format!("{}.safetensors", run::hash_bytes(&key))))
     }
 
     /// Number of blocks.

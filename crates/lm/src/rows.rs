@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 use std::ops::Range;
+use std::path::Path;
 
 use rand::Rng;
 use rand::seq::SliceRandom;
 use tch::{Tensor, no_grad};
 
-use crate::Lm;
 use crate::layout::{Layout, Tree};
+use crate::weights::{map_tensors, write_tensors};
+use crate::{Lm, Result};
 
 /// One prompt with its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,39 +68,43 @@ impl Batch {
 
 impl Prefix {
     /// Runs the blocks below the first of `blocks`, those that batches are run through, over every row, in batches of similar
-    /// length.
-    pub fn new(lm: &Lm, rows: Vec<TokenRow>, blocks: Range<usize>, mut progress: impl FnMut(usize)) -> Self {
+    /// length. A base that keeps them ([`Lm::keeping_prefixes`]) reads what it has for just these rows instead.
+    ///
+    /// # Errors
+    /// A file of kept states that cannot be written, or is damaged.
+    pub fn new(lm: &Lm, rows: Vec<TokenRow>, blocks: Range<usize>, mut progress: impl FnMut(usize)) -> Result<Self> {
         let all: Vec<usize> = (0..rows.len()).collect();
-        let mut trees: Vec<(Tree, Vec<usize>)> = by_prompt(&rows, &all)
+        let trees: Vec<(Tree, Vec<usize>)> = by_prompt(&rows, &all)
             .into_iter()
             .map(|members| {
                 let ids: Vec<&[i64]> = members.iter().map(|i| rows[*i].ids.as_slice()).collect();
                 (Tree::new(&ids), members)
             })
             .collect();
-        let lengths: Vec<usize> = trees.iter().map(|(tree, _)| tree.len()).collect();
-        let mut stored: Vec<Option<Stored>> = (0..rows.len()).map(|_| None).collect();
-        for pass in under_budget(&lengths, PASS_TOKENS) {
-            let now: Vec<(Tree, Vec<usize>)> = pass.iter().map(|i| std::mem::take(&mut trees[*i])).collect();
-            let x = no_grad(|| {
-                let batch: Vec<&Tree> = now.iter().map(|(tree, _)| tree).collect();
-                let layout = Layout::new(&batch, 1, lm.kind, lm.device);
-                let ids: Vec<i64> = batch.iter().flat_map(|t| t.ids.iter().copied()).collect();
-                let x = lm.embed(&ids, &layout.positions);
-                lm.blocks(x, 0..blocks.start, &lm.over(&layout, None, None))
-            });
-            let mut start = 0;
-            for (tree, members) in &now {
-                let hidden = x.narrow(0, start, tree.len() as i64).copy();
-                start += tree.len() as i64;
-                for (r, i) in members.iter().enumerate() {
-                    let places = (0..rows[*i].ids.len()).map(|t| tree.locate(r, t) as i64).collect();
-                    stored[*i] = Some(Stored { hidden: hidden.shallow_clone(), places });
+        let kept = lm.kept_prefix(&rows, blocks.start);
+        let hidden = match &kept {
+            Some(file) if file.exists() => {
+                let hidden = read_hidden(lm, file, &trees)?;
+                progress(rows.len());
+                hidden
+            }
+            _ => {
+                let hidden = compute_hidden(lm, &trees, blocks.start, progress);
+                if let Some(file) = &kept {
+                    write_hidden(file, &hidden)?;
                 }
-                progress(members.len());
+                hidden
+            }
+        };
+
+        let mut stored: Vec<Option<Stored>> = (0..rows.len()).map(|_| None).collect();
+        for ((tree, members), hidden) in trees.iter().zip(&hidden) {
+            for (r, i) in members.iter().enumerate() {
+                let places = (0..rows[*i].ids.len()).map(|t| tree.locate(r, t) as i64).collect();
+                stored[*i] = Some(Stored { hidden: hidden.shallow_clone(), places });
             }
         }
-        Self { stored: stored.into_iter().flatten().collect(), rows, blocks }
+        Ok(Self { stored: stored.into_iter().flatten().collect(), rows, blocks })
     }
 
     /// The rows, in the order in which they are indexed.
@@ -141,6 +147,46 @@ impl Prefix {
         let layout = Layout::new(&trees, 1, lm.kind, lm.device);
         Batch { x: Tensor::cat(&pieces, 0), layout, rows, blocks: self.blocks.clone() }
     }
+}
+
+/// Runs the blocks below `depth` over trees of rows: `[tokens, E]` for each.
+fn compute_hidden(lm: &Lm, trees: &[(Tree, Vec<usize>)], depth: usize, mut progress: impl FnMut(usize)) -> Vec<Tensor> {
+    let lengths: Vec<usize> = trees.iter().map(|(tree, _)| tree.len()).collect();
+    let mut hidden: Vec<Option<Tensor>> = trees.iter().map(|_| None).collect();
+    for pass in under_budget(&lengths, PASS_TOKENS) {
+        let batch: Vec<&Tree> = pass.iter().map(|i| &trees[*i].0).collect();
+        let x = no_grad(|| {
+            let layout = Layout::new(&batch, 1, lm.kind, lm.device);
+            let ids: Vec<i64> = batch.iter().flat_map(|t| t.ids.iter().copied()).collect();
+            let x = lm.embed(&ids, &layout.positions);
+            lm.blocks(x, 0..depth, &lm.over(&layout, None, None))
+        });
+        let mut start = 0;
+        for i in pass {
+            hidden[i] = Some(x.narrow(0, start, lengths[i] as i64).copy());
+            start += lengths[i] as i64;
+            progress(trees[i].1.len());
+        }
+    }
+    hidden.into_iter().flatten().collect()
+}
+
+fn read_hidden(lm: &Lm, file: &Path, trees: &[(Tree, Vec<usize>)]) -> Result<Vec<Tensor>> {
+    let mut tensors = map_tensors(file)?;
+    let hidden = trees.iter().enumerate().map(|(i, (tree, _))| {
+        let shape = [tree.len() as i64, lm.shape.hidden_size];
+        Ok(tensors.take(&i.to_string(), &shape)?.to_device(lm.device))
+    });
+    hidden.collect()
+}
+
+fn write_hidden(file: &Path, hidden: &[Tensor]) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        fs_err::create_dir_all(folder)?;
+    }
+    let named: Vec<(String, Tensor)> =
+        hidden.iter().enumerate().map(|(i, h)| (i.to_string(), h.shallow_clone())).collect();
+    write_tensors(file, &named, None)
 }
 
 /// Groups rows of one prompt, in the order in which prompts first appear; a group is at most a quarter of a pass.

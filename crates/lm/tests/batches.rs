@@ -94,7 +94,7 @@ proptest! {
         let bank = bank(&lm, [Sharing::Personal; 2], middle, 4, Blocks::Last { last: NonZero::new(2).unwrap() });
         let rows: Vec<TokenRow> = shape.iter().map(|(_, length, salt)| row(*length, 4, *salt)).collect();
         let users: Vec<usize> = shape.iter().map(|(user, ..)| *user).collect();
-        let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ());
+        let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ()).unwrap();
         let activations = if recompute { Activations::Recompute } else { Activations::Keep };
         let groups: Vec<Vec<usize>> = (0..users.len()).map(|i| vec![i]).collect();
         let weights = vec![1.0; users.len()];
@@ -128,7 +128,7 @@ fn a_shared_prompt_and_parts_of_a_batch_change_nothing() {
     ] {
         let bank = bank(&lm, sharing, middle, 2, Blocks::Range { from: 1, to: 3 });
         let rows: Vec<TokenRow> = [(9, 1), (9, 2), (9, 3), (12, 1), (12, 2)].map(|(l, s)| row(l, 4, s)).to_vec();
-        let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ());
+        let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ()).unwrap();
         let weights = [1.0, -1.0, 0.5, 1.0, -2.0];
         let run = |groups: &[Vec<usize>], users: &[usize], weights: &[f32], activations| {
             loss_and_gradients(&lm, &bank, &prefix, groups, users, weights, activations)
@@ -154,7 +154,7 @@ fn a_shared_prompt_and_parts_of_a_batch_change_nothing() {
 fn chunked_log_probabilities_have_the_gradient_of_log_softmax() {
     let lm = model("llama, biases, tied");
     let batch: Vec<TokenRow> = (0..40).map(|i| row(20, 2, i)).collect(); // 720 targets: two chunks
-    let prefix = Prefix::new(&lm, batch, lm.depth()..lm.depth(), |_| ());
+    let prefix = Prefix::new(&lm, batch, lm.depth()..lm.depth(), |_| ()).unwrap();
     let groups: Vec<Vec<usize>> = (0..40).map(|i| vec![i]).collect();
     let inputs = prefix.batch(&lm, &groups);
     let hidden = lm::forward(&lm, &inputs, None).set_requires_grad(true);
@@ -273,16 +273,59 @@ fn a_global_bank_becomes_personal_without_a_bit_of_difference() {
     for (middle, owners) in cases {
         let global = bank(&lm, shared, middle, 3, Blocks::Range { from: 1, to: 3 }).ahead_of(owners);
         let personal = global.personalised(owners, 3, &Storage::memory()).unwrap();
-        let prefix = Prefix::new(&lm, rows.clone(), global.first_block()..lm.depth(), |_| ());
+        let prefix = Prefix::new(&lm, rows.clone(), global.first_block()..lm.depth(), |_| ()).unwrap();
         let batch = prefix.batch(&lm, &groups);
         let hidden = |bank: &Bank, users: &[usize]| lm::forward(&lm, &batch, Some(&bank.rows(users, batch.lengths())));
         assert!(hidden(&global, &users).equal(&hidden(&personal, &users)), "{owners:?}");
         // The present users alone, in another order of numbers: the same rows.
         let present = personal.present(&[2, 0]);
-        let prefix = Prefix::new(&lm, rows[..3].to_vec(), global.first_block()..lm.depth(), |_| ());
+        let prefix = Prefix::new(&lm, rows[..3].to_vec(), global.first_block()..lm.depth(), |_| ()).unwrap();
         let some = prefix.batch(&lm, &groups[..3]);
         let of = |bank: &Bank, users: &[usize]| lm::forward(&lm, &some, Some(&bank.rows(users, some.lengths())));
         assert!(of(&personal, &[0, 2, 2]).equal(&of(&present, &[1, 0, 0])), "{owners:?}");
         assert_eq!(personal.config().users, 3);
     }
+}
+
+#[test]
+fn kept_prefixes_are_read_again_and_belong_to_their_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = || {
+        let mut files: Vec<_> = folder.path().read_dir().unwrap().map(|f| f.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let rows: Vec<TokenRow> = [(9, 1), (9, 2), (12, 1)].map(|(l, s)| row(l, 4, s)).to_vec();
+    let states = |lm: &Lm, rows: &[TokenRow], depth: usize| {
+        let mut told = 0;
+        let prefix = Prefix::new(lm, rows.to_vec(), depth..lm.depth(), |n| told += n).unwrap();
+        assert_eq!(told, rows.len());
+        let hidden = lm::forward(lm, &prefix.batch(lm, &[vec![0, 1], vec![2]]), None);
+        Vec::<f32>::try_from(hidden.flatten(0, -1)).unwrap()
+    };
+    let plain = model("llama");
+    let keeping = model("llama").keeping_prefixes(folder.path(), "a base");
+    let expected = states(&plain, &rows, 1);
+    assert_eq!(states(&keeping, &rows, 1), expected);
+    assert_eq!(files().len(), 1);
+    assert_eq!(states(&keeping, &rows, 1), expected);
+    assert_eq!(files().len(), 1);
+
+    // The file is what counts the second time: zeros in it come out.
+    let kept = lm::read_tensors(&files()[0], tch::Device::Cpu, None).unwrap();
+    let zeros: Vec<(String, Tensor)> = kept.by_name.iter().map(|(n, t)| (n.clone(), t.zeros_like())).collect();
+    lm::write_tensors(&files()[0], &zeros, None).unwrap();
+    assert_ne!(states(&keeping, &rows, 1), expected);
+    fs_err::write(&files()[0], [0; 40]).unwrap();
+    let error = Prefix::new(&keeping, rows.clone(), 1..keeping.depth(), |_| ()).unwrap_err();
+    assert!(error.to_string().contains("whole safetensors file"), "{error}");
+    fs_err::remove_file(&files()[0]).unwrap();
+
+    // Another order, depth or base, or what lies in memory, is another thing.
+    states(&keeping, &[rows[2].clone(), rows[0].clone(), rows[1].clone()], 1);
+    assert_eq!(states(&keeping, &rows, 2), states(&plain, &rows, 2));
+    assert_eq!(states(&model("llama").keeping_prefixes(folder.path(), "another"), &rows, 1), expected);
+    assert_eq!(files().len(), 3);
+    states(&keeping, &rows, 0); // no block: nothing to keep
+    assert_eq!(files().len(), 3);
 }

@@ -80,7 +80,7 @@ fn every_family_equals_transformers() {
         }
         // Answers batched and alone, in one tree, and with the lower blocks computed before.
         for first_block in 0..=lm.depth() {
-            let prefix = Prefix::new(&lm, rows.clone(), first_block..lm.depth(), |_| ());
+            let prefix = Prefix::new(&lm, rows.clone(), first_block..lm.depth(), |_| ()).unwrap();
             for groups in [vec![vec![0], vec![1], vec![2]], vec![vec![0, 1, 2]], vec![vec![2]], vec![vec![1, 0]]] {
                 let batch = prefix.batch(&lm, &groups);
                 let sums = lm::answer_logp(&lm, &batch, &lm::forward(&lm, &batch, None));

@@ -190,7 +190,7 @@ pub fn train(
         }
     };
     let mut bar = Progress::new("dpo: frozen blocks", rows.rows.len(), 0);
-    let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""));
+    let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""))?;
     drop(bar);
     // The reference of each pair's two rows: what the policies start as. A row that several users have is computed once
     // where they start as the base.

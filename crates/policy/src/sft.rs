@@ -164,7 +164,7 @@ pub fn train(
     run.rewind_log(step)?;
 
     let mut bar = Progress::new("sft: frozen blocks", rows.len(), 0);
-    let prefix = Prefix::new(lm, rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""));
+    let prefix = Prefix::new(lm, rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""))?;
     drop(bar);
     let mut bar = Progress::new("sft: training", steps, step);
     while step < steps {

@@ -69,6 +69,7 @@ fn config(kept: Kept) -> RewardConfig {
         save_every_steps: NonZero::new(100).unwrap(),
         newcomer_epochs: 1.0,
         personal_factors: kept,
+        frozen_states: Kept::Memory,
         swap: false,
     }
 }

@@ -100,6 +100,7 @@ fn main() {
         save_every_steps: NonZero::new(1_000_000).unwrap(),
         newcomer_epochs: 1.0,
         personal_factors: Kept::Memory,
+        frozen_states: Kept::Memory,
         swap: false,
     };
     let folder = tempfile::tempdir().unwrap();

@@ -101,14 +101,14 @@ pub struct EarlyStopping {
     pub patience: NonZero<usize>,
 }
 
-/// Where users' own factors and the optimiser's moments of them lie.
+/// Where something large lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kept {
-    /// In memory, all of them.
+    /// In memory, all of it.
     #[default]
     Memory,
-    /// In files in the run's folder, which a batch reads and writes its own users' part of.
+    /// In files: a batch reads and writes its own part of them.
     Disk,
 }
 
@@ -160,9 +160,13 @@ pub struct RewardConfig {
     /// Passes over the votes of split `adapt`, which fit what is personal of users who have no training votes.
     #[serde(default = "newcomer_epochs")]
     pub newcomer_epochs: f64,
-    /// Where users' own factors lie; memory then grows with the batch and not with the number of users.
+    /// Where users' own factors and the optimiser's moments of them lie; memory then grows with the batch and not with the number of users.
     #[serde(default)]
     pub personal_factors: Kept,
+    /// Where the hidden states below the first adapted block lie. On disk, in the pipeline's folder, the other cells of a matrix
+    /// read them there instead of computing them.
+    #[serde(default)]
+    pub frozen_states: Kept,
     /// Judge every user's votes by every other user's factors as well.
     #[serde(default)]
     pub swap: bool,

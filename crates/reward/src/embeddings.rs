@@ -47,7 +47,7 @@ pub fn embed(
     let prefix = Prefix::new(lm, texts.rows, depth..depth, |n| {
         done += n;
         progress(done, count);
-    });
+    })?;
     let all: Vec<usize> = (0..count).collect();
     let mut out = vec![Vec::new(); count];
     for groups in prefix.passes(&all) {

@@ -112,6 +112,7 @@ pub(crate) fn train(
         swap: _,
         newcomer_epochs: _,
         personal_factors: _,
+        frozen_states: _,
     } = *config;
     config.check()?;
     let own: Vec<&Vote> = all_votes.iter().filter(|v| v.split == job.split).collect();
@@ -200,7 +201,7 @@ pub(crate) fn train(
     }
 
     let mut bar = Progress::new("reward: frozen blocks", texts.rows.len(), 0);
-    let prefix = model.prefix(lm, texts.rows.clone(), |n| bar.advance(n, ""));
+    let prefix = model.prefix(lm, texts.rows.clone(), |n| bar.advance(n, ""))?;
     drop(bar);
 
     let mut bar = Progress::new("reward: training", count, step);

@@ -61,8 +61,11 @@ const PROBE_ROWS: usize = 16;
 
 impl RewardModel {
     /// Hidden states below the first adapted block, of rows that this model is to score.
-    pub fn prefix(&self, lm: &Lm, rows: Vec<TokenRow>, progress: impl FnMut(usize)) -> Prefix {
-        Prefix::new(lm, rows, self.bank.first_block()..self.depth, progress)
+    ///
+    /// # Errors
+    /// A file of kept states that cannot be written, or is damaged.
+    pub fn prefix(&self, lm: &Lm, rows: Vec<TokenRow>, progress: impl FnMut(usize)) -> Result<Prefix> {
+        Ok(Prefix::new(lm, rows, self.bank.first_block()..self.depth, progress)?)
     }
 
     /// One user's rewards of the rows `rows` of a [`Self::prefix`].
@@ -237,7 +240,7 @@ impl RewardModel {
             users: header.users,
             probes: header.probes,
         };
-        if let Some((distance, tolerance)) = model.probe(lm, &header.dtype) {
+        if let Some((distance, tolerance)) = model.probe(lm, &header.dtype)? {
             return Err(wrong(
                 format!("the {} stored scores again, within {tolerance:.1e}", model.probes.len()),
                 format!("a difference of {distance:.1e}"),
@@ -248,12 +251,12 @@ impl RewardModel {
     }
 
     /// The largest difference from a stored score, and what is allowed, if it is more than that.
-    fn probe(&self, lm: &Lm, dtype: &str) -> Option<(f64, f64)> {
+    fn probe(&self, lm: &Lm, dtype: &str) -> Result<Option<(f64, f64)>> {
         if self.probes.is_empty() {
-            return None;
+            return Ok(None);
         }
         let row = |p: &Probe| TokenRow { ids: p.ids.clone(), answer_start: p.answer_start };
-        let prefix = self.prefix(lm, self.probes.iter().map(row).collect(), |_| ());
+        let prefix = self.prefix(lm, self.probes.iter().map(row).collect(), |_| ())?;
         let scores: Vec<f32> =
             self.probes.iter().enumerate().map(|(i, p)| self.score(lm, &prefix, &[i], p.user)[0]).collect();
         let stored = self.probes.iter().map(|p| p.score);
@@ -262,6 +265,6 @@ impl RewardModel {
         // Another machine or thread count rounds otherwise; another type of the base much more so.
         let share = if dtype == "Float" && lm.kind == tch::Kind::Float { 1e-3 } else { 5e-2 };
         let tolerance = f64::from(spread) * share;
-        (f64::from(distance) > tolerance || distance.is_nan()).then_some((f64::from(distance), tolerance))
+        Ok((f64::from(distance) > tolerance || distance.is_nan()).then_some((f64::from(distance), tolerance)))
     }
 }

@@ -141,7 +141,7 @@ pub fn predict(
             && (v.split == scored.split || shared && v.split == Split::Train && !v.tie && v.chosen_first.is_some())
     };
     let texts = Texts::new(tokenizer, votes.iter().filter(wanted).collect(), scored.max_row_tokens, scored.over_long)?;
-    let prefix = model.prefix(lm, texts.rows.clone(), |_| ());
+    let prefix = model.prefix(lm, texts.rows.clone(), |_| ())?;
     let owner: Vec<usize> = texts.votes.iter().map(|v| known[v.user_id.as_str()]).collect();
 
     // Scores of (user, row).

@@ -61,7 +61,7 @@ impl Watch {
                 hint: "give `dev` a share in the data stage's `split`, or leave `early_stopping` out".into(),
             });
         }
-        let prefix = model.prefix(lm, texts.rows, |_| ());
+        let prefix = model.prefix(lm, texts.rows, |_| ())?;
         let dev = Dev { prefix, votes: by_user.into_iter().collect() };
         Ok(Self { setting: Some((setting, dev)), best: None, kept: vec![] })
     }

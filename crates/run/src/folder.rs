@@ -155,6 +155,16 @@ impl Run {
         self.partial.join(name)
     }
 
+    /// A place beside the stage's folder, for what may serve several stages; nobody's identity depends on it.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.partial.with_file_name(name)
+    }
+
+    /// What decides the folder's bytes.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// Where the file `name` of the unfinished state lies; gone once the stage is finished.
     pub fn state(&self, name: &str) -> PathBuf {
         self.partial.join(STATE).join(name)

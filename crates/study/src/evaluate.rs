@@ -150,7 +150,7 @@ fn divergence(
     }
     let tokens: usize = rows.iter().map(|r| r.ids.len() - r.answer_start).sum();
     let count = rows.len();
-    let prefix = Prefix::new(lm, rows, bank.first_block()..lm.depth(), |_| ());
+    let prefix = Prefix::new(lm, rows, bank.first_block()..lm.depth(), |_| ())?;
     let mut bar = Progress::new(&format!("evaluate: KL of {name}"), count, 0);
     let mut sum = 0.0;
     for groups in prefix.passes(&(0..count).collect::<Vec<_>>()) {
