@@ -7,6 +7,8 @@
 mod bench;
 /// `idiolect data`.
 mod data_command;
+/// Reward features: one is the ordinary model, tastes serve opposite people.
+mod features;
 /// The house: import rows of crates, lengths of files, configs that parse.
 mod house;
 /// Learners: equals a reference, repeats exactly, gets better, keeps its invariant.

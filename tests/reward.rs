@@ -27,6 +27,7 @@ pub(crate) fn reward_config(variant: Variant) -> RewardConfig {
         structure: Structure::Lora,
         personal: Personal::Down,
         depth: None,
+        features: None,
         objective: Objective::default(),
         early_stopping: None,
         newcomer_epochs: 20.0,
@@ -344,7 +345,7 @@ fn a_lower_bound_subtracts_the_exact_gradient_of_what_is_personal() {
 /// The norm of a row's gradient over a user's personal parameters, entry by entry, by central differences.
 fn numeric_norm(bench: &Bench, model: &RewardModel, prefix: &lm::Prefix, row: usize, user: i64) -> f64 {
     let mut personal = model.bank.parameters();
-    personal.push(model.head.parameter());
+    personal.extend(model.head.parameters());
     personal.retain(|p| p.owner == lm::Owner::PerUser);
     let mut squares = 0.0;
     for parameter in personal {

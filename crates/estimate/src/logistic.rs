@@ -18,7 +18,8 @@ pub struct Logistic {
 impl Logistic {
     /// The Laplace approximation's covariance `[d, d]`.
     pub fn covariance(&self) -> DMatrix<f64> {
-        self.curvature.inverse()
+        let inverse = self.curvature.inverse();
+        (&inverse + inverse.transpose()) / 2.0 // equal to rounding, made the same
     }
 }
 

@@ -266,6 +266,12 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     if !newcomers.is_empty() {
         (model, welcomed) = reward::welcome(config, &model, &lm, &tokenizer, &votes, &newcomers, run)?;
     }
+    let mut people = None;
+    if model.head.features.as_ref().is_some_and(|f| f.size()[0] > 1) {
+        let (with_tastes, tastes) = reward::taste_people(config, model, &lm, &tokenizer, &votes)?;
+        tastes.write(&run.path("people.safetensors"))?;
+        (model, people) = (with_tastes, Some(tastes));
+    }
     let users = model.users.clone();
     model.write(&run.path("reward.safetensors"), &lm)?;
     let mut evaluations = Vec::new();
@@ -301,6 +307,10 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     }
     if !newcomers.is_empty() {
         text += &format!("; {} newcomers, fitted to {} votes", newcomers.len(), welcomed.map_or(0, |r| r.votes));
+    }
+    if let Some(people) = &people {
+        let d = people.population.map.nrows();
+        text += &format!("; {d} reward features, {} tastes", people.tastes.len());
     }
     if let Some(step) = report.best_step {
         text += &format!("; the parameters of step {step} were best on dev and are kept");

@@ -186,6 +186,7 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option
             Kind::Float => Dtype::F32,
             Kind::BFloat16 => Dtype::BF16,
             Kind::Half => Dtype::F16,
+            Kind::Double => Dtype::F64,
             Kind::Int64 => Dtype::I64,
             other => {
                 return Err(invalid(

@@ -37,6 +37,7 @@ fn config(kept: Kept) -> RewardConfig {
         personal: Personal::Down,
         pooling: Pooling::Mean,
         depth: None,
+        features: None,
         head_scale: 1.0,
         lora: LoraConfig {
             rank: NonZero::new(8).unwrap(),

@@ -68,6 +68,7 @@ fn main() {
         personal: Personal::Down,
         pooling: Pooling::Last,
         depth: None,
+        features: None,
         head_scale: 1.0,
         lora: LoraConfig {
             rank: NonZero::new(8).unwrap(),

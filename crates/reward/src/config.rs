@@ -21,6 +21,8 @@ pub enum Variant {
     /// The first 70% of the blocks frozen and shared, adapters and head of the last 30% personal (Park et al. 2024, as
     /// P-ShareLoRA compares with it). `lora.blocks` is not read.
     ShareRep,
+    /// The bank shared, and a head of `features` reward features with a personal taste (RFM, arXiv 2503.17338).
+    Rfm,
 }
 
 /// What P-ShareLoRA shares.
@@ -69,8 +71,10 @@ pub enum Role {
     Kernel,
     /// Diagonals.
     Scale,
-    /// The scalar head.
+    /// The scalar head, or its features.
     Head,
+    /// Tastes over features.
+    Tastes,
     /// The tie parameter.
     Ties,
     /// Users' lapse rates.
@@ -129,6 +133,9 @@ pub struct RewardConfig {
     /// Behind which block the head reads; the blocks above are not run. All unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<NonZero<usize>>,
+    /// Reward features of variant `rfm`, d; there are at most as many as users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<NonZero<usize>>,
     /// The head's start, relative to a deviation of `1 / sqrt(E + 1)`.
     pub head_scale: f64,
     /// Rank, scale, layers.
@@ -200,13 +207,14 @@ impl RewardConfig {
     pub(crate) fn owners(&self) -> (Owners, Sharing) {
         use Sharing::{Personal as Own, Shared};
         let (down, up, middle) = match (self.variant, self.structure, self.personal) {
-            (Variant::LoraGlobal, _, _) => (Shared, Shared, Shared),
+            (Variant::LoraGlobal | Variant::Rfm, _, _) => (Shared, Shared, Shared),
             (Variant::LoraLocal | Variant::ShareRep, _, _) => (Own, Own, Own),
             (Variant::PShareLora, Structure::Lora, Personal::Down) => (Own, Shared, Shared),
             (Variant::PShareLora, Structure::Lora, Personal::Up) => (Shared, Own, Shared),
             (Variant::PShareLora, Structure::Kernel | Structure::Svd, _) => (Shared, Shared, Own),
         };
-        (Owners { down, up, middle }, if self.independent() { Own } else { Shared })
+        let own_head = self.independent() || self.variant == Variant::Rfm;
+        (Owners { down, up, middle }, if own_head { Own } else { Shared })
     }
 
     /// Is everything personal? Then nobody's training touches another's, unless factors are shrunk to their mean.
@@ -257,7 +265,7 @@ impl RewardConfig {
             vec![Phase { factors, epochs, train: None }]
         };
         match self.variant {
-            Variant::PShareLora => self.phases.clone(),
+            Variant::PShareLora | Variant::Rfm => self.phases.clone(),
             Variant::LoraGlobal => all(Factors::Global),
             Variant::LoraLocal | Variant::ShareRep => all(Factors::Personal),
         }
@@ -274,6 +282,14 @@ impl RewardConfig {
         if !(self.newcomer_epochs > 0.0 && self.newcomer_epochs.is_finite()) {
             return Err(invalid("newcomer_epochs", "a positive number", self.newcomer_epochs));
         }
+        if (self.variant == Variant::Rfm) != self.features.is_some() {
+            let found = if self.features.is_some() { "features" } else { "none" };
+            return Err(invalid("features", "a number with `variant = \"rfm\"`, and only there", found));
+        }
+        if self.variant == Variant::Rfm && self.optimizer.weight_decay != 0.0 {
+            let expected = "0 with reward features: it would move the number of a taste that fixes the scale";
+            return Err(invalid("optimizer.weight_decay", expected, self.optimizer.weight_decay));
+        }
         let personal = self.phases.iter().position(|p| p.factors == Factors::Personal);
         let late = personal.is_some_and(|p| self.phases[p..].iter().any(|p| p.factors == Factors::Global));
         if self.phases.is_empty() || personal.is_none() || late {
@@ -283,7 +299,7 @@ impl RewardConfig {
         if self.phases.iter().any(|p| p.train.as_ref().is_some_and(Vec::is_empty)) {
             return Err(invalid(
                 "phases, `train`",
-                "at least one of down, up, kernel, scale, head, ties, lapse",
+                "at least one of down, up, kernel, scale, head, tastes, ties, lapse",
                 "none",
             ));
         }

@@ -96,6 +96,7 @@ pub(crate) fn train(
         personal: _,
         phases: _,
         depth: _,
+        features,
         token_budget: _,
         lora: _,
         batch_votes: _,
@@ -158,7 +159,12 @@ pub(crate) fn train(
         };
         let bank = Bank::new(&bank, lm, users, &storage, |name| run.rng(&["init", name]))?;
         let bank = if one { bank.ahead_of(owners) } else { bank };
-        let head = ScalarHead::new(lm.shape.hidden_size, head_scale as f32, &mut run.rng(&["head"]), lm.device);
+        let (width, scale, rng) = (lm.shape.hidden_size, head_scale as f32, &mut run.rng(&["head"]));
+        let head = match features.map(|d| d.get().min(users.len())) {
+            None => ScalarHead::new(width, scale, rng, lm.device),
+            // Of more features than users some could not be told apart.
+            Some(d) => ScalarHead::of_features(d, width, scale, rng, lm.device),
+        };
         let personal_head = sharing(head_owner) == Sharing::Personal;
         Ok(RewardModel {
             bank,
@@ -329,7 +335,8 @@ pub(crate) fn train(
 /// What a parameter is, by its name.
 pub(crate) fn role_of(name: &str) -> Role {
     match name.rsplit('.').next() {
-        _ if name == ScalarHead::NAME => Role::Head,
+        _ if name == ScalarHead::NAME || name == ScalarHead::FEATURES => Role::Head,
+        _ if name == ScalarHead::TASTES => Role::Tastes,
         Some("down") => Role::Down,
         Some("up") => Role::Up,
         Some("kernel") => Role::Kernel,

@@ -15,6 +15,7 @@ mod lab;
 mod model;
 mod newcomers;
 mod objective;
+mod people;
 mod pessimism;
 mod predictions;
 mod pull;
@@ -33,6 +34,7 @@ pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
 pub use newcomers::welcome;
 pub use objective::{Judged, Lapse, Objective, Ties, Weighting, outcomes};
+pub use people::{People, taste_people};
 pub use pessimism::{Pessimism, Spread};
 pub use predictions::{Prediction, Predictions, Scored, predict, read_predictions, write_predictions};
 use texts::Texts;

@@ -44,6 +44,9 @@ struct Header {
     format: u32,
     bank: BankConfig,
     head: Sharing,
+    /// Reward features of the head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    features: Option<i64>,
     habits: HabitsShape,
     pooling: Pooling,
     depth: usize,
@@ -83,6 +86,30 @@ impl RewardModel {
             scores.extend(groups.into_iter().flatten().zip(values));
         }
         rows.iter().map(|row| scores[row]).collect()
+    }
+
+    /// A user's weights on what the head reads, `[E]` or `[d]`.
+    pub fn taste(&self, user: usize) -> Vec<f32> {
+        let row = if self.head.sharing() == Sharing::Personal { user as i64 } else { 0 };
+        Vec::try_from(self.head.weight.detach().get(row)).expect("a vector of float32")
+    }
+
+    /// Reward features `[d]` of the rows `rows` of a [`Self::prefix`]; none if the head has none.
+    pub fn features(&self, lm: &Lm, prefix: &Prefix, rows: &[usize]) -> Option<Vec<Vec<f32>>> {
+        self.head.features.as_ref()?;
+        let mut found: HashMap<usize, Vec<f32>> = HashMap::new();
+        for groups in prefix.passes(rows) {
+            let batch = prefix.batch(lm, &groups);
+            let factors = self.bank.rows(&vec![0; groups.len()], batch.lengths()); // shared by all
+            let hidden = tch::no_grad(|| {
+                lm::pooled_hidden(lm, &batch, &lm::forward(lm, &batch, Some(&factors)), self.pooling)
+            });
+            let read = self.head.read(&hidden)?;
+            for (number, row) in groups.into_iter().flatten().enumerate() {
+                found.insert(row, Vec::try_from(read.get(number as i64)).expect("a vector of float32"));
+            }
+        }
+        Some(rows.iter().map(|row| found[row].clone()).collect())
     }
 
     /// P(the first is better | the user decides), of a user's two rewards.
@@ -152,7 +179,7 @@ impl RewardModel {
     /// Everything that can be trained: the bank's factors, the head, the habits.
     pub(crate) fn parameters(&self) -> Vec<Parameter> {
         let mut all = self.bank.parameters();
-        all.push(self.head.parameter());
+        all.extend(self.head.parameters());
         all.extend(self.habits.parameters());
         all
     }
@@ -179,6 +206,7 @@ impl RewardModel {
             format: FORMAT,
             bank: self.bank.config().clone(),
             head: self.head.sharing(),
+            features: self.head.features.as_ref().map(|f| f.size()[0]),
             habits: self.habits.shape,
             pooling: self.pooling,
             depth: self.depth,
@@ -222,7 +250,12 @@ impl RewardModel {
         }
         let bank = Bank::take(&header.bank, lm, &mut tensors)?;
         let count = |sharing| if sharing == Sharing::Personal { header.users.len() as i64 } else { 1 };
-        let weight = tensors.take(ScalarHead::NAME, &[count(header.head), lm.shape.hidden_size])?;
+        let (owners, width) = (count(header.head), lm.shape.hidden_size);
+        let head = match header.features {
+            None => ScalarHead::from_weight(&tensors.take(ScalarHead::NAME, &[owners, width])?, header.head),
+            Some(d) => ScalarHead::from_weight(&tensors.take(ScalarHead::TASTES, &[owners, d])?, header.head)
+                .over(&tensors.take(ScalarHead::FEATURES, &[d, width])?.to_device(lm.device)),
+        };
         let mut habit = |name: &str, there: bool, owners: i64| -> Result<Option<Tensor>> {
             let leaf = |t: Tensor| t.to_device(lm.device).set_requires_grad(true);
             there.then(|| tensors.take(name, &[owners]).map(leaf)).transpose()
@@ -233,7 +266,7 @@ impl RewardModel {
         tensors.refuse_rest()?;
         let model = Self {
             bank,
-            head: ScalarHead::from_weight(&weight, header.head),
+            head,
             habits: Habits { shape: header.habits, tie, lapse },
             pooling: header.pooling,
             depth: header.depth,

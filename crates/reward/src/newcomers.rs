@@ -29,7 +29,8 @@ pub fn welcome(
     let mut train_roles: Vec<_> =
         fresh.parameters().iter().filter(|p| p.owner == Owner::PerUser).map(|p| role_of(&p.name)).collect();
     train_roles.dedup();
-    let (fresh, report) = if train_roles.is_empty() || names.is_empty() {
+    // Tastes over frozen features are convex statistics: [`crate::taste_people`] finds them.
+    let (fresh, report) = if train_roles.is_empty() || names.is_empty() || model.head.features.is_some() {
         (fresh, None)
     } else {
         let phases =

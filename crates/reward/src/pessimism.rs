@@ -83,7 +83,7 @@ impl RewardModel {
             let hidden = lm::pooled_hidden(lm, &batch, &trace.hidden, self.pooling);
             let scores = copies.head.score(&hidden, &owners);
             let mut personal = copies.bank.parameters();
-            personal.push(copies.head.parameter());
+            personal.extend(copies.head.parameters());
             personal.retain(|p| p.owner == Owner::PerUser);
             let values = Vec::<f32>::try_from(scores.detach())?;
             let mut squares = vec![0f64; some.len()];

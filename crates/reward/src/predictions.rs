@@ -154,11 +154,21 @@ pub fn predict(
         let all: BTreeSet<usize> = own.flat_map(|(_, (c, r))| [*c, *r]).collect();
         needed.values_mut().for_each(|rows| rows.extend(&all));
     }
+    // Reward features are the same for everybody: a text is read once.
+    let all: Vec<usize> = (0..prefix.rows().len()).collect();
+    let features = model.features(lm, &prefix, &all);
     let total = needed.len();
     let mut scores: HashMap<(usize, usize), f32> = HashMap::new();
     for (done, (user, rows)) in needed.iter().enumerate() {
         let rows: Vec<usize> = rows.iter().copied().collect();
-        let values = model.score(lm, &prefix, &rows, *user);
+        let values: Vec<f32> = match &features {
+            None => model.score(lm, &prefix, &rows, *user),
+            Some(features) => {
+                let taste = model.taste(*user);
+                let dot = |phi: &Vec<f32>| phi.iter().zip(&taste).map(|(a, b)| a * b).sum();
+                rows.iter().map(|row| dot(&features[*row])).collect()
+            }
+        };
         scores.extend(rows.into_iter().zip(values).map(|(row, value)| ((*user, row), value)));
         progress(done + 1, total);
     }

@@ -12,7 +12,7 @@ pub(crate) struct Means(Vec<(String, Tensor)>);
 /// What is pulled: the users' own factors and heads, not their habits.
 fn personal(model: &RewardModel) -> Vec<Parameter> {
     let mut all = model.bank.parameters();
-    all.push(model.head.parameter());
+    all.extend(model.head.parameters());
     all.retain(|p| p.owner == Owner::PerUser);
     all
 }
