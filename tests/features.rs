@@ -49,10 +49,8 @@ fn tastes_serve_opposite_people_and_newcomers_and_touch_nobody() {
     // Cleo judges as Ann does; she comes later, with twelve votes.
     let mut all = votes();
     let like_ann: Vec<Vote> = votes().into_iter().filter(|v| v.user_id == "ann").collect();
-    all.extend(like_ann.into_iter().enumerate().filter(|(i, v)| *i < 12 || v.split == Split::Test).map(|(_, v)| Vote {
-        user_id: "cleo".into(),
-        split: if v.split == Split::Test { Split::Test } else { Split::Adapt },
-        ..v
+    all.extend(like_ann.into_iter().enumerate().filter(|(i, v)| *i < 12 || v.split == Split::Test).map(|(_, v)| {
+        Vote { user_id: "cleo".into(), split: if v.split == Split::Test { Split::Test } else { Split::Adapt }, ..v }
     }));
     let config = RewardConfig { swap: true, ..rfm(4) };
     let tasted = |all: &[Vote], newcomers: &[String], name: &str| -> (RewardModel, People) {
@@ -104,7 +102,9 @@ fn settings_that_mean_nothing_are_told() {
         reward::fit(&config, &bench.lm, &bench.tokenizer, &votes(), &users, &mut run).unwrap_err().to_string()
     };
     assert!(refused(RewardConfig { features: None, ..rfm(2) }).contains("`features`"));
-    assert!(refused(RewardConfig { features: Some(count(2)), ..reward_config(Variant::PShareLora) }).contains("`features`"));
+    assert!(
+        refused(RewardConfig { features: Some(count(2)), ..reward_config(Variant::PShareLora) }).contains("`features`")
+    );
     let mut decaying = rfm(2);
     decaying.optimizer.weight_decay = 0.1;
     assert!(refused(decaying).contains("weight_decay"));

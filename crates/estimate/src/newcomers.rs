@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::baselines::{Mixture, Network, Simplex, calibrated};
 use crate::contextual::{Comparisons, Contexts, ContextualFit};
-use crate::lab_rfm::{dot, phi};
+use crate::features::{EmbeddedVotes, FeaturesFit, RewardFeatures, dot};
 use crate::logistic::{Prior, logistic};
 use crate::taste::{Judgements, Taste};
 use crate::tastes::{Tastes, TastesFit};
 
-/// A decided vote on embedded texts.
+/// A vote on embedded texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmbeddedVote {
     /// Whose.
@@ -26,6 +26,45 @@ pub struct EmbeddedVote {
     pub chosen: usize,
     /// The rejected text's.
     pub rejected: usize,
+    /// Then neither was chosen. Ties count for what is known of a person's ways, and for nothing else here.
+    pub tie: bool,
+}
+
+/// What is known of a person's ways from some votes: 1, the lean to longer answers, the share of ties above the population's; the latter two
+/// as if there had been four votes more that say nothing.
+struct Ways {
+    longer: f64,
+    decided: f64,
+    ties: f64,
+}
+
+impl Ways {
+    fn of<'a>(votes: impl IntoIterator<Item = &'a EmbeddedVote>, lengths: &[usize]) -> Self {
+        let mut out = Self { longer: 0.0, decided: 0.0, ties: 0.0 };
+        for vote in votes {
+            if vote.tie {
+                out.ties += 1.0;
+            } else {
+                out.decided += 1.0;
+                out.longer += lean(vote, lengths);
+            }
+        }
+        out
+    }
+
+    fn context(&self, ties_of_all: f64) -> Vec<f64> {
+        let all = self.decided + self.ties;
+        vec![1.0, self.longer / (self.decided + 4.0), (self.ties - ties_of_all * all) / (all + 4.0)]
+    }
+}
+
+/// Half a vote for the longer answer, or against it.
+fn lean(vote: &EmbeddedVote, lengths: &[usize]) -> f64 {
+    match lengths[vote.chosen].cmp(&lengths[vote.rejected]) {
+        std::cmp::Ordering::Greater => 0.5,
+        std::cmp::Ordering::Equal => 0.0,
+        std::cmp::Ordering::Less => -0.5,
+    }
 }
 
 /// How it is done.
@@ -82,12 +121,18 @@ pub struct NewcomerRow {
 /// Ridges of everybody's reward that are tried, in votes.
 const RIDGES: [f64; 4] = [3.0, 10.0, 30.0, 100.0];
 const BASIS: usize = 4;
+/// Rank of contextual rewards: there are three contexts.
+const RANK: usize = 2;
 
 struct Learnt {
     everybody: DVector<f64>,
-    /// `[e, d + 1]`: learnt features and everybody's reward.
-    map: DMatrix<f64>,
-    tastes: Tastes,
+    features: RewardFeatures,
+    /// The same, with what people do as contexts.
+    contextual: RewardFeatures,
+    /// LoCo: `[3, e]`
+    theta: DMatrix<f64>,
+    /// Share of ties.
+    ties: f64,
     scale: Tastes,
     linear: Prior,
     rewards: Simplex,
@@ -122,14 +167,16 @@ impl NewcomerStudy {
                 let new: BTreeSet<usize> = order.iter().copied().skip(fold).step_by(self.folds).collect();
                 let train: Vec<&EmbeddedVote> =
                     votes.iter().filter(|v| !new.contains(&v.user) && !test.contains(&v.prompt)).collect();
-                let learnt = self.learn(&texts, &train, rng);
+                let learnt = self.learn(&texts, lengths, &train, rng);
                 for user in &new {
                     let own = |held: bool| -> Vec<EmbeddedVote> {
                         let of = |v: &&EmbeddedVote| v.user == *user && test.contains(&v.prompt) == held;
                         votes.iter().filter(of).copied().collect()
                     };
-                    let (mut asked, judged) = (own(false), own(true));
-                    if asked.len() + judged.len() < self.least.0 || judged.len() < self.least.1 {
+                    let (mut asked, mut judged) = (own(false), own(true));
+                    judged.retain(|v| !v.tie);
+                    let decided = asked.iter().filter(|v| !v.tie).count();
+                    if decided + judged.len() < self.least.0 || judged.len() < self.least.1 {
                         continue;
                     }
                     asked.shuffle(rng);
@@ -143,8 +190,15 @@ impl NewcomerStudy {
         rows
     }
 
-    fn learn(&self, texts: &DMatrix<f64>, train: &[&EmbeddedVote], rng: &mut impl Rng) -> Learnt {
+    fn learn(
+        &self,
+        texts: &DMatrix<f64>,
+        lengths: &[usize],
+        with_ties: &[&EmbeddedVote],
+        rng: &mut impl Rng,
+    ) -> Learnt {
         let e = texts.ncols();
+        let train: Vec<&EmbeddedVote> = with_ties.iter().filter(|v| !v.tie).copied().collect();
         let z = |v: &EmbeddedVote| difference(texts, v);
         // The chosen text is the first of every pair: outcomes are all 1, and a reward without an intercept does not mind.
         let plain = |some: &[&EmbeddedVote], ridge: f64| {
@@ -163,30 +217,10 @@ impl NewcomerStudy {
         };
         let losses = RIDGES.map(loss);
         let best = (0..RIDGES.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("some ridges");
-        let everybody = plain(train, RIDGES[best]);
+        let everybody = plain(&train, RIDGES[best]);
 
         people.sort_unstable();
         let number: BTreeMap<usize, usize> = people.iter().enumerate().map(|(i, u)| (*u, i)).collect();
-        let data = Comparisons {
-            contexts: Contexts::People { count: people.len(), index: train.iter().map(|v| number[&v.user]).collect() },
-            d: e,
-            differences: train.iter().flat_map(|v| z(v)).collect(),
-            outcomes: vec![1.0; train.len()],
-        };
-        let how = ContextualFit { ridge: RIDGES[best].sqrt() / train.len() as f64, gradient: 1e-5, passes: 300 };
-        let learnt = data.fit(self.features, &how).0.v;
-        let map = DMatrix::from_fn(
-            e,
-            self.features + 1,
-            |i, j| if j < self.features { learnt[(i, j)] } else { everybody[i] },
-        );
-        // The gauge: differences of unit deviation along every feature.
-        let mut squares = DVector::<f64>::zeros(self.features + 1);
-        for v in train {
-            squares += (map.tr_mul(&DVector::from_vec(z(v)))).map(|f| f * f) / train.len() as f64;
-        }
-        let map = DMatrix::from_fn(e, self.features + 1, |i, j| map[(i, j)] / squares[j].sqrt().max(1e-9));
-
         let by_person = |features: &dyn Fn(&EmbeddedVote) -> Vec<f64>, d: usize| -> Vec<Judgements> {
             let mut all = vec![Judgements::new(d); people.len()];
             train.iter().for_each(|v| all[number[&v.user]].push(&features(v), 1.0, 1.0));
@@ -194,19 +228,45 @@ impl NewcomerStudy {
         };
         let contexts = vec![vec![1.0]; people.len()];
         let how = TastesFit { scale: 0.3, ..TastesFit::default() };
-        let in_features = by_person(&|v| phi(&map, &z(v)), self.features + 1);
+        let mut embedded: Vec<EmbeddedVotes> = vec![Vec::new(); people.len()];
+        train.iter().for_each(|v| embedded[number[&v.user]].push((z(v), 1.0)));
+        let fit = FeaturesFit { features: self.features, ridge: RIDGES[best].sqrt(), tastes: how };
+        let features = RewardFeatures::fit(&embedded, &contexts, &everybody, &fit);
+
+        let ties = 1.0 - train.len() as f64 / with_ties.len() as f64;
+        let mut ways: Vec<Ways> = people.iter().map(|_| Ways::of([], lengths)).collect();
+        for (user, own) in people.iter().zip(&mut ways) {
+            *own = Ways::of(with_ties.iter().filter(|v| v.user == *user).copied(), lengths);
+        }
+        let contextual: Vec<Vec<f64>> = ways.iter().map(|w| w.context(ties)).collect();
+        let contextual = RewardFeatures::fit(&embedded, &contextual, &everybody, &fit);
+        // Of every vote its person's other votes are the context: a vote does not explain itself.
+        let others = |v: &&EmbeddedVote| {
+            let Ways { longer, decided, ties: own } = &ways[number[&v.user]];
+            Ways { longer: longer - lean(v, lengths), decided: decided - 1.0, ties: *own }.context(ties)
+        };
+        let data = Comparisons {
+            contexts: Contexts::Vectors { d: 3, values: train.iter().flat_map(others).collect() },
+            d: e,
+            differences: train.iter().flat_map(|v| z(v)).collect(),
+            outcomes: vec![1.0; train.len()],
+        };
+        let loco = ContextualFit { ridge: RIDGES[best].sqrt() / train.len() as f64, gradient: 1e-5, passes: 300 };
+        let theta = data.fit(RANK, &loco).0.theta();
         let in_scale = by_person(&|v| vec![dot(&everybody, &z(v))], 1);
         let mut simple: Vec<Vec<(Vec<f64>, f64, f64)>> = vec![Vec::new(); people.len()];
         train.iter().for_each(|v| simple[number[&v.user]].push((z(v), squared(texts, v), 1.0)));
         let ridge = RIDGES[best] / train.len() as f64;
         Learnt {
-            tastes: Tastes::fit(&in_features, &contexts, &how),
             scale: Tastes::fit(&in_scale, &contexts, &how),
             linear: Prior::ridge(RIDGES[best], everybody.clone()),
             rewards: Simplex::fit(Mixture::Rewards, BASIS, &simple, ridge, rng),
             points: Simplex::fit(Mixture::IdealPoints, BASIS, &simple, ridge, rng),
+            features,
+            contextual,
+            theta,
+            ties,
             everybody,
-            map,
         }
     }
 
@@ -226,21 +286,29 @@ impl NewcomerStudy {
         };
         let mut out = Vec::new();
         for shots in &self.shots {
-            let own = &asked[..asked.len().min(*shots)];
+            // So many decided votes, and the ties that came before the last of them.
+            let end = asked.iter().enumerate().filter(|(_, v)| !v.tie).nth(*shots).map_or(asked.len(), |(i, _)| i);
+            let seen = if *shots == 0 { &[] } else { &asked[..end] };
+            let own: Vec<EmbeddedVote> = seen.iter().filter(|v| !v.tie).copied().collect();
+            let context = Ways::of(seen, lengths).context(learnt.ties);
             let judgements = |features: &dyn Fn(&EmbeddedVote) -> Vec<f64>, d: usize| {
                 let mut all = Judgements::new(d);
                 own.iter().for_each(|v| all.push(&features(v), 1.0, 1.0));
                 all
             };
-            let features = |v: &EmbeddedVote| phi(&learnt.map, &z(v));
-            let taste = Taste::of(&learnt.tastes.prior(&[1.0]), &judgements(&features, self.features + 1));
+            let embedded = own.iter().map(|v| (z(v), 1.0)).collect();
+            let taste = learnt.features.adapt(&[1.0], &embedded);
+            let with_ways = learnt.contextual.adapt(&context, &embedded);
+            let loco = learnt.theta.tr_mul(&DVector::from_column_slice(&context));
             let linear = Taste::of(&learnt.linear, &judgements(&|v| z(v), texts.ncols()));
             let scale = calibrated(&learnt.scale, &judgements(&|v| vec![dot(&learnt.everybody, &z(v))], 1));
             let simple: Vec<(Vec<f64>, f64, f64)> = own.iter().map(|v| (z(v), squared(texts, v), 1.0)).collect();
             let mut add = |method, value| out.push((method, *shots, value));
             add("longer", right(&|v| lengths[v.chosen] as f64 - lengths[v.rejected] as f64));
             add("one reward for all", right(&|v| dot(&learnt.everybody, &z(v))));
-            add("RFM", right(&|v| dot(&taste.mean, &features(v))));
+            add("RFM", right(&|v| dot(&taste.mean, &learnt.features.of(&z(v)))));
+            add("RFM, prior by ways", right(&|v| dot(&with_ways.mean, &learnt.contextual.of(&z(v)))));
+            add("LoCo by ways", right(&|v| dot(&loco, &z(v))));
             add("linear on embeddings", right(&|v| dot(&linear.mean, &z(v))));
             add("own scale", right(&|v| scale * dot(&learnt.everybody, &z(v))));
             for (name, mixture) in [("LoRe", &learnt.rewards), ("ideal points", &learnt.points)] {
@@ -248,7 +316,7 @@ impl NewcomerStudy {
                 add(name, right(&|v| mixture.margin(&weights, (&z(v), squared(texts, v)))));
             }
             if *shots > 0 {
-                let row = |t: usize| phi(&learnt.map, texts.row(t).transpose().as_slice());
+                let row = |t: usize| learnt.features.of(texts.row(t).transpose().as_slice());
                 let pairs: Vec<(Vec<f64>, Vec<f64>, f64)> =
                     own.iter().map(|v| (row(v.chosen), row(v.rejected), 1.0)).collect();
                 let network = Network::fit(16, &pairs, 0.1, rng);
@@ -309,7 +377,7 @@ mod tests {
                 let first = rng.random::<f64>() < 1.0 / (1.0 + (-margin).exp());
                 let (chosen, rejected) = if first { (a, b) } else { (b, a) };
                 if a != b {
-                    votes.push(EmbeddedVote { user, prompt, chosen, rejected });
+                    votes.push(EmbeddedVote { user, prompt, chosen, rejected, tie: false });
                 }
             }
         }

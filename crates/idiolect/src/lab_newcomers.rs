@@ -47,10 +47,8 @@ pub(crate) struct NewcomersArgs {
 
 pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
     let aside = begin(&args.out)?;
-    let mut votes = data::read_votes(&args.votes)?;
-    let all = votes.len();
-    votes.retain(|v| !v.tie);
-    let ties = all - votes.len();
+    let votes = data::read_votes(&args.votes)?;
+    let ties = votes.iter().filter(|v| v.tie).count();
     let (lm, tokenizer) = base::load(&args.base, &args.compute.resolve()?)?;
     if args.depth == 0 || args.depth > lm.depth() {
         let message = format!("--depth: expected 1 to the base's {} blocks, found {}", lm.depth(), args.depth);
@@ -74,7 +72,7 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
             let prompt: String = vote.prompt.iter().map(|m| format!("{}\n{}\n", m.role, m.content)).collect();
             let next = prompts.len();
             let prompt = *prompts.entry(prompt).or_insert(next);
-            EmbeddedVote { user, prompt, chosen: *chosen, rejected: *rejected }
+            EmbeddedVote { user, prompt, chosen: *chosen, rejected: *rejected, tie: vote.tie }
         })
         .collect();
     let (rows, columns) = (embedded.texts.len(), embedded.texts.first().map_or(0, Vec::len));
@@ -96,7 +94,7 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
     let found = study.run(&texts, &embedded.lengths, &cast, &mut rng, |d, a| bar.reach(d, a));
     drop(bar);
     eprintln!(
-        "{} decided votes of {} people on {} prompts, {ties} ties left out; {}; {} people have {} votes, and {} on prompts that were held out",
+        "{} votes of {} people on {} prompts, {ties} of them ties; {}; {} people have {} votes, and {} on prompts that were held out",
         cast.len(),
         users.len(),
         prompts.len(),

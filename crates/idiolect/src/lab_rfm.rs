@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use data::Column;
-use estimate::{RfmLab, RfmRow};
+use estimate::{RfmLab, RfmRow, Served};
 use run::Series;
 use serde_json::{Value, json};
 
@@ -27,7 +27,9 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         ("votes", count(|r| r.votes)),
         ("alike", real(|r| r.alike)),
         ("shots", count(|r| r.shots)),
-        ("accuracy", real(|r| r.accuracy)),
+        ("accuracy", real(|r| r.served.accuracy)),
+        ("gained", real(|r| r.served.gained)),
+        ("beats", real(|r| r.served.beats)),
     ];
     data::write_table(&aside.join("rows.parquet"), &columns)?;
 
@@ -38,14 +40,34 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         }
     });
     type Place = fn(&RfmRow) -> String;
-    let experiments: [(&str, &str, Place); 4] = [
-        ("raters", "Raters in training, 30 votes each, 30 of a new rater, p = 0.5", |r| r.raters.to_string()),
-        ("disagreement", "How alike raters are, p; 60 raters", |r| format!("{}", r.alike)),
-        ("shots", "Votes of a new rater; 60 raters, p = 0.5", |r| r.shots.to_string()),
-        ("budget", "1,920 votes in all: raters x votes", |r| format!("{} x {}", r.raters, r.votes)),
+    type Figure = (&'static str, fn(&Served) -> f64);
+    const ACCURACY: Figure = ("accuracy", |s| s.accuracy);
+    let experiments: [(&str, &str, Place, Figure); 7] = [
+        ("raters", "Raters in training, 30 votes each, 30 of a new rater, p = 0.5", |r| r.raters.to_string(), ACCURACY),
+        ("disagreement", "How alike raters are, p; 60 raters", |r| format!("{}", r.alike), ACCURACY),
+        ("shots", "Votes of a new rater; 60 raters, p = 0.5", |r| r.shots.to_string(), ACCURACY),
+        ("budget", "1,920 votes in all: raters x votes", |r| format!("{} x {}", r.raters, r.votes), ACCURACY),
+        (
+            "leave one out",
+            "8 raters of unlike tastes, 240 votes each, every one new once: votes of the new one",
+            |r| r.shots.to_string(),
+            ACCURACY,
+        ),
+        (
+            "shots",
+            "Best of 16: true reward above the answers' mean, deviations; votes of a new rater",
+            |r| r.shots.to_string(),
+            ("gained", |s| s.gained),
+        ),
+        (
+            "shots",
+            "Best of 16: share of prompts where the pick beats that by one reward for all; votes of a new rater",
+            |r| r.shots.to_string(),
+            ("beats", |s| s.beats),
+        ),
     ];
     let (mut summary, mut printed): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
-    for (experiment, title, place) in experiments {
+    for (experiment, title, place, (figure, value)) in experiments {
         let own: Vec<&RfmRow> = rows.iter().filter(|r| r.experiment == experiment).collect();
         let mut places: Vec<String> = Vec::new();
         own.iter().for_each(|r| {
@@ -54,18 +76,20 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
             }
         });
         let values = |method: &str, at: &str| -> Vec<f64> {
-            own.iter().filter(|r| r.method == method && place(r) == at).map(|r| r.accuracy).collect()
+            own.iter().filter(|r| r.method == method && place(r) == at).map(|r| value(&r.served)).collect()
         };
         let mut lines = Vec::new();
         for method in &methods {
             let mut line = vec![(*method).to_owned()];
             for at in &places {
-                let accuracies = values(method, at);
-                let mut rng = run::rng(args.seed, &["summary", experiment, method, at]);
-                let mean = over_seeds(&accuracies, &mut rng);
-                line.push(if accuracies.is_empty() { String::new() } else { shown(&mean, 3) });
-                if !accuracies.is_empty() {
-                    summary.push(json!({"experiment": experiment, "at": at, "method": method, "accuracy": mean}));
+                let own = values(method, at);
+                let mut rng = run::rng(args.seed, &["summary", experiment, figure, method, at]);
+                let mean = over_seeds(&own, &mut rng);
+                line.push(if own.is_empty() { String::new() } else { shown(&mean, 3) });
+                if !own.is_empty() {
+                    summary.push(
+                        json!({"experiment": experiment, "at": at, "method": method, "figure": figure, "mean": mean}),
+                    );
                 }
             }
             lines.push(line);
@@ -75,10 +99,10 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         for at in &places {
             let margins: Vec<f64> =
                 values("RFM", at).iter().zip(values("one reward for all", at)).map(|(a, b)| a - b).collect();
-            let mean = over_seeds(&margins, &mut run::rng(args.seed, &["margin", experiment, at]));
+            let mean = over_seeds(&margins, &mut run::rng(args.seed, &["margin", experiment, figure, at]));
             line.push(shown(&mean, 3));
             summary.push(
-                json!({"experiment": experiment, "at": at, "method": "RFM minus one reward for all", "accuracy": mean}),
+                json!({"experiment": experiment, "at": at, "method": "RFM minus one reward for all", "figure": figure, "mean": mean}),
             );
         }
         lines.push(line);
@@ -95,7 +119,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
             shots.dedup();
             let mean = |n: usize| {
                 let of = rows.iter().filter(|r| r.experiment == "shots" && r.method == *method && r.shots == n);
-                let values: Vec<f64> = of.map(|r| r.accuracy).collect();
+                let values: Vec<f64> = of.map(|r| r.served.accuracy).collect();
                 values.iter().sum::<f64>() / values.len() as f64
             };
             // 0 has no place on a logarithmic axis.

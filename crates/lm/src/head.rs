@@ -79,19 +79,13 @@ impl ScalarHead {
     /// The heads of some users alone, as leaves of their own; a shared head is the very tensor.
     pub fn present(&self, users: &[usize]) -> Self {
         match self.sharing {
-            Sharing::Shared => Self {
-                weight: self.weight.shallow_clone(),
-                features: self.shared_features(),
-                sharing: self.sharing,
-            },
+            Sharing::Shared => {
+                Self { weight: self.weight.shallow_clone(), features: self.shared_features(), sharing: self.sharing }
+            }
             Sharing::Personal => {
                 let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
                 let own = self.weight.detach().index_select(0, &index.to_device(self.weight.device()));
-                Self {
-                    weight: own.set_requires_grad(true),
-                    features: self.shared_features(),
-                    sharing: self.sharing,
-                }
+                Self { weight: own.set_requires_grad(true), features: self.shared_features(), sharing: self.sharing }
             }
         }
     }

@@ -101,9 +101,8 @@ impl RewardModel {
         for groups in prefix.passes(rows) {
             let batch = prefix.batch(lm, &groups);
             let factors = self.bank.rows(&vec![0; groups.len()], batch.lengths()); // shared by all
-            let hidden = tch::no_grad(|| {
-                lm::pooled_hidden(lm, &batch, &lm::forward(lm, &batch, Some(&factors)), self.pooling)
-            });
+            let hidden =
+                tch::no_grad(|| lm::pooled_hidden(lm, &batch, &lm::forward(lm, &batch, Some(&factors)), self.pooling));
             let read = self.head.read(&hidden)?;
             for (number, row) in groups.into_iter().flatten().enumerate() {
                 found.insert(row, Vec::try_from(read.get(number as i64)).expect("a vector of float32"));

@@ -44,8 +44,7 @@ pub fn taste_people(
     let wanted = |v: &&Vote| {
         matches!(v.split, Split::Train | Split::Adapt) && (!v.tie || config.objective.ties != Ties::LeaveOut)
     };
-    let texts =
-        Texts::new(tokenizer, votes.iter().filter(wanted).collect(), config.max_row_tokens, config.over_long)?;
+    let texts = Texts::new(tokenizer, votes.iter().filter(wanted).collect(), config.max_row_tokens, config.over_long)?;
     let prefix = model.prefix(lm, texts.rows.clone(), |_| ())?;
     let all: Vec<usize> = (0..texts.rows.len()).collect();
     let features = model.features(lm, &prefix, &all).expect("a model with reward features");
@@ -71,7 +70,9 @@ pub fn taste_people(
     }
     let known: Vec<Judgements> = judged.iter().filter(|((new, _), _)| !new).map(|(_, own)| own.clone()).collect();
     let start: Vec<f64> = (0..model.users.len())
-        .flat_map(|u| model.taste(u).iter().zip(&deviations).map(|(w, s)| (f64::from(*w) * s).powi(2)).collect::<Vec<_>>())
+        .flat_map(|u| {
+            model.taste(u).iter().zip(&deviations).map(|(w, s)| (f64::from(*w) * s).powi(2)).collect::<Vec<_>>()
+        })
         .collect();
     // People vary about as much along a feature as joint training found them to.
     let scale = (start.iter().sum::<f64>() / start.len() as f64).clamp(1e-3, 10.0);
@@ -103,11 +104,8 @@ pub fn taste_people(
 impl People {
     /// What is known of somebody: a user's taste, or the population's before any vote.
     pub fn taste(&self, user: &str) -> Taste {
-        let unknown = || Taste {
-            mean: self.population.mean(&[1.0]),
-            covariance: self.population.covariance.clone(),
-            votes: 0,
-        };
+        let unknown =
+            || Taste { mean: self.population.mean(&[1.0]), covariance: self.population.covariance.clone(), votes: 0 };
         self.tastes.get(user).cloned().unwrap_or_else(unknown)
     }
 

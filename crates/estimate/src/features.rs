@@ -1,0 +1,177 @@
+//! Reward features of embeddings (RFM, arXiv 2503.17338, on a frozen encoder): what people's tastes differ along is learnt from many of
+//! them together; a new person is then a short vector of weights.
+
+use nalgebra::{DMatrix, DVector};
+use serde::{Deserialize, Serialize};
+
+use crate::contextual::{Comparisons, Contexts, ContextualFit};
+use crate::taste::{Judgements, Taste};
+use crate::tastes::{Tastes, TastesFit};
+
+/// A person's votes: differences of embeddings `[e]`, first answer minus second, and outcomes.
+pub type EmbeddedVotes = Vec<(Vec<f64>, f64)>;
+
+/// Learnt features and how tastes over them vary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RewardFeatures {
+    /// `[e, 1 + d]`: everybody's reward, then d features.
+    pub map: DMatrix<f64>,
+    /// Over the `1 + d` features, given a context.
+    pub tastes: Tastes,
+}
+
+/// How features are learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeaturesFit {
+    /// d, beside everybody's reward.
+    pub features: usize,
+    /// Weight of both factors' squared norms, in votes.
+    pub ridge: f64,
+    /// How the distribution of tastes is fitted.
+    pub tastes: TastesFit,
+}
+
+/// Shares of the covariance of tastes that are tried; the first of equals is taken.
+const SHARES: [f64; 6] = [1.0, 0.5, 0.2, 0.1, 0.03, 0.01];
+const FOLDS: usize = 4;
+
+impl RewardFeatures {
+    /// [`Self::fit_once`], and how far tastes are taken to vary chosen by what serves new people best: features fitted to some votes make
+    /// their people look more different than they are. Each quarter of the people is new to a fit of the others; their even votes are
+    /// asked, their odd ones judged.
+    ///
+    /// # Panics
+    /// If there are fewer than two people, or sizes do not fit.
+    pub fn fit(people: &[EmbeddedVotes], contexts: &[Vec<f64>], everybody: &DVector<f64>, how: &FeaturesFit) -> Self {
+        let mut losses = SHARES.map(|_| 0.0);
+        for fold in 0..FOLDS.min(people.len()) {
+            let (new, known): (Vec<usize>, Vec<usize>) = (0..people.len()).partition(|h| h % FOLDS == fold);
+            let votes: Vec<EmbeddedVotes> = known.iter().map(|h| people[*h].clone()).collect();
+            let of_known: Vec<Vec<f64>> = known.iter().map(|h| contexts[*h].clone()).collect();
+            let first = Self::fit_once(&votes, &of_known, everybody, how);
+            for (share, loss) in SHARES.iter().zip(&mut losses) {
+                let some = first.varying(*share);
+                *loss += new.iter().map(|h| some.loss_on(&contexts[*h], &people[*h])).sum::<f64>();
+            }
+        }
+        let best = (0..SHARES.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("some shares");
+        Self::fit_once(people, contexts, everybody, how).varying(SHARES[best])
+    }
+
+    /// The same with tastes that vary by a share of what was found.
+    fn varying(&self, share: f64) -> Self {
+        let tastes = Tastes { map: self.tastes.map.clone(), covariance: &self.tastes.covariance * share };
+        Self { map: self.map.clone(), tastes }
+    }
+
+    /// Log-loss on somebody's odd votes after their even ones.
+    fn loss_on(&self, context: &[f64], votes: &EmbeddedVotes) -> f64 {
+        let asked = votes.iter().step_by(2).cloned().collect();
+        let taste = self.adapt(context, &asked);
+        let loss = |(z, y): &(Vec<f64>, f64)| {
+            let p = taste.probability(&self.of(z)).clamp(1e-12, 1.0 - 1e-12);
+            -(y * p.ln() + (1.0 - y) * (1.0 - p).ln())
+        };
+        votes.iter().skip(1).step_by(2).map(loss).sum()
+    }
+
+    /// Features and tastes of the training people together by their joint likelihood (one-hot contexts), beside `everybody`'s reward
+    /// `[e]`; then, features frozen, how tastes vary with the `contexts`, one row a person.
+    ///
+    /// The gauge (`phi -> M phi`, `w -> M^-T w` changes nothing): every feature has unit deviation over the training votes' differences.
+    ///
+    /// # Panics
+    /// If there are no votes, or sizes do not fit.
+    pub fn fit_once(
+        people: &[EmbeddedVotes],
+        contexts: &[Vec<f64>],
+        everybody: &DVector<f64>,
+        how: &FeaturesFit,
+    ) -> Self {
+        let (e, d) = (everybody.len(), how.features);
+        let all: Vec<&(Vec<f64>, f64)> = people.iter().flatten().collect();
+        let index = people.iter().enumerate().flat_map(|(h, own)| vec![h; own.len()]).collect();
+        let data = Comparisons {
+            contexts: Contexts::People { count: people.len(), index },
+            d: e,
+            differences: all.iter().flat_map(|v| v.0.clone()).collect(),
+            outcomes: all.iter().map(|v| v.1).collect(),
+        };
+        let fit = ContextualFit { ridge: how.ridge / all.len() as f64, gradient: 1e-5, passes: 300 };
+        let learnt = data.fit(d, &fit).0.v;
+        let map = DMatrix::from_fn(e, d + 1, |i, j| if j == 0 { everybody[i] } else { learnt[(i, j - 1)] });
+        let mut squares = DVector::<f64>::zeros(d + 1);
+        for (z, _) in &all {
+            squares += map.tr_mul(&DVector::from_column_slice(z)).map(|f| f * f) / all.len() as f64;
+        }
+        let map = DMatrix::from_fn(e, d + 1, |i, j| map[(i, j)] / squares[j].sqrt().max(1e-9));
+        let judged: Vec<Judgements> = people.iter().map(|own| judge(&map, own)).collect();
+        Self { tastes: Tastes::fit(&judged, contexts, &how.tastes), map }
+    }
+
+    /// Features `[1 + d]` of an embedding, or of a difference of two.
+    pub fn of(&self, embedding: &[f64]) -> Vec<f64> {
+        phi(&self.map, embedding)
+    }
+
+    /// Somebody's taste by their context and votes.
+    pub fn adapt(&self, context: &[f64], votes: &EmbeddedVotes) -> Taste {
+        Taste::of(&self.tastes.prior(context), &judge(&self.map, votes))
+    }
+}
+
+fn judge(map: &DMatrix<f64>, votes: &EmbeddedVotes) -> Judgements {
+    let mut out = Judgements::new(map.ncols());
+    votes.iter().for_each(|(z, y)| out.push(&phi(map, z), *y, 1.0));
+    out
+}
+
+fn phi(map: &DMatrix<f64>, e: &[f64]) -> Vec<f64> {
+    map.tr_mul(&DVector::from_column_slice(e)).iter().copied().collect()
+}
+
+/// `<w, x>`
+pub(crate) fn dot(w: &DVector<f64>, x: &[f64]) -> f64 {
+    w.iter().zip(x).map(|(w, x)| w * x).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_distr::StandardNormal;
+
+    #[test]
+    fn the_gauge_holds_and_nobody_new_changes_it() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(3);
+        let people: Vec<EmbeddedVotes> = (0..30)
+            .map(|h| {
+                let sign = if h % 2 == 0 { 3.0 } else { -3.0 };
+                let vote = |rng: &mut rand::rngs::StdRng| {
+                    let z: Vec<f64> = (0..8).map(|_| rng.sample(StandardNormal)).collect();
+                    let p = 1.0 / (1.0 + (-(sign * z[0] + z[1])).exp());
+                    (z, f64::from(u8::from(rng.random::<f64>() < p)))
+                };
+                (0..40).map(|_| vote(&mut rng)).collect()
+            })
+            .collect();
+        let mut everybody = DVector::zeros(8);
+        everybody[1] = 1.0;
+        let how = FeaturesFit { features: 1, ridge: 1.0, tastes: TastesFit::default() };
+        let found = RewardFeatures::fit(&people, &vec![vec![1.0]; 30], &everybody, &how);
+        let mut squares = [0.0; 2];
+        for (z, _) in people.iter().flatten() {
+            squares.iter_mut().zip(found.of(z)).for_each(|(s, f)| *s += f * f / 1200.0);
+        }
+        assert!(squares.iter().all(|s| (s - 1.0).abs() < 1e-9), "{squares:?}");
+        // What people differ along is found, and 40 votes say on which side somebody stands.
+        let along = found.map.column(1).normalize();
+        assert!(along[0].abs() > 0.95, "{along}");
+        let (a, b) = (found.adapt(&[1.0], &people[0]), found.adapt(&[1.0], &people[1]));
+        assert!(a.mean[1] * b.mean[1] < 0.0 && a.mean[0] > 0.0 && b.mean[0] > 0.0);
+        // Without votes it is the population's mean, which has no side.
+        let nobody = found.adapt(&[1.0], &vec![]);
+        assert!(nobody.mean[1].abs() < 0.3 * a.mean[1].abs() && nobody.mean[0] > 0.0);
+    }
+}
