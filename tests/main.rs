@@ -19,6 +19,8 @@ mod pipeline;
 mod resume;
 /// Reward models: every structure learns, phases and objectives do what they say.
 mod reward;
+/// Reward features serve people who come later: asked in a terminal, adapted, answers ranked.
+mod serving;
 /// Real votes, where ../shared is at hand.
 mod shared_data;
 /// The tiny model and the workspace that the others use.

@@ -106,6 +106,8 @@ pub enum Layout {
         #[serde(default = "rejected")]
         rejected: String,
     },
+    /// The table that ingestion and `idiolect ask` write.
+    Canonical,
     /// HH-RLHF: `chosen` and `rejected` are whole conversations, `\n\nHuman: ...\n\nAssistant: ...`.
     Hh,
     /// A prompt with k answers and a number for each, such as ranks or scores: every two of them are a vote.

@@ -27,7 +27,10 @@ pub fn recognise(sources: &[String]) -> Result<(Card, String)> {
     let columns = open(file)?.columns;
     let has = |wanted: &[&str]| wanted.iter().all(|w| columns.iter().any(|c| c == w));
     let user = || USERS.iter().find(|u| has(&[**u])).map(|u| (*u).to_owned());
-    let layout = if has(&["info", "summaries", "choice", "worker"]) {
+    let canonical = has(&["user_id", "prompt", "chosen", "rejected", "tie", "chosen_first", "split", "source_row"]);
+    let layout = if canonical {
+        Layout::Canonical
+    } else if has(&["info", "summaries", "choice", "worker"]) {
         Layout::Tldr
     } else if has(&["conversation_history", "user_id"]) {
         Layout::Prism
@@ -78,7 +81,7 @@ pub fn recognise(sources: &[String]) -> Result<(Card, String)> {
         citation: None,
         sha256: std::collections::BTreeMap::new(),
         layout,
-        columns: crate::Columns::default(),
+        columns: crate::Columns { split: canonical.then(|| "split".to_owned()), ..crate::Columns::default() },
         users: None,
     };
     Ok((card, why))

@@ -350,6 +350,7 @@ fn a_layout_on_another_files_columns_is_told() {
         "hh",
         "alpaca",
         "sharegpt",
+        "canonical",
     ] {
         let error = ingest(&card(&format!("kind = '{kind}'")), &path, &all()).unwrap_err().to_string();
         assert!(error.contains("v.parquet") && error.contains("column"), "{kind}: {error}");

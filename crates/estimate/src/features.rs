@@ -37,26 +37,54 @@ const SHARES: [f64; 6] = [1.0, 0.5, 0.2, 0.1, 0.03, 0.01];
 const FOLDS: usize = 4;
 
 impl RewardFeatures {
-    /// [`Self::fit_once`], and how far tastes are taken to vary chosen by what serves new people best: features fitted to some votes make
-    /// their people look more different than they are. Each quarter of the people is new to a fit of the others; their even votes are
-    /// asked, their odd ones judged.
+    /// Features of the training people's votes by [`Self::joint`], how tastes over them vary with the `contexts`, one row a person, and how
+    /// far they are taken to vary, chosen by what serves new people best: features fitted to some votes make their people look more
+    /// different than they are. Each quarter of the people is new to a fit of the others; their even votes are asked, their odd ones
+    /// judged.
     ///
     /// # Panics
     /// If there are fewer than two people, or sizes do not fit.
     pub fn fit(people: &[EmbeddedVotes], contexts: &[Vec<f64>], everybody: &DVector<f64>, how: &FeaturesFit) -> Self {
-        let mut losses = SHARES.map(|_| 0.0);
-        for fold in 0..FOLDS.min(people.len()) {
-            let (new, known): (Vec<usize>, Vec<usize>) = (0..people.len()).partition(|h| h % FOLDS == fold);
-            let votes: Vec<EmbeddedVotes> = known.iter().map(|h| people[*h].clone()).collect();
-            let of_known: Vec<Vec<f64>> = known.iter().map(|h| contexts[*h].clone()).collect();
-            let first = Self::fit_once(&votes, &of_known, everybody, how);
-            for (share, loss) in SHARES.iter().zip(&mut losses) {
-                let some = first.varying(*share);
-                *loss += new.iter().map(|h| some.loss_on(&contexts[*h], &people[*h])).sum::<f64>();
+        Self::fit_each(people, &[contexts], everybody, how).pop().expect("one of each")
+    }
+
+    /// The same for several kinds of contexts, whose features are the same ones.
+    pub fn fit_each(
+        people: &[EmbeddedVotes],
+        contexts: &[&[Vec<f64>]],
+        everybody: &DVector<f64>,
+        how: &FeaturesFit,
+    ) -> Vec<Self> {
+        let folds: Vec<(Vec<usize>, Vec<usize>, DMatrix<f64>)> = (0..FOLDS.min(people.len()))
+            .map(|fold| {
+                let (new, known): (Vec<usize>, Vec<usize>) = (0..people.len()).partition(|h| h % FOLDS == fold);
+                let votes: Vec<EmbeddedVotes> = known.iter().map(|h| people[*h].clone()).collect();
+                let map = Self::joint(&votes, everybody, how);
+                (new, known, map)
+            })
+            .collect();
+        let map = Self::joint(people, everybody, how);
+        let one = |contexts: &&[Vec<f64>]| {
+            let mut losses = SHARES.map(|_| 0.0);
+            for (new, known, map) in &folds {
+                let pick = |h: &usize| (people[*h].clone(), contexts[*h].clone());
+                let (votes, of_known): (Vec<_>, Vec<_>) = known.iter().map(pick).unzip();
+                let first = Self::over(map.clone(), &votes, &of_known, how);
+                for (share, loss) in SHARES.iter().zip(&mut losses) {
+                    let some = first.varying(*share);
+                    *loss += new.iter().map(|h| some.loss_on(&contexts[*h], &people[*h])).sum::<f64>();
+                }
             }
-        }
-        let best = (0..SHARES.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("some shares");
-        Self::fit_once(people, contexts, everybody, how).varying(SHARES[best])
+            let best = (0..SHARES.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("some shares");
+            Self::over(map.clone(), people, contexts, how).varying(SHARES[best])
+        };
+        contexts.iter().map(one).collect()
+    }
+
+    /// How tastes over given features vary with the contexts.
+    fn over(map: DMatrix<f64>, people: &[EmbeddedVotes], contexts: &[Vec<f64>], how: &FeaturesFit) -> Self {
+        let judged: Vec<Judgements> = people.iter().map(|own| judge(&map, own)).collect();
+        Self { tastes: Tastes::fit(&judged, contexts, &how.tastes), map }
     }
 
     /// The same with tastes that vary by a share of what was found.
@@ -76,19 +104,14 @@ impl RewardFeatures {
         votes.iter().skip(1).step_by(2).map(loss).sum()
     }
 
-    /// Features and tastes of the training people together by their joint likelihood (one-hot contexts), beside `everybody`'s reward
-    /// `[e]`; then, features frozen, how tastes vary with the `contexts`, one row a person.
+    /// Features `[e, 1 + d]`: `everybody`'s reward `[e]`, and those that explain the training people's votes best together with a taste of
+    /// each of them, by their joint likelihood (one-hot contexts).
     ///
     /// The gauge (`phi -> M phi`, `w -> M^-T w` changes nothing): every feature has unit deviation over the training votes' differences.
     ///
     /// # Panics
     /// If there are no votes, or sizes do not fit.
-    pub fn fit_once(
-        people: &[EmbeddedVotes],
-        contexts: &[Vec<f64>],
-        everybody: &DVector<f64>,
-        how: &FeaturesFit,
-    ) -> Self {
+    pub fn joint(people: &[EmbeddedVotes], everybody: &DVector<f64>, how: &FeaturesFit) -> DMatrix<f64> {
         let (e, d) = (everybody.len(), how.features);
         let all: Vec<&(Vec<f64>, f64)> = people.iter().flatten().collect();
         let index = people.iter().enumerate().flat_map(|(h, own)| vec![h; own.len()]).collect();
@@ -105,9 +128,7 @@ impl RewardFeatures {
         for (z, _) in &all {
             squares += map.tr_mul(&DVector::from_column_slice(z)).map(|f| f * f) / all.len() as f64;
         }
-        let map = DMatrix::from_fn(e, d + 1, |i, j| map[(i, j)] / squares[j].sqrt().max(1e-9));
-        let judged: Vec<Judgements> = people.iter().map(|own| judge(&map, own)).collect();
-        Self { tastes: Tastes::fit(&judged, contexts, &how.tastes), map }
+        DMatrix::from_fn(e, d + 1, |i, j| map[(i, j)] / squares[j].sqrt().max(1e-9))
     }
 
     /// Features `[1 + d]` of an embedding, or of a difference of two.

@@ -49,7 +49,7 @@ pub use newcomers::{EmbeddedVote, NewcomerRow, NewcomerStudy, components};
 pub use pessimism::{Ellipsoid, Radius};
 pub use rater::{Choice, agreement_scale, truth, vote};
 pub use rotation::Rotation;
-pub use scorer::Scorer;
+pub use scorer::{Scorer, most_careful};
 pub use shrink::{Population, Shrunk, shrink};
 pub use slope::Slope;
 pub use style::{CLIP, Feature, Scaler};

@@ -231,15 +231,14 @@ impl NewcomerStudy {
         let mut embedded: Vec<EmbeddedVotes> = vec![Vec::new(); people.len()];
         train.iter().for_each(|v| embedded[number[&v.user]].push((z(v), 1.0)));
         let fit = FeaturesFit { features: self.features, ridge: RIDGES[best].sqrt(), tastes: how };
-        let features = RewardFeatures::fit(&embedded, &contexts, &everybody, &fit);
-
         let ties = 1.0 - train.len() as f64 / with_ties.len() as f64;
         let mut ways: Vec<Ways> = people.iter().map(|_| Ways::of([], lengths)).collect();
         for (user, own) in people.iter().zip(&mut ways) {
             *own = Ways::of(with_ties.iter().filter(|v| v.user == *user).copied(), lengths);
         }
         let contextual: Vec<Vec<f64>> = ways.iter().map(|w| w.context(ties)).collect();
-        let contextual = RewardFeatures::fit(&embedded, &contextual, &everybody, &fit);
+        let mut learnt = RewardFeatures::fit_each(&embedded, &[&contexts, &contextual], &everybody, &fit).into_iter();
+        let [features, contextual] = [(); 2].map(|()| learnt.next().expect("one of each"));
         // Of every vote its person's other votes are the context: a vote does not explain itself.
         let others = |v: &&EmbeddedVote| {
             let Ways { longer, decided, ties: own } = &ways[number[&v.user]];

@@ -23,10 +23,15 @@ pub trait Scorer {
         caution: f64,
     ) -> Result<Option<usize>, Self::Error> {
         let texts: Vec<(&str, &str)> = answers.iter().map(|a| (prompt, *a)).collect();
-        let careful: Vec<f64> =
-            self.scores(user, &texts)?.into_iter().map(|(mean, error)| mean - caution * error).collect();
-        Ok((0..careful.len()).max_by(|a, b| careful[*a].total_cmp(&careful[*b])))
+        let (means, errors): (Vec<f64>, Vec<f64>) = self.scores(user, &texts)?.into_iter().unzip();
+        Ok(most_careful(&means, &errors, caution))
     }
+}
+
+/// The index of the largest `mean - caution * error`; none of none.
+pub fn most_careful(means: &[f64], errors: &[f64], caution: f64) -> Option<usize> {
+    let careful = |i: usize| means[i] - caution * errors[i];
+    (0..means.len()).max_by(|a, b| careful(*a).total_cmp(&careful(*b)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::data_command::DataCommand;
 use crate::lab_command::LabCommand;
 use crate::reward_command::RewardCommand;
-use crate::{doctor, execute, runner, score};
+use crate::{adapt, ask, doctor, execute, runner, score};
 
 #[derive(Parser)]
 #[command(name = "idiolect", version, about = "From preferences to one aligned language model per person")]
@@ -29,6 +29,10 @@ enum Command {
     /// Judge a saved reward model
     #[command(subcommand)]
     Reward(RewardCommand),
+    /// Serve a new user from a few votes, by a model with reward features
+    Adapt(adapt::AdaptArgs),
+    /// Ask somebody for the votes that would tell most about them
+    Ask(ask::AskArgs),
     /// Check theories on synthetic users
     #[command(subcommand)]
     Lab(LabCommand),
@@ -105,6 +109,8 @@ impl Cli {
             Command::Run(args) => runner::run(&args),
             Command::Data(command) => command.execute(),
             Command::Reward(command) => command.execute(),
+            Command::Adapt(args) => adapt::run(&args),
+            Command::Ask(args) => ask::run(&args),
             Command::Lab(command) => command.execute(),
             Command::Score(args) => score::score(&args),
             Command::Doctor => {

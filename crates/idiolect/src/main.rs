@@ -3,6 +3,8 @@
 //! `idiolect run PIPELINE` executes a pipeline file: raw data in, exported models out. `main` maps errors to exit codes:
 //! 2 for what the user can mend (message, then a hint on its own line), 1 for anything else.
 
+mod adapt;
+mod ask;
 mod base;
 mod cli;
 mod data_command;
@@ -17,9 +19,11 @@ mod lab_rfm;
 mod methods;
 mod pipeline;
 mod problem;
+mod rank;
 mod reward_command;
 mod runner;
 mod score;
+mod served;
 mod stages;
 mod table;
 

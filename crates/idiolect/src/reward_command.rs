@@ -10,12 +10,15 @@ use reward::{Evaluation, OWN_FIGURES, Predictions};
 use crate::cli::ComputeArgs;
 use crate::data_command::refuse_existing;
 use crate::problem::problem;
-use crate::{base, table};
+use crate::rank::RankArgs;
+use crate::{base, rank, table};
 
 #[derive(Subcommand)]
 pub(crate) enum RewardCommand {
     /// Accuracy, log-loss, calibration of every user on a split, beside the simplest baselines
     Eval(EvalArgs),
+    /// The best of a prompt's answers for one user, by any reward model, beside another model's pick
+    Rank(RankArgs),
 }
 
 #[derive(Args)]
@@ -58,6 +61,7 @@ impl RewardCommand {
     pub(crate) fn execute(self) -> Result<()> {
         match self {
             Self::Eval(args) => eval(&args),
+            Self::Rank(args) => rank::run(&args),
         }
     }
 }

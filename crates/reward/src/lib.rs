@@ -19,7 +19,9 @@ mod people;
 mod pessimism;
 mod predictions;
 mod pull;
+mod reader;
 mod schedule;
+mod scorers;
 mod texts;
 mod watch;
 
@@ -37,4 +39,6 @@ pub use objective::{Judged, Lapse, Objective, Ties, Weighting, outcomes};
 pub use people::{People, taste_people};
 pub use pessimism::{Pessimism, Spread};
 pub use predictions::{Prediction, Predictions, Scored, predict, read_predictions, write_predictions};
+pub use reader::{Reader, Text};
+pub use scorers::{ByFactors, ByTaste};
 use texts::Texts;

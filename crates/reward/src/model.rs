@@ -88,6 +88,14 @@ impl RewardModel {
         rows.iter().map(|row| scores[row]).collect()
     }
 
+    /// The margin within which people call a tie (Rao and Kupper 1967), the mean over its owners; 0 where the model does not say.
+    pub fn tie_width(&self) -> f64 {
+        match (&self.habits.tie, self.habits.shape.ties) {
+            (Some(raw), crate::Ties::RaoKupper) => raw.detach().softplus().mean(tch::Kind::Double).double_value(&[]),
+            _ => 0.0,
+        }
+    }
+
     /// A user's weights on what the head reads, `[E]` or `[d]`.
     pub fn taste(&self, user: usize) -> Vec<f32> {
         let row = if self.head.sharing() == Sharing::Personal { user as i64 } else { 0 };

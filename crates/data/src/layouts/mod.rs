@@ -2,6 +2,7 @@
 
 mod arena;
 mod attributes;
+mod canonical;
 mod multipref;
 mod pairs;
 mod prism;
@@ -230,6 +231,7 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
             user_id.iter().chain([prompt, responses, scores]).cloned().collect()
         }
         Layout::Ratings { user_id, item, rating, .. } => [user_id, item, rating].map(String::clone).to_vec(),
+        Layout::Canonical => canonical::PATHS.map(str::to_owned).to_vec(),
         Layout::Hh => pairs::HH.map(str::to_owned).to_vec(),
         Layout::Tldr => tldr::PATHS.map(str::to_owned).to_vec(),
         Layout::Prism => prism::PATHS.map(str::to_owned).to_vec(),
@@ -256,6 +258,7 @@ pub(crate) fn in_order(layout: &Layout) -> bool {
 pub(crate) fn drafts(card: &Card, bound: &Bound, seed: u64, memory: &mut Memory, emit: &mut Emit) -> Result<()> {
     let extras = Extras::bind(&card.columns, bound)?;
     match &card.layout {
+        Layout::Canonical => canonical::drafts(bound, &extras, emit),
         Layout::Votes { .. } => votes::drafts(&card.layout, bound, &extras, emit),
         Layout::Pairs { .. } | Layout::Hh | Layout::Alpaca | Layout::Sharegpt => {
             pairs::drafts(&card.layout, bound, &extras, emit)

@@ -1,0 +1,58 @@
+//! The table that ingestion and `idiolect ask` write, as a source again.
+
+use arrow::array::{Array, AsArray, BooleanArray};
+
+use crate::Result;
+use crate::columns::Times;
+use crate::draft::{Choice, Emit, Flaw};
+use crate::error::invalid;
+use crate::layouts::{Bound, Extras, Own};
+
+pub(super) const PATHS: [&str; 9] =
+    ["user_id", "prompt", "chosen", "rejected", "tie", "chosen_first", "weight", "margin", "timestamp"];
+
+pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
+    let (users, prompts) = (bound.texts("user_id")?, bound.talks("prompt")?);
+    let (chosen, rejected) = (bound.texts("chosen")?, bound.texts("rejected")?);
+    let (ties, firsts) = (booleans(bound, "tie")?, booleans(bound, "chosen_first")?);
+    let (weights, margins) = (bound.reals("weight")?, bound.reals("margin")?);
+    let times = Times::bind(&bound.array("timestamp")?, bound.place, "timestamp")?;
+    for row in 0..bound.batch.num_rows() {
+        let draft = (|| {
+            let user = users.get(row).ok_or_else(|| Flaw::null("user_id"))?;
+            let turns = prompts.get(row, "user").ok_or_else(|| Flaw::null("prompt"))?;
+            let better = chosen.get(row).ok_or_else(|| Flaw::null("chosen"))?;
+            let worse = rejected.get(row).ok_or_else(|| Flaw::null("rejected"))?;
+            if ties.is_null(row) {
+                return Err(Flaw::null("tie"));
+            }
+            let (first, second, choice) = match (ties.value(row), firsts.is_valid(row).then(|| firsts.value(row))) {
+                (true, _) => (better, worse, Choice::Tie),
+                (false, Some(true)) => (better, worse, Choice::First),
+                (false, Some(false)) => (worse, better, Choice::Second),
+                (false, None) => (better, worse, Choice::Unordered),
+            };
+            let own = Own {
+                weight: weights.get(row).ok_or_else(|| Flaw::null("weight"))? as f32,
+                margin: margins.get(row).map(|m| m as f32),
+                timestamp: times.get(row),
+            };
+            extras.draft(row, user, turns, first, second, choice, own)
+        })();
+        emit(row, draft)?;
+    }
+    Ok(())
+}
+
+fn booleans(bound: &Bound, name: &str) -> Result<BooleanArray> {
+    let array = bound.array(name)?;
+    let found = array.as_boolean_opt().cloned();
+    found.ok_or_else(|| {
+        invalid(
+            &bound.place.file,
+            format!("true and false in the column `{name}`"),
+            array.data_type().to_string(),
+            "layout `canonical` is for tables that ingestion or `idiolect ask` wrote; write a card for another",
+        )
+    })
+}

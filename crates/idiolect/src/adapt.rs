@@ -1,0 +1,135 @@
+//! `idiolect adapt`: a user who came after training, from a few votes, without a step of the language model.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use data::Vote;
+use estimate::{Judgements, Prior, Taste, clustered_mean};
+
+use crate::problem::problem;
+use crate::served::{Served, ServedArgs};
+use crate::table;
+
+#[derive(Args)]
+pub(crate) struct AdaptArgs {
+    /// Whose taste
+    #[arg(long)]
+    user: String,
+    /// A table that `idiolect data ingest` or `idiolect ask` wrote; every vote of this user counts, whatever its split
+    #[arg(long)]
+    votes: PathBuf,
+    /// Put a new taste in the place of an older one of the same user
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    served: ServedArgs,
+}
+
+/// Decided votes from which on accuracy is shown.
+const ENOUGH: usize = 20;
+const FOLDS: usize = 5;
+
+pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
+    let all = data::read_votes(&args.votes)?;
+    let votes: Vec<&Vote> = all.iter().filter(|v| v.user_id == args.user).collect();
+    if votes.is_empty() {
+        let message =
+            format!("{}: expected votes of `{}`, found {} votes of others", args.votes.display(), args.user, all.len());
+        return Err(problem(message, "see who is there: `idiolect data stats`"));
+    }
+    let served = Served::open(&args.served)?;
+    let file = served.file_of(&args.user);
+    if !args.replace && (file.exists() || served.people.tastes.contains_key(&args.user)) {
+        let message = format!("--user: expected somebody new, found `{}` among those whom the model serves", args.user);
+        return Err(problem(message, "--replace puts the new taste in the old one's place"));
+    }
+    let mut reader = served.reader()?;
+    let before = reader.known();
+    let (judged, dropped) = judge(&mut reader, &votes, served.people.population.map.nrows())?;
+    let texts = reader.known() - before;
+    if judged.is_empty() {
+        let message = format!("{}: expected a vote within --max-row-tokens, found none", args.votes.display());
+        return Err(problem(message, "raise --max-row-tokens"));
+    }
+    let prior = served.people.population.prior(&[1.0]);
+    let taste = Taste::of(&prior, &judged);
+    let ties = judged.iter().filter(|(_, y, _)| *y == 0.5).count();
+    let accuracy = held_out(&prior, &judged);
+    let file = served.keep(&args.user, &taste, ties, accuracy)?;
+
+    eprintln!(
+        "{}: {} votes, {ties} of them ties; {dropped} over --max-row-tokens left out; {texts} texts read, the others were known",
+        args.user,
+        judged.len()
+    );
+    match accuracy {
+        Some(a) => eprintln!(
+            "accuracy on votes that were held out, {FOLDS} folds: {:.3} [{:.3}, {:.3}]",
+            a.mean, a.low, a.high
+        ),
+        None => eprintln!("accuracy is not shown: it needs {ENOUGH} decided votes, found {}", judged.len() - ties),
+    }
+    let rows: Vec<Vec<String>> = (0..taste.mean.len())
+        .map(|k| {
+            let before = prior.precision.clone().cholesky().expect("a prior").inverse()[(k, k)].sqrt();
+            vec![
+                k.to_string(),
+                format!("{:.3}", taste.mean[k]),
+                format!("{:.3}", taste.covariance[(k, k)].sqrt()),
+                format!("{:.3}", prior.mean[k]),
+                format!("{before:.3}"),
+            ]
+        })
+        .collect();
+    table::print(&table::markdown(
+        &["feature", "weight", "standard error", "before any vote", "deviation of people"],
+        &rows,
+    ));
+    eprintln!("written: {}", file.display());
+    Ok(())
+}
+
+/// Features of each vote's `chosen` minus those of its `rejected`, `[d]`; none where a row is over the limit.
+pub(crate) fn differences(reader: &mut reward::Reader, votes: &[&Vote]) -> Result<Vec<Option<Vec<f64>>>> {
+    let texts: Vec<reward::Text> =
+        votes.iter().flat_map(|v| [(&v.prompt[..], v.chosen.as_str()), (&v.prompt[..], v.rejected.as_str())]).collect();
+    let mut bar = run::Progress::new("reading texts", 0, 0);
+    let (features, _) = reader.features(&texts, |done, all| bar.reach(done, all))?;
+    drop(bar);
+    let difference = |pair: &[Option<Vec<f64>>]| match pair {
+        [Some(chosen), Some(rejected)] => Some(chosen.iter().zip(rejected).map(|(a, b)| a - b).collect()),
+        _ => None,
+    };
+    Ok(features.chunks_exact(2).map(difference).collect())
+}
+
+/// Votes in features `[d]`, and how many were left out for their length.
+pub(crate) fn judge(reader: &mut reward::Reader, votes: &[&Vote], d: usize) -> Result<(Judgements, usize)> {
+    let mut judged = Judgements::new(d);
+    for (vote, difference) in votes.iter().zip(differences(reader, votes)?) {
+        if let Some(difference) = difference {
+            judged.push(&difference, if vote.tie { 0.5 } else { 1.0 }, f64::from(vote.weight.max(f32::MIN_POSITIVE)));
+        }
+    }
+    let dropped = votes.len() - judged.len();
+    Ok((judged, dropped))
+}
+
+/// Each decided vote predicted from the other folds' votes.
+fn held_out(prior: &Prior, judged: &Judgements) -> Option<estimate::Interval> {
+    let all: Vec<(&[f64], f64, f64)> = judged.iter().collect();
+    if all.iter().filter(|(_, y, _)| *y != 0.5).count() < ENOUGH {
+        return None;
+    }
+    let mut right = Vec::new();
+    for fold in 0..FOLDS {
+        let mut rest = Judgements::new(judged.dimension());
+        all.iter().enumerate().filter(|(i, _)| i % FOLDS != fold).for_each(|(_, (x, y, w))| rest.push(x, *y, *w));
+        let taste = Taste::of(prior, &rest);
+        for (x, y, _) in all.iter().skip(fold).step_by(FOLDS).filter(|(_, y, _)| *y != 0.5) {
+            right.push((f64::from(u8::from((taste.score(x).0 > 0.0) == (*y > 0.5))), 1));
+        }
+    }
+    clustered_mean(&right, &mut run::rng(7, &["adapt"]))
+}
