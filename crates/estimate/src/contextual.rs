@@ -7,6 +7,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use crate::dense::{product, transposed_product};
 use crate::lbfgs::{Minimum, Stop, minimise};
 use crate::likelihood::{LANES, regularise};
 use crate::logistic::softplus;
@@ -138,7 +139,7 @@ impl Comparisons {
     /// Mean of -ln P(what was chosen), nats.
     pub fn log_loss(&self, theta: &DMatrix<f64>) -> f64 {
         let z = DMatrix::from_row_slice(self.len(), self.d, &self.differences);
-        let rows = z * theta.transpose(); // [N, dx]
+        let rows = product(&z, &theta.transpose()); // [N, dx]
         let margin = |n: usize| match &self.contexts {
             Contexts::Vectors { d, values } => (0..*d).map(|i| values[n * d + i] * rows[(n, i)]).sum::<f64>(),
             Contexts::People { index, .. } => rows[(n, index[n])],
@@ -241,7 +242,7 @@ impl Comparisons {
         });
         let value = |p: &[f64], g: &mut [f64]| {
             let theta = DMatrix::from_column_slice(dx, dphi, p);
-            let mut rows = &x * theta; // [N, dphi]
+            let mut rows = product(&x, &theta); // [N, dphi]
             let mut loss = 0.0;
             for i in 0..n {
                 let margin = rows.row(i).dot(&z.row(i));
@@ -249,7 +250,7 @@ impl Comparisons {
                 let residual = (1.0 / (1.0 + (-margin).exp()) - self.outcomes[i]) / n as f64;
                 rows.row_mut(i).copy_from(&(z.row(i) * residual));
             }
-            let gradient = x.tr_mul(&rows);
+            let gradient = transposed_product(&x, &rows);
             g.iter_mut().zip(gradient.iter().zip(p)).for_each(|(g, (d, p))| *g = d + how.ridge * p);
             loss / n as f64 + how.ridge / 2.0 * p.iter().map(|p| p * p).sum::<f64>()
         };

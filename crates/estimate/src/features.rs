@@ -21,24 +21,24 @@ pub struct RewardFeatures {
 }
 
 /// How features are learnt.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeaturesFit {
-    /// d, beside everybody's reward.
-    pub features: usize,
+    /// Numbers d of features, beside everybody's reward, of which new people choose as well.
+    pub features: Vec<usize>,
     /// Weight of both factors' squared norms, in votes.
     pub ridge: f64,
     /// How the distribution of tastes is fitted.
     pub tastes: TastesFit,
 }
 
-/// Shares of the covariance of tastes that are tried; the first of equals is taken.
+/// Shares of the covariance of tastes that are tried; of equals the first is taken.
 const SHARES: [f64; 6] = [1.0, 0.5, 0.2, 0.1, 0.03, 0.01];
 const FOLDS: usize = 4;
 
 impl RewardFeatures {
-    /// Features of the training people's votes by [`Self::joint`], how tastes over them vary with the `contexts`, one row a person, and how
-    /// far they are taken to vary, chosen by what serves new people best: features fitted to some votes make their people look more
+    /// Features of the training people's votes by [`Self::joint`], how tastes over them vary with the `contexts`, one row a person. How
+    /// many features there are and how far tastes are taken to vary is chosen by what serves new people best: features fitted to some votes make their people look more
     /// different than they are. Each quarter of the people is new to a fit of the others; their even votes are asked, their odd ones
     /// judged.
     ///
@@ -55,28 +55,42 @@ impl RewardFeatures {
         everybody: &DVector<f64>,
         how: &FeaturesFit,
     ) -> Vec<Self> {
-        let folds: Vec<(Vec<usize>, Vec<usize>, DMatrix<f64>)> = (0..FOLDS.min(people.len()))
-            .map(|fold| {
-                let (new, known): (Vec<usize>, Vec<usize>) = (0..people.len()).partition(|h| h % FOLDS == fold);
-                let votes: Vec<EmbeddedVotes> = known.iter().map(|h| people[*h].clone()).collect();
-                let map = Self::joint(&votes, everybody, how);
-                (new, known, map)
+        let folds: Vec<(Vec<usize>, Vec<usize>)> =
+            (0..FOLDS.min(people.len())).map(|fold| (0..people.len()).partition(|h| h % FOLDS == fold)).collect();
+        // (number of features, maps of the folds)
+        let tried: Vec<(usize, Vec<DMatrix<f64>>)> = how
+            .features
+            .iter()
+            .map(|d| {
+                let map = |(_, known): &(Vec<usize>, Vec<usize>)| {
+                    let votes: Vec<EmbeddedVotes> = known.iter().map(|h| people[*h].clone()).collect();
+                    Self::joint(&votes, everybody, *d, how.ridge)
+                };
+                (*d, folds.iter().map(map).collect())
             })
             .collect();
-        let map = Self::joint(people, everybody, how);
         let one = |contexts: &&[Vec<f64>]| {
-            let mut losses = SHARES.map(|_| 0.0);
-            for (new, known, map) in &folds {
-                let pick = |h: &usize| (people[*h].clone(), contexts[*h].clone());
-                let (votes, of_known): (Vec<_>, Vec<_>) = known.iter().map(pick).unzip();
-                let first = Self::over(map.clone(), &votes, &of_known, how);
-                for (share, loss) in SHARES.iter().zip(&mut losses) {
-                    let some = first.varying(*share);
-                    *loss += new.iter().map(|h| some.loss_on(&contexts[*h], &people[*h])).sum::<f64>();
+            let mut best = (f64::INFINITY, 0, 1.0);
+            for (d, maps) in &tried {
+                let mut losses = SHARES.map(|_| 0.0);
+                for ((new, known), map) in folds.iter().zip(maps) {
+                    let pick = |h: &usize| (people[*h].clone(), contexts[*h].clone());
+                    let (votes, of_known): (Vec<_>, Vec<_>) = known.iter().map(pick).unzip();
+                    let first = Self::over(map.clone(), &votes, &of_known, how);
+                    for (share, loss) in SHARES.iter().zip(&mut losses) {
+                        let some = first.varying(*share);
+                        *loss += new.iter().map(|h| some.loss_on(&contexts[*h], &people[*h])).sum::<f64>();
+                    }
+                }
+                for (share, loss) in SHARES.iter().zip(losses) {
+                    if loss < best.0 {
+                        best = (loss, *d, *share);
+                    }
                 }
             }
-            let best = (0..SHARES.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("some shares");
-            Self::over(map.clone(), people, contexts, how).varying(SHARES[best])
+            let (_, d, share) = best;
+            let map = Self::joint(people, everybody, d, how.ridge);
+            Self::over(map, people, contexts, how).varying(share)
         };
         contexts.iter().map(one).collect()
     }
@@ -111,8 +125,8 @@ impl RewardFeatures {
     ///
     /// # Panics
     /// If there are no votes, or sizes do not fit.
-    pub fn joint(people: &[EmbeddedVotes], everybody: &DVector<f64>, how: &FeaturesFit) -> DMatrix<f64> {
-        let (e, d) = (everybody.len(), how.features);
+    pub fn joint(people: &[EmbeddedVotes], everybody: &DVector<f64>, d: usize, ridge: f64) -> DMatrix<f64> {
+        let e = everybody.len();
         let all: Vec<&(Vec<f64>, f64)> = people.iter().flatten().collect();
         let index = people.iter().enumerate().flat_map(|(h, own)| vec![h; own.len()]).collect();
         let data = Comparisons {
@@ -121,7 +135,7 @@ impl RewardFeatures {
             differences: all.iter().flat_map(|v| v.0.clone()).collect(),
             outcomes: all.iter().map(|v| v.1).collect(),
         };
-        let fit = ContextualFit { ridge: how.ridge / all.len() as f64, gradient: 1e-5, passes: 300 };
+        let fit = ContextualFit { ridge: ridge / all.len() as f64, gradient: 1e-5, passes: 300 };
         let learnt = data.fit(d, &fit).0.v;
         let map = DMatrix::from_fn(e, d + 1, |i, j| if j == 0 { everybody[i] } else { learnt[(i, j - 1)] });
         let mut squares = DVector::<f64>::zeros(d + 1);
@@ -179,7 +193,7 @@ mod tests {
             .collect();
         let mut everybody = DVector::zeros(8);
         everybody[1] = 1.0;
-        let how = FeaturesFit { features: 1, ridge: 1.0, tastes: TastesFit::default() };
+        let how = FeaturesFit { features: vec![1, 3], ridge: 1.0, tastes: TastesFit::default() };
         let found = RewardFeatures::fit(&people, &vec![vec![1.0]; 30], &everybody, &how);
         let mut squares = [0.0; 2];
         for (z, _) in people.iter().flatten() {

@@ -12,6 +12,7 @@ use rand_distr::StandardNormal;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::ask::{Criterion, ask};
 use crate::baselines::{Mixture, Network, Simplex, calibrated};
 use crate::features::{EmbeddedVotes, FeaturesFit, RewardFeatures, dot};
 use crate::logistic::{Prior, logistic};
@@ -61,7 +62,7 @@ impl Default for RfmLab {
 /// One method in one world.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RfmRow {
-    /// `raters`, `disagreement`, `shots`, `budget`, `leave one out`
+    /// `raters`, `disagreement`, `shots`, `budget`, `leave one out`, `questions`
     pub experiment: String,
     /// The method.
     pub method: String,
@@ -162,6 +163,9 @@ struct Learnt {
 /// Ridge of one reward for all, in votes.
 const RIDGE: f64 = 1.0;
 const LEAVE_ONE_OUT: &str = "leave one out";
+const QUESTIONS: &str = "questions";
+/// Pairs to ask about.
+const CANDIDATES: usize = 200;
 /// Basis rewards and ideal points.
 const BASIS: usize = 6;
 
@@ -186,6 +190,7 @@ impl RfmLab {
             plan.push(("budget", raters, votes, 0.5, &[30]));
         }
         plan.push((LEAVE_ONE_OUT, 8, 240, 0.5, &[0, 10, 30]));
+        plan.push((QUESTIONS, 256, 30, 0.5, &[5, 10, 15, 20, 25, 30]));
         let jobs: Vec<_> = (0..self.seeds).flat_map(|seed| plan.iter().map(move |p| (seed, p))).collect();
         let told = Mutex::new((0, progress));
         jobs.par_iter()
@@ -193,6 +198,7 @@ impl RfmLab {
                 let mut rng = rng(&format!("{experiment} {raters} {votes} {alike} {seed}"));
                 let found = match *experiment {
                     LEAVE_ONE_OUT => self.leave_one_out(*raters, *votes, shots, &mut rng),
+                    QUESTIONS => self.questions(*raters, *votes, *alike, shots, &mut rng),
                     _ => self.world(*raters, *votes, *alike, shots, &mut rng),
                 };
                 let (done, tell) = &mut *told.lock().expect("nobody panics while telling");
@@ -227,7 +233,7 @@ impl RfmLab {
         let how = TastesFit::default();
         let embedded: Vec<EmbeddedVotes> =
             train.iter().map(|own| own.iter().map(|(s, y)| (s.z.clone(), *y)).collect()).collect();
-        let features = FeaturesFit { features: self.features, ridge: self.ridge, tastes: how };
+        let features = FeaturesFit { features: vec![self.features], ridge: self.ridge, tastes: how };
         let features = RewardFeatures::fit(&embedded, &contexts, &plain, &features);
         let in_scale: Vec<Judgements> = train.iter().map(|own| judged(own, &|s| vec![dot(&plain, &s.z)], 1)).collect();
         let simple: Vec<Vec<(Vec<f64>, f64, f64)>> =
@@ -284,6 +290,52 @@ impl RfmLab {
             self.serve(&world, &learnt, taste, shots, rng, &mut sums);
         }
         means(sums, raters)
+    }
+
+    /// New raters asked at random, and by two criteria; the same rater answers a pair in the same way whoever asks.
+    fn questions(
+        &self,
+        raters: usize,
+        votes: usize,
+        alike: f64,
+        shots: &[usize],
+        rng: &mut impl Rng,
+    ) -> Vec<(usize, String, Served)> {
+        let world = World::new(self, rng);
+        let tastes: Vec<DVector<f64>> = (0..raters).map(|_| world.rater(alike, rng)).collect();
+        let train: Vec<Vec<(Shown, f64)>> = tastes.iter().map(|taste| world.votes(taste, votes, rng)).collect();
+        let features = self.learn(&train, rng).features;
+        let most = shots.iter().max().copied().unwrap_or(0);
+        let mut all = Vec::new();
+        for _ in 0..self.test_raters {
+            let taste = world.rater(alike, rng);
+            let pool = world.votes(&taste, CANDIDATES, rng);
+            let held: Vec<Shown> = (0..self.test_pairs).map(|_| world.pair(&taste, rng)).collect();
+            for (method, criterion) in [
+                ("random", None),
+                ("information", Some(Criterion::Information)),
+                ("determinant", Some(Criterion::Determinant)),
+            ] {
+                let mut left: Vec<usize> = (0..pool.len()).collect(); // drawn in no order
+                let mut own = EmbeddedVotes::new();
+                for count in 1..=most {
+                    let place = criterion.map_or(0, |criterion| {
+                        let candidates: Vec<Vec<f64>> = left.iter().map(|i| features.of(&pool[*i].0.z)).collect();
+                        ask(&features.adapt(&[1.0], &own), &candidates, 1, criterion, 0.0)[0].pair
+                    });
+                    let (pair, outcome) = &pool[left.swap_remove(place)];
+                    own.push((pair.z.clone(), *outcome));
+                    if shots.contains(&count) {
+                        let found = features.adapt(&[1.0], &own);
+                        let right = |s: &&Shown| (dot(&found.mean, &features.of(&s.z)) > 0.0) == (s.margin > 0.0);
+                        let accuracy = held.iter().filter(right).count() as f64 / held.len() as f64;
+                        // Nobody picks among answers here.
+                        all.push((count, method.to_owned(), Served { accuracy, gained: f64::NAN, beats: f64::NAN }));
+                    }
+                }
+            }
+        }
+        means(all, self.test_raters)
     }
 
     /// Adds what every method makes of one new rater.
@@ -418,6 +470,10 @@ mod tests {
         let plain = got.iter().find(|(_, m, _)| m == "one reward for all").unwrap().2;
         assert!(of_rfm.gained > plain.gained + 0.2 && of_rfm.beats > 0.55 && of_rfm.accuracy > plain.accuracy);
         assert!((plain.beats - 0.5).abs() < 1e-12);
+        // Questions that were chosen tell more than as many random ones.
+        let of_questions = RfmLab { test_raters: 30, ..lab.clone() }.questions(60, 30, 0.5, &[10], &mut rng);
+        let asked = |method: &str| of_questions.iter().find(|(_, m, _)| m == method).unwrap().2.accuracy;
+        assert!(asked("information") > asked("random") && asked("determinant") > asked("random"), "{of_questions:?}");
         let alike = of(0.95);
         assert!(alike(30, "RFM") - alike(30, "one reward for all") < 0.05);
         assert!(

@@ -14,6 +14,7 @@ mod baselines;
 mod bootstrap;
 mod calibration;
 mod contextual;
+mod dense;
 mod features;
 mod lab_loco;
 mod lab_rfm;

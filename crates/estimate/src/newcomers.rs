@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::baselines::{Mixture, Network, Simplex, calibrated};
 use crate::contextual::{Comparisons, Contexts, ContextualFit};
+use crate::dense::transposed_product;
 use crate::features::{EmbeddedVotes, FeaturesFit, RewardFeatures, dot};
 use crate::logistic::{Prior, logistic};
 use crate::taste::{Judgements, Taste};
@@ -30,8 +31,8 @@ pub struct EmbeddedVote {
     pub tie: bool,
 }
 
-/// What is known of a person's ways from some votes: 1, the lean to longer answers, the share of ties above the population's; the latter two
-/// as if there had been four votes more that say nothing.
+/// What is known of a person's ways from some votes: 1, the lean to longer answers and the share of ties, both above the population's and as
+/// if four votes more had been like the population's.
 struct Ways {
     longer: f64,
     decided: f64,
@@ -52,9 +53,11 @@ impl Ways {
         out
     }
 
-    fn context(&self, ties_of_all: f64) -> Vec<f64> {
+    /// `population`: lean a decided vote, ties a vote.
+    fn context(&self, population: (f64, f64)) -> Vec<f64> {
         let all = self.decided + self.ties;
-        vec![1.0, self.longer / (self.decided + 4.0), (self.ties - ties_of_all * all) / (all + 4.0)]
+        let longer = (self.longer - population.0 * self.decided) / (self.decided + 4.0);
+        vec![1.0, longer, (self.ties - population.1 * all) / (all + 4.0)]
     }
 }
 
@@ -83,8 +86,8 @@ pub struct NewcomerStudy {
     pub shots: Vec<usize>,
     /// Principal components of the embeddings that are kept.
     pub components: usize,
-    /// Learnt reward features, beside everybody's reward.
-    pub features: usize,
+    /// Numbers of learnt reward features, beside everybody's reward, among which training people choose.
+    pub features: Vec<usize>,
 }
 
 impl Default for NewcomerStudy {
@@ -96,7 +99,7 @@ impl Default for NewcomerStudy {
             least: (40, 5),
             shots: vec![0, 5, 10, 20, 40],
             components: 64,
-            features: 8,
+            features: vec![1, 2, 4, 8],
         }
     }
 }
@@ -131,8 +134,8 @@ struct Learnt {
     contextual: RewardFeatures,
     /// LoCo: `[3, e]`
     theta: DMatrix<f64>,
-    /// Share of ties.
-    ties: f64,
+    /// Lean to longer answers a decided vote, ties a vote.
+    population: (f64, f64),
     scale: Tastes,
     linear: Prior,
     rewards: Simplex,
@@ -230,19 +233,20 @@ impl NewcomerStudy {
         let how = TastesFit { scale: 0.3, ..TastesFit::default() };
         let mut embedded: Vec<EmbeddedVotes> = vec![Vec::new(); people.len()];
         train.iter().for_each(|v| embedded[number[&v.user]].push((z(v), 1.0)));
-        let fit = FeaturesFit { features: self.features, ridge: RIDGES[best].sqrt(), tastes: how };
-        let ties = 1.0 - train.len() as f64 / with_ties.len() as f64;
+        let fit = FeaturesFit { features: self.features.clone(), ridge: RIDGES[best].sqrt(), tastes: how };
+        let all = Ways::of(with_ties.iter().copied(), lengths);
+        let population = (all.longer / all.decided, all.ties / (all.decided + all.ties));
         let mut ways: Vec<Ways> = people.iter().map(|_| Ways::of([], lengths)).collect();
         for (user, own) in people.iter().zip(&mut ways) {
             *own = Ways::of(with_ties.iter().filter(|v| v.user == *user).copied(), lengths);
         }
-        let contextual: Vec<Vec<f64>> = ways.iter().map(|w| w.context(ties)).collect();
+        let contextual: Vec<Vec<f64>> = ways.iter().map(|w| w.context(population)).collect();
         let mut learnt = RewardFeatures::fit_each(&embedded, &[&contexts, &contextual], &everybody, &fit).into_iter();
         let [features, contextual] = [(); 2].map(|()| learnt.next().expect("one of each"));
         // Of every vote its person's other votes are the context: a vote does not explain itself.
         let others = |v: &&EmbeddedVote| {
             let Ways { longer, decided, ties: own } = &ways[number[&v.user]];
-            Ways { longer: longer - lean(v, lengths), decided: decided - 1.0, ties: *own }.context(ties)
+            Ways { longer: longer - lean(v, lengths), decided: decided - 1.0, ties: *own }.context(population)
         };
         let data = Comparisons {
             contexts: Contexts::Vectors { d: 3, values: train.iter().flat_map(others).collect() },
@@ -264,7 +268,7 @@ impl NewcomerStudy {
             features,
             contextual,
             theta,
-            ties,
+            population,
             everybody,
         }
     }
@@ -289,7 +293,7 @@ impl NewcomerStudy {
             let end = asked.iter().enumerate().filter(|(_, v)| !v.tie).nth(*shots).map_or(asked.len(), |(i, _)| i);
             let seen = if *shots == 0 { &[] } else { &asked[..end] };
             let own: Vec<EmbeddedVote> = seen.iter().filter(|v| !v.tie).copied().collect();
-            let context = Ways::of(seen, lengths).context(learnt.ties);
+            let context = Ways::of(seen, lengths).context(learnt.population);
             let judgements = |features: &dyn Fn(&EmbeddedVote) -> Vec<f64>, d: usize| {
                 let mut all = Judgements::new(d);
                 own.iter().for_each(|v| all.push(&features(v), 1.0, 1.0));
@@ -345,7 +349,7 @@ pub fn components(texts: &DMatrix<f64>, k: usize) -> DMatrix<f64> {
         let deviation = (column.norm_squared() / t as f64).sqrt().max(1e-9);
         column.scale_mut(1.0 / deviation);
     }
-    let eigen = (x.tr_mul(&x) / t as f64).symmetric_eigen();
+    let eigen = (transposed_product(&x, &x) / t as f64).symmetric_eigen();
     let mut order: Vec<usize> = (0..e).collect();
     order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
     let k = k.min(e);
@@ -381,7 +385,7 @@ mod tests {
             }
         }
         let study =
-            NewcomerStudy { splits: 2, components: 12, features: 2, least: (40, 10), ..NewcomerStudy::default() };
+            NewcomerStudy { splits: 2, components: 12, features: vec![2], least: (40, 10), ..NewcomerStudy::default() };
         let rows = study.run(&texts, &lengths, &votes, &mut rng, |_, _| ());
         let accuracy = |method: &str, shots: usize| {
             let of = rows.iter().filter(|r| r.method == method && r.shots == shots);

@@ -42,7 +42,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     type Place = fn(&RfmRow) -> String;
     type Figure = (&'static str, fn(&Served) -> f64);
     const ACCURACY: Figure = ("accuracy", |s| s.accuracy);
-    let experiments: [(&str, &str, Place, Figure); 7] = [
+    let experiments: [(&str, &str, Place, Figure); 8] = [
         ("raters", "Raters in training, 30 votes each, 30 of a new rater, p = 0.5", |r| r.raters.to_string(), ACCURACY),
         ("disagreement", "How alike raters are, p; 60 raters", |r| format!("{}", r.alike), ACCURACY),
         ("shots", "Votes of a new rater; 60 raters, p = 0.5", |r| r.shots.to_string(), ACCURACY),
@@ -53,6 +53,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
             |r| r.shots.to_string(),
             ACCURACY,
         ),
+        ("questions", "Questions at random and chosen from 200 pairs; 256 raters", |r| r.shots.to_string(), ACCURACY),
         (
             "shots",
             "Best of 16: true reward above the answers' mean, deviations; votes of a new rater",
@@ -79,7 +80,8 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
             own.iter().filter(|r| r.method == method && place(r) == at).map(|r| value(&r.served)).collect()
         };
         let mut lines = Vec::new();
-        for method in &methods {
+        let there = |method: &&&str| own.iter().any(|r| r.method == **method);
+        for method in methods.iter().filter(there) {
             let mut line = vec![(*method).to_owned()];
             for at in &places {
                 let own = values(method, at);
@@ -96,7 +98,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         }
         // The margin, repetition by repetition.
         let mut line = vec!["RFM minus one reward for all".to_owned()];
-        for at in &places {
+        for at in places.iter().filter(|_| experiment != "questions") {
             let margins: Vec<f64> =
                 values("RFM", at).iter().zip(values("one reward for all", at)).map(|(a, b)| a - b).collect();
             let mean = over_seeds(&margins, &mut run::rng(args.seed, &["margin", experiment, figure, at]));
@@ -105,9 +107,17 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
                 json!({"experiment": experiment, "at": at, "method": "RFM minus one reward for all", "figure": figure, "mean": mean}),
             );
         }
-        lines.push(line);
+        if line.len() > 1 {
+            lines.push(line);
+        }
         let head: Vec<&str> = std::iter::once("method").chain(places.iter().map(String::as_str)).collect();
         printed.push(format!("{title}\n\n{}", table::markdown(&head, &lines)));
+    }
+    for method in ["information", "determinant"] {
+        let needed = votes_needed(&rows, method);
+        let mean = over_seeds(&needed, &mut run::rng(args.seed, &["votes needed", method]));
+        summary.push(json!({"experiment": "questions", "method": method, "figure": "votes_needed", "mean": mean}));
+        printed.push(format!("Chosen by {method}, as good as 30 random votes after {}\n", shown(&mean, 1)));
     }
     run::write_json(&aside.join("summary.json"), &json!({"lab": lab, "seed": args.seed, "rows": summary}))?;
 
@@ -131,4 +141,29 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     publish(&aside, &args.out)?;
     table::print(&printed.join("\n"));
     Ok(())
+}
+
+/// Votes chosen by `method` until a new rater is served as well as 30 random ones do it, repetition by repetition: between the numbers of votes
+/// that were looked at, accuracy is taken to rise evenly.
+fn votes_needed(rows: &[RfmRow], method: &str) -> Vec<f64> {
+    let of = |method: &str, seed: usize| -> Vec<(f64, f64)> {
+        let own = rows.iter().filter(|r| r.experiment == "questions" && r.method == method && r.seed == seed);
+        own.map(|r| (r.shots as f64, r.served.accuracy)).collect()
+    };
+    let seeds: std::collections::BTreeSet<usize> = rows.iter().map(|r| r.seed).collect();
+    let needed = |seed: usize| -> Option<f64> {
+        let goal = of("random", seed).last()?.1;
+        let curve = of(method, seed);
+        let mut before = (0.0, 0.5); // a coin
+        for point in curve {
+            if point.1 >= goal {
+                return Some(
+                    before.0 + (point.0 - before.0) * ((goal - before.1) / (point.1 - before.1)).clamp(0.0, 1.0),
+                );
+            }
+            before = point;
+        }
+        Some(before.0) // not within the questions that were asked
+    };
+    seeds.into_iter().filter_map(needed).collect()
 }
