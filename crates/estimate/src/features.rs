@@ -2,9 +2,11 @@
 //! them together; a new person is then a short vector of weights.
 
 use nalgebra::{DMatrix, DVector};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::contextual::{Comparisons, Contexts, ContextualFit};
+use crate::logistic::Prior;
 use crate::taste::{Judgements, Taste};
 use crate::tastes::{Tastes, TastesFit};
 
@@ -18,6 +20,18 @@ pub struct RewardFeatures {
     pub map: DMatrix<f64>,
     /// Over the `1 + d` features, given a context.
     pub tastes: Tastes,
+    /// Variance of a person's weight on each number of an embedding beside what the features explain: with many votes somebody may
+    /// differ from all others in a way of their own.
+    pub rest: f64,
+}
+
+/// How far tastes vary.
+#[derive(Clone, Copy)]
+struct Variation {
+    /// Along features, times what was found.
+    features: f64,
+    /// In every direction, times the mean over directions of what was found along features.
+    rest: f64,
 }
 
 /// How features are learnt.
@@ -32,6 +46,10 @@ pub struct FeaturesFit {
     pub tastes: TastesFit,
 }
 
+/// Variations in every direction that are tried, relative to that along features.
+const RESTS: [f64; 5] = [0.01, 0.03, 0.1, 0.3, 1.0];
+/// New people of a fold who judge what is tried, at most.
+const JUDGES: usize = 50;
 /// Shares of the covariance of tastes that are tried; of equals the first is taken.
 const SHARES: [f64; 6] = [1.0, 0.5, 0.2, 0.1, 0.03, 0.01];
 const FOLDS: usize = 4;
@@ -70,27 +88,43 @@ impl RewardFeatures {
             })
             .collect();
         let one = |contexts: &&[Vec<f64>]| {
-            let mut best = (f64::INFINITY, 0, 1.0);
+            let mut best = (f64::INFINITY, 0, Variation { features: 1.0, rest: RESTS[0] });
             for (d, maps) in &tried {
-                let mut losses = SHARES.map(|_| 0.0);
-                for ((new, known), map) in folds.iter().zip(maps) {
-                    let pick = |h: &usize| (people[*h].clone(), contexts[*h].clone());
-                    let (votes, of_known): (Vec<_>, Vec<_>) = known.iter().map(pick).unzip();
-                    let first = Self::over(map.clone(), &votes, &of_known, how);
-                    for (share, loss) in SHARES.iter().zip(&mut losses) {
-                        let some = first.varying(*share);
-                        *loss += new.iter().map(|h| some.loss_on(&contexts[*h], &people[*h])).sum::<f64>();
+                let first: Vec<Self> = folds
+                    .iter()
+                    .zip(maps)
+                    .map(|((_, known), map)| {
+                        let pick = |h: &usize| (people[*h].clone(), contexts[*h].clone());
+                        let (votes, of_known): (Vec<_>, Vec<_>) = known.iter().map(pick).unzip();
+                        Self::over(map.clone(), &votes, &of_known, how)
+                    })
+                    .collect();
+                // Along features first, then in every direction.
+                let mut of_d = (f64::INFINITY, best.2);
+                let all = SHARES.map(|share| (Some(share), RESTS[0])).into_iter();
+                for (share, rest) in all.chain(RESTS[1..].iter().map(|rest| (None, *rest))) {
+                    let varied = Variation { features: share.unwrap_or(of_d.1.features), rest };
+                    let of_fold = |(first, (new, _)): (&Self, &(Vec<usize>, Vec<usize>))| -> f64 {
+                        let some = first.varying(varied);
+                        let precision = some.precision();
+                        let judges: Vec<usize> =
+                            new.iter().copied().filter(|h| people[*h].len() > 1).take(JUDGES).collect();
+                        let losses: Vec<f64> =
+                            judges.par_iter().map(|h| some.loss_on(&precision, &contexts[*h], &people[*h])).collect();
+                        losses.iter().sum()
+                    };
+                    let loss = first.iter().zip(&folds).map(of_fold).sum::<f64>();
+                    if loss < of_d.0 {
+                        of_d = (loss, varied);
                     }
                 }
-                for (share, loss) in SHARES.iter().zip(losses) {
-                    if loss < best.0 {
-                        best = (loss, *d, *share);
-                    }
+                if of_d.0 < best.0 {
+                    best = (of_d.0, *d, of_d.1);
                 }
             }
-            let (_, d, share) = best;
+            let (_, d, varied) = best;
             let map = Self::joint(people, everybody, d, how.ridge);
-            Self::over(map, people, contexts, how).varying(share)
+            Self::over(map, people, contexts, how).varying(varied)
         };
         contexts.iter().map(one).collect()
     }
@@ -98,21 +132,24 @@ impl RewardFeatures {
     /// How tastes over given features vary with the contexts.
     fn over(map: DMatrix<f64>, people: &[EmbeddedVotes], contexts: &[Vec<f64>], how: &FeaturesFit) -> Self {
         let judged: Vec<Judgements> = people.iter().map(|own| judge(&map, own)).collect();
-        Self { tastes: Tastes::fit(&judged, contexts, &how.tastes), map }
+        Self { tastes: Tastes::fit(&judged, contexts, &how.tastes), map, rest: 0.0 }
     }
 
-    /// The same with tastes that vary by a share of what was found.
-    fn varying(&self, share: f64) -> Self {
-        let tastes = Tastes { map: self.tastes.map.clone(), covariance: &self.tastes.covariance * share };
-        Self { map: self.map.clone(), tastes }
+    /// The same with tastes that vary by a share of what was found, and by something in every direction.
+    fn varying(&self, by: Variation) -> Self {
+        let tastes = Tastes { map: self.tastes.map.clone(), covariance: &self.tastes.covariance * by.features };
+        let along = (&self.map * &self.tastes.covariance).dot(&self.map); // trace of M L M'
+        Self { map: self.map.clone(), tastes, rest: by.rest * along / self.map.nrows() as f64 }
     }
 
     /// Log-loss on somebody's odd votes after their even ones.
-    fn loss_on(&self, context: &[f64], votes: &EmbeddedVotes) -> f64 {
-        let asked = votes.iter().step_by(2).cloned().collect();
-        let taste = self.adapt(context, &asked);
+    fn loss_on(&self, precision: &DMatrix<f64>, context: &[f64], votes: &EmbeddedVotes) -> f64 {
+        let mut asked = Judgements::new(self.map.nrows());
+        votes.iter().step_by(2).for_each(|(z, y)| asked.push(z, *y, 1.0));
+        let mean = &self.map * self.tastes.mean(context);
+        let taste = Taste::of(&Prior { mean, precision: precision.clone() }, &asked);
         let loss = |(z, y): &(Vec<f64>, f64)| {
-            let p = taste.probability(&self.of(z)).clamp(1e-12, 1.0 - 1e-12);
+            let p = taste.probability(z).clamp(1e-12, 1.0 - 1e-12);
             -(y * p.ln() + (1.0 - y) * (1.0 - p).ln())
         };
         votes.iter().skip(1).step_by(2).map(loss).sum()
@@ -150,9 +187,28 @@ impl RewardFeatures {
         phi(&self.map, embedding)
     }
 
-    /// Somebody's taste by their context and votes.
+    /// What is known of somebody with this context before any vote, as weights on embeddings `[e]`: `M G x`, with the covariance
+    /// `M L M' + rest I`.
+    ///
+    /// # Panics
+    /// If `rest` is not positive, which [`Self::fit`] does not make.
+    pub fn prior(&self, context: &[f64]) -> Prior {
+        Prior { mean: &self.map * self.tastes.mean(context), precision: self.precision() }
+    }
+
+    /// `(M L M' + rest I)^-1`
+    fn precision(&self) -> DMatrix<f64> {
+        let e = self.map.nrows();
+        let along = &self.map * &self.tastes.covariance * self.map.transpose();
+        let precision = (along + DMatrix::identity(e, e) * self.rest).cholesky().expect("a positive rest").inverse();
+        (&precision + precision.transpose()) / 2.0
+    }
+
+    /// Somebody's weights on embeddings by their context and votes.
     pub fn adapt(&self, context: &[f64], votes: &EmbeddedVotes) -> Taste {
-        Taste::of(&self.tastes.prior(context), &judge(&self.map, votes))
+        let mut judged = Judgements::new(self.map.nrows());
+        votes.iter().for_each(|(z, y)| judged.push(z, *y, 1.0));
+        Taste::of(&self.prior(context), &judged)
     }
 }
 
@@ -204,9 +260,9 @@ mod tests {
         let along = found.map.column(1).normalize();
         assert!(along[0].abs() > 0.95, "{along}");
         let (a, b) = (found.adapt(&[1.0], &people[0]), found.adapt(&[1.0], &people[1]));
-        assert!(a.mean[1] * b.mean[1] < 0.0 && a.mean[0] > 0.0 && b.mean[0] > 0.0);
+        assert!(a.mean[0] > 0.5 && b.mean[0] < -0.5 && a.mean[1] > 0.0 && b.mean[1] > 0.0, "{} {}", a.mean, b.mean);
         // Without votes it is the population's mean, which has no side.
         let nobody = found.adapt(&[1.0], &vec![]);
-        assert!(nobody.mean[1].abs() < 0.3 * a.mean[1].abs() && nobody.mean[0] > 0.0);
+        assert!(nobody.mean[0].abs() < 0.3 * a.mean[0] && nobody.mean[1] > 0.0);
     }
 }

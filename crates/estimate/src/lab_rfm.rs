@@ -320,14 +320,14 @@ impl RfmLab {
                 let mut own = EmbeddedVotes::new();
                 for count in 1..=most {
                     let place = criterion.map_or(0, |criterion| {
-                        let candidates: Vec<Vec<f64>> = left.iter().map(|i| features.of(&pool[*i].0.z)).collect();
+                        let candidates: Vec<Vec<f64>> = left.iter().map(|i| pool[*i].0.z.clone()).collect();
                         ask(&features.adapt(&[1.0], &own), &candidates, 1, criterion, 0.0)[0].pair
                     });
                     let (pair, outcome) = &pool[left.swap_remove(place)];
                     own.push((pair.z.clone(), *outcome));
                     if shots.contains(&count) {
                         let found = features.adapt(&[1.0], &own);
-                        let right = |s: &&Shown| (dot(&found.mean, &features.of(&s.z)) > 0.0) == (s.margin > 0.0);
+                        let right = |s: &&Shown| (dot(&found.mean, &s.z) > 0.0) == (s.margin > 0.0);
                         let accuracy = held.iter().filter(right).count() as f64 / held.len() as f64;
                         // Nobody picks among answers here.
                         all.push((count, method.to_owned(), Served { accuracy, gained: f64::NAN, beats: f64::NAN }));
@@ -401,7 +401,7 @@ impl Learnt {
         let simple: Vec<(Vec<f64>, f64, f64)> = own.iter().map(|(s, y)| (s.z.clone(), s.squares, *y)).collect();
         let mut out: Vec<(&'static str, Score<'a>)> = vec![
             ("one reward for all", Box::new(|e: &[f64]| dot(&self.everybody, e))),
-            ("RFM", Box::new(move |e: &[f64]| dot(&taste.mean, &self.features.of(e)))),
+            ("RFM", Box::new(move |e: &[f64]| dot(&taste.mean, e))),
             ("linear on embeddings", Box::new(move |e: &[f64]| dot(&linear.mean, e))),
             ("own scale", Box::new(move |e: &[f64]| scale * dot(&self.everybody, e))),
         ];

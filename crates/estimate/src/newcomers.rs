@@ -309,8 +309,8 @@ impl NewcomerStudy {
             let mut add = |method, value| out.push((method, *shots, value));
             add("longer", right(&|v| lengths[v.chosen] as f64 - lengths[v.rejected] as f64));
             add("one reward for all", right(&|v| dot(&learnt.everybody, &z(v))));
-            add("RFM", right(&|v| dot(&taste.mean, &learnt.features.of(&z(v)))));
-            add("RFM, prior by ways", right(&|v| dot(&with_ways.mean, &learnt.contextual.of(&z(v)))));
+            add("RFM", right(&|v| dot(&taste.mean, &z(v))));
+            add("RFM, prior by ways", right(&|v| dot(&with_ways.mean, &z(v))));
             add("LoCo by ways", right(&|v| dot(&loco, &z(v))));
             add("linear on embeddings", right(&|v| dot(&linear.mean, &z(v))));
             add("own scale", right(&|v| scale * dot(&learnt.everybody, &z(v))));

@@ -90,7 +90,7 @@ impl Served {
 
     /// Where a user who came after training is kept.
     pub(crate) fn file_of(&self, user: &str) -> PathBuf {
-        self.folder.join("adapted").join(format!("{}.json", export::folder_name(user)))
+        self.folder.join(run::ADDED).join(format!("{}.json", export::folder_name(user)))
     }
 
     /// A user's taste: fitted or adapted. None for a stranger.
@@ -126,7 +126,7 @@ impl Served {
         accuracy: Option<estimate::Interval>,
     ) -> Result<PathBuf> {
         let file = self.file_of(user);
-        fs_err::create_dir_all(self.folder.join("adapted"))?;
+        fs_err::create_dir_all(self.folder.join(run::ADDED))?;
         let own = Adapted {
             user: user.to_owned(),
             model: self.hash.clone(),

@@ -13,6 +13,8 @@ use crate::{Error, Identity, Result, hash_bytes, hash_file};
 const MANIFEST: &str = "manifest.json";
 const METRICS: &str = "metrics.jsonl";
 const STATE: &str = "state";
+/// A folder in a finished stage for what is added to it later: no manifest lists it, and the stage run again keeps it.
+pub const ADDED: &str = "adapted";
 
 /// Size and SHA-256 of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,7 +245,7 @@ impl Run {
         write_atomic(&path, kept.as_bytes())
     }
 
-    /// Records every file, drops the state, and puts the folder in its place.
+    /// Records every file, drops the state, and puts the folder in its place. What lies in [`ADDED`] of a folder that stood there is kept.
     pub fn finish(self, summary: Value) -> Result<Manifest> {
         let mut files = BTreeMap::new();
         record_files(&self.partial, "", &mut files)?;
@@ -263,6 +265,7 @@ impl Run {
             .folder
             .with_file_name(format!("{}.old", self.folder.file_name().unwrap_or_default().to_string_lossy()));
         if old.exists() {
+            carry(&old, &self.folder)?; // an earlier end was interrupted
             fs_err::remove_dir_all(&old)?;
         }
         if self.folder.exists() {
@@ -273,10 +276,20 @@ impl Run {
             sync_folder(parent)?;
         }
         if old.exists() {
+            carry(&old, &self.folder)?;
             fs_err::remove_dir_all(&old)?;
         }
         Ok(manifest)
     }
+}
+
+/// Takes what people added to a finished folder over into the one in its place.
+fn carry(old: &Path, new: &Path) -> Result<()> {
+    let (from, to) = (old.join(ADDED), new.join(ADDED));
+    if from.exists() && new.exists() && !to.exists() {
+        fs_err::rename(from, to)?;
+    }
+    Ok(())
 }
 
 fn record_files(root: &Path, below: &str, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
@@ -363,6 +376,25 @@ mod tests {
         };
         assert_eq!(write("a", b"1"), write("b", b"1"));
         assert_ne!(write("a", b"1"), write("c", b"2"));
+    }
+
+    #[test]
+    fn what_was_added_to_a_folder_outlives_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("reward");
+        Run::begin(&folder, identity(1)).unwrap().finish(json!({})).unwrap();
+        fs_err::create_dir(folder.join(ADDED)).unwrap();
+        fs_err::write(folder.join(ADDED).join("ann.json"), "1").unwrap();
+        let manifest = Run::begin(&folder, identity(2)).unwrap().finish(json!({})).unwrap();
+        assert!(manifest.files.is_empty(), "nobody's identity depends on it");
+        assert_eq!(fs_err::read(folder.join(ADDED).join("ann.json")).unwrap(), b"1");
+        assert!(matches!(standing(&folder, &identity(2)).unwrap(), Standing::Finished(_)));
+        // Also if the last end stopped before it had cleared away.
+        fs_err::rename(folder.join(ADDED), dir.path().join("x")).unwrap();
+        fs_err::create_dir(dir.path().join("reward.old")).unwrap();
+        fs_err::rename(dir.path().join("x"), dir.path().join("reward.old").join(ADDED)).unwrap();
+        Run::begin(&folder, identity(3)).unwrap().finish(json!({})).unwrap();
+        assert!(folder.join(ADDED).join("ann.json").exists() && !dir.path().join("reward.old").exists());
     }
 
     #[test]

@@ -25,7 +25,9 @@ mod progress;
 mod seed;
 
 pub use error::{Error, Result, file_hint};
-pub use folder::{Manifest, Run, Standing, read_json, standing, sync_folder, write_aside, write_atomic, write_json};
+pub use folder::{
+    ADDED, Manifest, Run, Standing, read_json, standing, sync_folder, write_aside, write_atomic, write_json,
+};
 pub use identity::{Identity, hash_bytes, hash_file};
 pub use plot::{Series, bar_plot, log_plot};
 pub use progress::Progress;
