@@ -96,7 +96,7 @@ fn rank(data: &str, [n, dx, dphi, r, rounds]: [usize; 5]) {
         outcomes.push(vote[dx + dphi]);
     }
     let votes = Comparisons { contexts: Contexts::Vectors { d: dx, values: contexts }, d: dphi, differences, outcomes };
-    let how = ContextualFit { ridge: 1e-4, gradient: 1e-6, passes: 1000 };
+    let how = ContextualFit { ridge: 1e-4, gradient: 1e-4, passes: 1000 };
     let (_, found) = votes.fit(r, &how);
     let started = Instant::now();
     (0..rounds).for_each(|_| _ = std::hint::black_box(votes.fit(r, &how)));

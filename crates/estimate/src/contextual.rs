@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::dense::{product, transposed_product};
+use crate::dense::{product, transposed_product, weighted_products};
 use crate::lbfgs::{Minimum, Stop, minimise};
 use crate::likelihood::{LANES, regularise};
 use crate::logistic::softplus;
@@ -128,14 +128,6 @@ impl Comparisons {
         );
     }
 
-    /// x of one vote, `[dx]`.
-    fn context(&self, n: usize) -> DVector<f64> {
-        match &self.contexts {
-            Contexts::Vectors { d, values } => DVector::from_column_slice(&values[n * d..(n + 1) * d]),
-            Contexts::People { count, index } => DVector::from_fn(*count, |i, _| f64::from(u8::from(i == index[n]))),
-        }
-    }
-
     /// Mean of -ln P(what was chosen), nats.
     pub fn log_loss(&self, theta: &DMatrix<f64>) -> f64 {
         let z = DMatrix::from_row_slice(self.len(), self.d, &self.differences);
@@ -150,37 +142,32 @@ impl Comparisons {
 
     /// `(1/N) sum (y - 1/2) x z'`, `[dx, dphi]`: along the truth for small margins.
     fn moment(&self) -> DMatrix<f64> {
-        let mut out = DMatrix::zeros(self.dx(), self.d);
-        for (n, z) in self.differences.chunks_exact(self.d).enumerate() {
-            let share = (self.outcomes[n] - 0.5) / self.len() as f64;
-            let z = DVector::from_column_slice(z) * share;
-            match &self.contexts {
-                Contexts::Vectors { .. } => out.ger(1.0, &self.context(n), &z, 1.0),
-                Contexts::People { index, .. } => {
-                    let mut row = out.row_mut(index[n]);
-                    row += z.transpose();
+        let shares: Vec<f64> = self.outcomes.iter().map(|y| (y - 0.5) / self.len() as f64).collect();
+        match &self.contexts {
+            Contexts::Vectors { d, values } => weighted_products(values, *d, &self.differences, self.d, &shares),
+            Contexts::People { count, index } => {
+                let mut out = DMatrix::zeros(*count, self.d);
+                for ((z, share), person) in self.differences.chunks_exact(self.d).zip(&shares).zip(index) {
+                    let mut row = out.row_mut(*person);
+                    row.iter_mut().zip(z).for_each(|(o, z)| *o += z * share);
                 }
+                out
             }
         }
-        out
     }
 
     /// Second moments of contexts `[dx, dx]` and of differences `[dphi, dphi]`.
     fn second_moments(&self) -> (DMatrix<f64>, DMatrix<f64>) {
-        let n = self.len() as f64;
-        let z = DMatrix::from_row_slice(self.len(), self.d, &self.differences);
+        let shares = vec![1.0 / self.len() as f64; self.len()];
         let of_contexts = match &self.contexts {
-            Contexts::Vectors { d, values } => {
-                let x = DMatrix::from_row_slice(self.len(), *d, values);
-                x.tr_mul(&x) / n
-            }
+            Contexts::Vectors { d, values } => weighted_products(values, *d, values, *d, &shares),
             Contexts::People { count, index } => {
                 let mut shares = DVector::zeros(*count);
-                index.iter().for_each(|i| shares[*i] += 1.0 / n);
+                index.iter().for_each(|i| shares[*i] += 1.0 / self.len() as f64);
                 DMatrix::from_diagonal(&shares)
             }
         };
-        (of_contexts, z.tr_mul(&z) / n)
+        (of_contexts, weighted_products(&self.differences, self.d, &self.differences, self.d, &shares))
     }
 
     /// The spectral start: of `4 Cov(x)^-1 M Cov(z)^-1`, M the moment above, the leading `r` singular directions, their values split evenly.

@@ -6,7 +6,7 @@
 )]
 
 use nalgebra::DMatrix;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::contextual::{Comparisons, Contexts};
@@ -18,25 +18,70 @@ const BALANCE: f64 = 0.125;
 /// Numbers side by side in a factor's row.
 pub(crate) const LANES: usize = 8;
 
+/// Votes side by side.
+const AT_ONCE: usize = 4;
+
 /// Votes that a thread takes at a time.
 const CHUNK: usize = 1024;
+
+/// A thread's votes. Factors are rows of `8 K` numbers, one behind the other.
+struct Chunk<'a, const K: usize> {
+    of: &'a Comparisons,
+    range: std::ops::Range<usize>,
+    u: &'a [f64],
+    v: &'a [f64],
+    /// Sums of the gradients of both.
+    sums: &'a mut [f64],
+}
+
+impl<const K: usize> WithSimd for Chunk<'_, K> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        // Vectors of a row.
+        match (K, S::F64_LANES) {
+            (1, 8) => self.run::<S, 1>(simd),
+            (1, 4) | (2, 8) => self.run::<S, 2>(simd),
+            (1, 2) | (2, 4) => self.run::<S, 4>(simd),
+            (1, 1) | (2, 2) => self.run::<S, 8>(simd),
+            _ => self.run::<S, 16>(simd),
+        }
+    }
+}
+
+impl<const K: usize> Chunk<'_, K> {
+    #[inline(always)]
+    fn run<S: Simd, const W: usize>(self, simd: S) -> f64 {
+        assert_eq!(W * S::F64_LANES, LANES * K, "a row of so many vectors");
+        let Self { of, range, u, v, sums } = self;
+        let (du, dv) = sums.split_at_mut(u.len());
+        let (u, v) = (S::as_simd_f64s(u).0, S::as_simd_f64s(v).0);
+        let (du, dv) = (S::as_mut_simd_f64s(du).0, S::as_mut_simd_f64s(dv).0);
+        let mut loss = 0.0;
+        let mut n = range.start;
+        while n + AT_ONCE <= range.end {
+            loss += of.votes::<S, W, AT_ONCE>(simd, n, (u, v), (du, dv));
+            n += AT_ONCE;
+        }
+        while n < range.end {
+            loss += of.votes::<S, W, 1>(simd, n, (u, v), (du, dv));
+            n += 1;
+        }
+        loss
+    }
+}
 
 impl Comparisons {
     /// Mean loss and its gradient for factors of `8 K` columns, in vectors.
     pub(crate) fn pass<const K: usize>(&self, point: &[f64], gradient: &mut [f64]) -> f64 {
-        let as_rows = |p: &[f64]| -> Vec<[[f64; LANES]; K]> {
-            p.chunks_exact(LANES * K)
-                .map(|r| std::array::from_fn(|k| std::array::from_fn(|l| r[k * LANES + l])))
-                .collect()
-        };
-        let factors = as_rows(point);
-        let (u, v) = factors.split_at(self.dx());
-        let parts: Vec<(f64, Vec<[[f64; LANES]; K]>)> = (0..self.len().div_ceil(CHUNK))
+        let (u, v) = point.split_at(self.dx() * LANES * K);
+        let parts: Vec<(f64, Vec<f64>)> = (0..self.len().div_ceil(CHUNK))
             .into_par_iter()
             .map(|part| {
-                let mut sums = vec![[[0.0; LANES]; K]; factors.len()];
+                let mut sums = vec![0.0; point.len()];
                 let range = part * CHUNK..((part + 1) * CHUNK).min(self.len());
-                let loss = Arch::new().dispatch(|| self.chunk(range, u, v, &mut sums));
+                let loss = Arch::new().dispatch(Chunk::<K> { of: self, range, u, v, sums: &mut sums });
                 (loss, sums)
             })
             .collect();
@@ -46,50 +91,60 @@ impl Comparisons {
         let mut loss = 0.0;
         for (value, sums) in parts {
             loss += value * scale;
-            for (g, s) in gradient.chunks_exact_mut(LANES * K).zip(&sums) {
-                g.iter_mut().zip(s.as_flattened()).for_each(|(g, s)| *g += s * scale);
-            }
+            gradient.iter_mut().zip(&sums).for_each(|(g, s)| *g += s * scale);
         }
         loss
     }
 
+    /// `B` votes side by side from the `n`th on: a row of a factor is loaded once for all of them.
     #[inline(always)]
-    fn chunk<const K: usize>(
+    fn votes<S: Simd, const W: usize, const B: usize>(
         &self,
-        range: std::ops::Range<usize>,
-        u: &[[[f64; LANES]; K]],
-        v: &[[[f64; LANES]; K]],
-        sums: &mut [[[f64; LANES]; K]],
+        simd: S,
+        n: usize,
+        (u, v): (&[S::f64s], &[S::f64s]),
+        (du, dv): (&mut [S::f64s], &mut [S::f64s]),
     ) -> f64 {
-        let (du, dv) = sums.split_at_mut(u.len());
+        let z: [&[f64]; B] = std::array::from_fn(|i| &self.differences[(n + i) * self.d..(n + i + 1) * self.d]);
+        let mut b = combine::<S, W, B>(simd, &z, v);
+        let (x, mut a) = match &self.contexts {
+            Contexts::Vectors { d, values } => {
+                let x: [&[f64]; B] = std::array::from_fn(|i| &values[(n + i) * d..(n + i + 1) * d]);
+                (x, combine::<S, W, B>(simd, &x, u))
+            }
+            Contexts::People { index, .. } => {
+                let row = |i: usize| -> [S::f64s; W] { std::array::from_fn(|k| u[index[n + i] * W + k]) };
+                ([&[][..]; B], std::array::from_fn(row))
+            }
+        };
         let mut loss = 0.0;
-        for n in range {
-            let z = &self.differences[n * self.d..(n + 1) * self.d];
-            let b = combine(z, v);
-            let a = match &self.contexts {
-                Contexts::Vectors { d, values } => combine(&values[n * d..(n + 1) * d], u),
-                Contexts::People { index, .. } => u[index[n]],
-            };
+        for i in 0..B {
+            // Eight sums, whatever the machine's vectors: the same bits.
             let mut products = [0.0; LANES];
-            for (a, b) in a.iter().zip(&b) {
-                for l in 0..LANES {
-                    products[l] += a[l] * b[l];
-                }
+            for k in 0..W {
+                let product = simd.mul_f64s(a[i][k], b[i][k]);
+                let numbers: &[f64] = pulp::bytemuck::cast_slice(std::slice::from_ref(&product));
+                let place = k * S::F64_LANES % LANES;
+                products[place..place + S::F64_LANES].iter_mut().zip(numbers).for_each(|(p, x)| *p += x);
             }
             let margin: f64 = products.iter().sum();
-            let y = self.outcomes[n];
+            let y = self.outcomes[n + i];
             let e = (-margin.abs()).exp();
             loss += margin.max(0.0) + e.ln_1p() - y * margin;
-            let residual = if margin >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) } - y;
-            let (a, b) = (times(&a, residual), times(&b, residual));
-            spread(z, &a, dv);
-            match &self.contexts {
-                Contexts::Vectors { d, values } => spread(&values[n * d..(n + 1) * d], &b, du),
-                Contexts::People { index, .. } => {
-                    for (g, b) in du[index[n]].iter_mut().zip(&b) {
-                        for l in 0..LANES {
-                            g[l] += b[l];
-                        }
+            let residual = (if margin >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }) - y;
+            let residual = simd.splat_f64s(residual);
+            for k in 0..W {
+                (a[i][k], b[i][k]) = (simd.mul_f64s(a[i][k], residual), simd.mul_f64s(b[i][k], residual));
+            }
+        }
+        spread::<S, W, B>(simd, &z, &a, dv);
+        match &self.contexts {
+            Contexts::Vectors { .. } => spread::<S, W, B>(simd, &x, &b, du),
+            Contexts::People { index, .. } => {
+                for i in 0..B {
+                    for k in 0..W {
+                        let sum = &mut du[index[n + i] * W + k];
+                        *sum = simd.add_f64s(*sum, b[i][k]);
                     }
                 }
             }
@@ -135,35 +190,41 @@ impl Comparisons {
     }
 }
 
-/// `sum_i x_i rows_i`
+/// `sum_i x_i rows_i` for every `x`
 #[inline(always)]
-fn combine<const K: usize>(x: &[f64], rows: &[[[f64; LANES]; K]]) -> [[f64; LANES]; K] {
-    let mut sum = [[0.0; LANES]; K];
-    for (x, row) in x.iter().zip(rows) {
-        for (s, r) in sum.iter_mut().zip(row) {
-            for l in 0..LANES {
-                s[l] += x * r[l];
+fn combine<S: Simd, const W: usize, const B: usize>(simd: S, x: &[&[f64]; B], rows: &[S::f64s]) -> [[S::f64s; W]; B] {
+    let mut sums = [[simd.splat_f64s(0.0); W]; B];
+    let x = x.map(|x| &x[..rows.len() / W]); // checked once
+    for (i, row) in rows.chunks_exact(W).enumerate() {
+        for j in 0..B {
+            let scale = simd.splat_f64s(x[j][i]);
+            for k in 0..W {
+                sums[j][k] = simd.mul_add_f64s(scale, row[k], sums[j][k]);
             }
         }
     }
-    sum
+    sums
 }
 
-/// `rows_i += x_i row`
+/// `rows_i += sum over x of x_i row`
 #[inline(always)]
-fn spread<const K: usize>(x: &[f64], row: &[[f64; LANES]; K], rows: &mut [[[f64; LANES]; K]]) {
-    for (x, sum) in x.iter().zip(rows) {
-        for (s, r) in sum.iter_mut().zip(row) {
-            for l in 0..LANES {
-                s[l] += x * r[l];
+fn spread<S: Simd, const W: usize, const B: usize>(
+    simd: S,
+    x: &[&[f64]; B],
+    of: &[[S::f64s; W]; B],
+    rows: &mut [S::f64s],
+) {
+    let x = x.map(|x| &x[..rows.len() / W]);
+    for (i, row) in rows.chunks_exact_mut(W).enumerate() {
+        let mut sum: [S::f64s; W] = std::array::from_fn(|k| row[k]);
+        for j in 0..B {
+            let scale = simd.splat_f64s(x[j][i]);
+            for k in 0..W {
+                sum[k] = simd.mul_add_f64s(scale, of[j][k], sum[k]);
             }
         }
+        row.copy_from_slice(&sum);
     }
-}
-
-#[inline(always)]
-fn times<const K: usize>(row: &[[f64; LANES]; K], by: f64) -> [[f64; LANES]; K] {
-    std::array::from_fn(|k| std::array::from_fn(|l| row[k][l] * by))
 }
 
 /// Adds the ridge and the balance to a gradient; gives their value.
