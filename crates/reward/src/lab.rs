@@ -5,10 +5,13 @@
 //! whose features differ by `X [d1, d2]`, standard normal: `P(first) = sigmoid(<Theta_i, X>)`. Fits maximise the likelihood, by turns
 //! convex in `B` and in the `W_i`, from a spectral start.
 
+use std::sync::Mutex;
+
 use estimate::{Prior, Slope, logistic};
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Sizes of the experiments.
@@ -194,7 +197,7 @@ fn gap(truth: &DMatrix<f64>, estimate: &DMatrix<f64>) -> f64 {
 
 impl ShareLoraLab {
     /// Runs the three experiments. `progress(done, all)` is told of every world.
-    pub fn run(&self, seed: u64, mut progress: impl FnMut(usize, usize)) -> Vec<LabRow> {
+    pub fn run(&self, seed: u64, progress: impl FnMut(usize, usize) + Send) -> Vec<LabRow> {
         let mut plan: Vec<(&str, usize, usize, f64)> = Vec::new();
         // Subspace against N * N_p: more users, and more votes of each.
         plan.extend([10, 20, 40, 80].map(|n| ("samples", n, 60, 0.0)));
@@ -203,18 +206,19 @@ impl ShareLoraLab {
         plan.extend([25, 50, 100, 200, 400].map(|p| ("votes", 40, p, 0.0)));
         // Bias against the tail, where votes are plenty.
         plan.extend([0.0, 0.25, 0.5, 1.0, 2.0].map(|t| ("tail", 20, 600, t)));
-        let all = plan.len() * self.seeds;
-        let (mut rows, mut done) = (Vec::new(), 0);
-        for repetition in 0..self.seeds {
-            for (experiment, users, votes, tail) in &plan {
+        let jobs: Vec<_> = (0..self.seeds).flat_map(|seed| plan.iter().map(move |p| (seed, p))).collect();
+        let told = Mutex::new((0, progress));
+        jobs.par_iter()
+            .flat_map_iter(|(repetition, (experiment, users, votes, tail))| {
                 let name = format!("{experiment} {users} {votes} {tail}");
                 let mut rng = run::rng(seed, &["lab", "share-lora", &name, &repetition.to_string()]);
-                rows.extend(self.world(experiment, *users, *votes, *tail, repetition, &mut rng));
-                done += 1;
-                progress(done, all);
-            }
-        }
-        rows
+                let rows = self.world(experiment, *users, *votes, *tail, *repetition, &mut rng);
+                let (done, tell) = &mut *told.lock().expect("nobody panics while telling");
+                *done += 1;
+                tell(*done, jobs.len());
+                rows
+            })
+            .collect()
     }
 
     fn world(
