@@ -55,10 +55,11 @@ const SHARES: [f64; 6] = [1.0, 0.5, 0.2, 0.1, 0.03, 0.01];
 const FOLDS: usize = 4;
 
 impl RewardFeatures {
-    /// Features of the training people's votes by [`Self::joint`], how tastes over them vary with the `contexts`, one row a person. How
-    /// many features there are and how far tastes are taken to vary is chosen by what serves new people best: features fitted to some votes make their people look more
-    /// different than they are. Each quarter of the people is new to a fit of the others; their even votes are asked, their odd ones
-    /// judged.
+    /// Features of the training people's votes by [`Self::joint`], and how tastes over them vary with the `contexts`, one row a person.
+    ///
+    /// How many features there are and how far tastes are taken to vary is chosen by what serves new people best, as features fitted to some
+    /// votes make their people look more different than they are: each quarter of the people is new to a fit of the others; their even
+    /// votes are asked, their odd ones judged.
     ///
     /// # Panics
     /// If there are fewer than two people, or sizes do not fit.

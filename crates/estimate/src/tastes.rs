@@ -3,6 +3,7 @@
 //! (arXiv 2412.19436) with `Theta = G'`; with many it does not matter (RFM).
 
 use nalgebra::{DMatrix, DVector};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::logistic::Prior;
@@ -52,7 +53,7 @@ impl Tastes {
         for _ in 0..how.rounds {
             let precision = now.covariance.clone().cholesky().expect("people of a covariance of full rank").inverse();
             let tastes: Vec<Taste> = votes
-                .iter()
+                .par_iter()
                 .zip(contexts)
                 .map(|(v, x)| Taste::of(&Prior { mean: now.mean(x), precision: precision.clone() }, v))
                 .collect();
