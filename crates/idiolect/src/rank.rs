@@ -8,10 +8,10 @@ use estimate::Scorer;
 use reward::{ByFactors, ByTaste, RewardModel};
 use serde::{Deserialize, Serialize};
 
-use crate::base;
 use crate::data_command::refuse_existing;
 use crate::problem::problem;
 use crate::served::{Served, ServedArgs};
+use crate::{base, table};
 
 #[derive(Args)]
 pub(crate) struct RankArgs {
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
     let n = ranked.len() as f64;
     let mean = |f: &dyn Fn(&Ranked) -> f64| ranked.iter().map(f).sum::<f64>() / n;
     let of_answers = mean(&|r| r.rewards.iter().sum::<f64>() / r.rewards.len() as f64);
-    println!(
+    let mut said = format!(
         "{} prompts for {}: reward of the pick {:.4}, of all answers {of_answers:.4}",
         ranked.len(),
         args.user,
@@ -93,12 +93,13 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
             std::cmp::Ordering::Equal => 0.5,
             std::cmp::Ordering::Less => 0.0,
         });
-        println!(
-            "reward of the other model's pick {:.4}; this pick wins {:.1}% of prompts by the first model, equal picks half",
+        said += &format!(
+            "\nreward of the other model's pick {:.4}; this pick wins {:.1}% of prompts by the first model, equal picks half",
             mean(&other),
             100.0 * wins
         );
     }
+    table::print(&said);
     Ok(())
 }
 

@@ -68,7 +68,7 @@ impl RewardModel {
     /// # Errors
     /// A file of kept states that cannot be written, or is damaged.
     pub fn prefix(&self, lm: &Lm, rows: Vec<TokenRow>, progress: impl FnMut(usize)) -> Result<Prefix> {
-        Ok(Prefix::new(lm, rows, self.bank.first_block()..self.depth, progress)?)
+        Prefix::new(lm, rows, self.bank.first_block()..self.depth, progress)
     }
 
     /// One user's rewards of the rows `rows` of a [`Self::prefix`].
