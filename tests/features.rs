@@ -1,9 +1,9 @@
 //! Reward features and tastes (RFM) on the tiny model.
 
 use data::{Split, Vote};
-use reward::{Factors, People, RewardConfig, RewardModel, Variant};
+use reward::{Factors, People, Phase, RewardConfig, RewardModel, Role, Variant};
 
-use crate::bench::{Bench, count, votes};
+use crate::bench::{Bench, count, optimizer, votes};
 use crate::reward::{phase, reward_config};
 
 fn rfm(features: usize) -> RewardConfig {
@@ -91,6 +91,32 @@ fn tastes_serve_opposite_people_and_newcomers_and_touch_nobody() {
     assert_eq!(People::read(&b).unwrap(), people);
     assert_eq!(judge(&RewardModel::read(&a, &bench.lm).unwrap(), &all), e);
     assert!(People::read(&a).unwrap_err().to_string().contains("idiolect.people"));
+}
+
+#[test]
+fn a_global_phase_is_the_ordinary_model_and_tastes_keep_their_scale() {
+    let bench = Bench::new();
+    let constant = lm::AdamWConfig { schedule: lm::Schedule::Constant, warmup_ratio: 0.0, ..optimizer(1e-2) };
+    let fit = |config: RewardConfig, name: &str| {
+        let config = RewardConfig { optimizer: constant.clone(), ..config };
+        let mut run = bench.run("reward", name);
+        let users = names(&["ann", "bob"]);
+        reward::fit(&config, &bench.lm, &bench.tokenizer, &votes(), &users, &mut run).unwrap().0
+    };
+    let tastes = Phase { train: Some(vec![Role::Tastes]), ..phase(Factors::Personal, 2.0) };
+    let model = fit(RewardConfig { phases: vec![phase(Factors::Global, 3.0), tastes], ..rfm(2) }, "features");
+    let global = RewardConfig { phases: vec![phase(Factors::Personal, 3.0)], ..reward_config(Variant::LoraGlobal) };
+    let global = fit(global, "global");
+    let numbers = |t: &lm::Tensor| Vec::<f32>::try_from(t.detach().flatten(0, -1)).unwrap();
+    // The first feature is what one reward for all has learnt, to rounding; the others wait until people may differ.
+    let alike = |a: &lm::Tensor, b: &lm::Tensor| numbers(a).iter().zip(numbers(b)).all(|(a, b)| (a - b).abs() < 1e-5);
+    assert!(alike(&model.head.features.as_ref().unwrap().get(0), &global.head.weight));
+    for (a, b) in model.bank.of_user(0).into_iter().zip(global.bank.of_user(0)) {
+        assert!(alike(&a.down, &b.down) && alike(&a.up, &b.up));
+    }
+    let [ann, bob] = [0, 1].map(|u| model.taste(u));
+    assert_eq!((ann[0], bob[0]), (1.0, 1.0));
+    assert!(ann[1] * bob[1] < 0.0, "{ann:?} {bob:?}");
 }
 
 #[test]

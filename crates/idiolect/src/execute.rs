@@ -310,7 +310,9 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     }
     if let Some(people) = &people {
         let d = people.population.map.nrows();
-        text += &format!("; {d} reward features, {} tastes", people.tastes.len());
+        let cut = config.features.filter(|asked| asked.get() != d);
+        let cut = cut.map_or(String::new(), |asked| format!(" ({asked} asked for; never more than users)"));
+        text += &format!("; {d} reward features{cut}, {} tastes", people.tastes.len());
     }
     if let Some(step) = report.best_step {
         text += &format!("; the parameters of step {step} were best on dev and are kept");

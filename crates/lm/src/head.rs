@@ -11,8 +11,8 @@ use crate::{Result, Storage};
 /// The methods with shared factors share it as well; separate adapters have separate heads.
 ///
 /// With `d` features (RFM, arXiv 2503.17338): `score.features [d, E]`, shared by all, and tastes `score.tastes [1 or U, d]`; the
-/// reward is the taste's product with the features. A taste starts as (1, 0, ...) and its first number is not trained: the first
-/// feature is everybody's reward, the others are where people differ. One feature is the ordinary head.
+/// reward is the taste's product with the features. A taste starts as (1, 0, ...) and its first number is not trained, nor is a taste that
+/// all share: the first feature is everybody's reward, the others are where people differ. One feature is the ordinary head.
 #[derive(Debug)]
 pub struct ScalarHead {
     /// `[1 or U, E]`, or the tastes `[1 or U, d]` where there are features.
@@ -122,7 +122,10 @@ impl ScalarHead {
             Some(features) => (hidden.matmul(&features.tr()), first_fixed(&self.weight)), // [B, d]
         };
         match self.sharing {
-            Sharing::Shared => read.matmul(&weight.tr()).squeeze_dim(-1),
+            Sharing::Shared => {
+                let weight = if self.features.is_some() { weight.detach() } else { weight };
+                read.matmul(&weight.tr()).squeeze_dim(-1)
+            }
             Sharing::Personal => {
                 let users: Vec<i64> = users.iter().map(|u| *u as i64).collect();
                 let own = weight.index_select(0, &Tensor::from_slice(&users).to_device(weight.device()));
@@ -137,7 +140,7 @@ impl ScalarHead {
         Some(tch::no_grad(|| hidden.to_kind(Kind::Float).matmul(&features.tr())))
     }
 
-    /// What an optimiser trains: weights, or tastes and features.
+    /// What an optimiser trains: weights, or features and tastes of people's own.
     pub fn parameters(&self) -> Vec<Parameter> {
         let owner = if self.sharing == Sharing::Personal { Owner::PerUser } else { Owner::Shared };
         let name = if self.features.is_some() { Self::TASTES } else { Self::NAME };
@@ -147,7 +150,8 @@ impl ScalarHead {
             tensor: features.shallow_clone(),
             owner: Owner::Shared,
         });
-        std::iter::once(weight).chain(features).collect()
+        let fixed = self.features.is_some() && self.sharing == Sharing::Shared;
+        (!fixed).then_some(weight).into_iter().chain(features).collect()
     }
 }
 
