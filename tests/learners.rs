@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use data::Split;
 use lm::Activations;
-use policy::{DpoConfig, Pair};
+use policy::{DpoConfig, Pair, PairLoss};
 use text::Answer;
 
 use crate::bench::{Bench, count, lora, optimizer, votes};
@@ -30,6 +30,9 @@ fn dpo_config() -> DpoConfig {
         lora: lora(),
         optimizer: optimizer(2e-2),
         beta: 0.1,
+        loss: PairLoss::Sigmoid,
+        label_smoothing: 0.0,
+        nll: 0.0,
         batch_pairs: count(3),
         max_epochs: count(3),
         token_budget_per_user: 1_000_000,
@@ -44,11 +47,15 @@ fn dpo_config() -> DpoConfig {
 type Factors = BTreeMap<String, Vec<lm::Tensor>>;
 
 fn train(bench: &Bench, users: &[&str], name: &str) -> (Factors, policy::DpoReport) {
+    train_by(bench, &dpo_config(), users, name)
+}
+
+fn train_by(bench: &Bench, config: &DpoConfig, users: &[&str], name: &str) -> (Factors, policy::DpoReport) {
     let mut run = bench.run("dpo", name);
     let users: Vec<String> = users.iter().map(|u| (*u).to_owned()).collect();
     let own: Vec<Pair> = pairs().into_iter().filter(|p| users.contains(&p.user)).collect();
     let (policies, report) =
-        policy::train_dpo(&dpo_config(), &bench.lm, &bench.tokenizer, &own, &users, None, &mut run).unwrap();
+        policy::train_dpo(config, &bench.lm, &bench.tokenizer, &own, &users, None, &mut run).unwrap();
     let factors = users
         .iter()
         .enumerate()
@@ -83,4 +90,32 @@ fn dpo_gets_better_repeats_exactly_and_starts_at_ln_2() {
     let start: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
     // The policy starts as the reference: every margin is 0.
     assert!((start["user/ann"]["loss"].as_f64().unwrap() - 2f64.ln()).abs() < 1e-6, "{start}");
+}
+
+#[test]
+fn every_loss_learns_and_keeps_the_promise_to_users() {
+    let bench = Bench::new();
+    let plain = dpo_config();
+    let cases = [
+        ("conservative", DpoConfig { label_smoothing: 0.1, ..plain.clone() }),
+        ("robust", DpoConfig { loss: PairLoss::Robust, label_smoothing: 0.1, ..plain.clone() }),
+        ("hinge", DpoConfig { loss: PairLoss::Hinge, ..plain.clone() }),
+        ("ipo", DpoConfig { loss: PairLoss::Ipo, ..plain.clone() }),
+        ("simpo", DpoConfig { loss: PairLoss::Simpo { gamma: 0.05 }, ..plain.clone() }),
+        ("nll", DpoConfig { nll: 0.2, ..plain.clone() }),
+    ];
+    for (name, config) in cases {
+        let (together, report) = train_by(&bench, &config, &["ann", "bob"], &format!("{name} both"));
+        assert!(report.users.values().all(|u| u.final_accuracy > 0.8), "{name}: {report:?}");
+        let (alone, _) = train_by(&bench, &config, &["bob"], &format!("{name} bob"));
+        for (a, b) in together["bob"].iter().zip(&alone["bob"]) {
+            let (distance, size) = ((a - b).abs().max().double_value(&[]), b.abs().max().double_value(&[]));
+            assert!(distance < 1e-5 * size.max(1.0), "{name}: {distance} of {size}");
+        }
+    }
+    let mut run = bench.run("dpo", "refused");
+    let config = DpoConfig { loss: PairLoss::Ipo, label_smoothing: 0.2, ..plain };
+    let users = ["ann".to_owned()];
+    let error = policy::train_dpo(&config, &bench.lm, &bench.tokenizer, &pairs(), &users, None, &mut run).unwrap_err();
+    assert!(error.to_string().contains("`label_smoothing`"), "{error}");
 }

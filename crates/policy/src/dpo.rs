@@ -1,7 +1,5 @@
 //! DPO for many users at once: raise the chosen answer's log-probability over the rejected one's, measured against the
-//! frozen base. Rafailov et al. 2023, eq. 7.
-//!
-//! Left out on purpose: label smoothing, length normalisation, an added likelihood term.
+//! frozen base. Rafailov et al. 2023, eq. 7, and its kin ([`crate::PairLoss`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
@@ -16,6 +14,7 @@ use serde_json::json;
 use tch::{Kind, no_grad};
 use text::{Answer, OverLong, Tokenizer};
 
+use crate::losses::{PairLogps, PairLoss, PairObjective};
 use crate::{Error, Pair, Policies, Result};
 
 /// A DPO stage, as written in `configs/dpo/*.toml`.
@@ -30,6 +29,15 @@ pub struct DpoConfig {
     pub optimizer: AdamWConfig,
     /// How far the policy may move from the base: the margin's scale.
     pub beta: f64,
+    /// What a pair's margin is turned into.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub loss: PairLoss,
+    /// Share of pairs taken to be the wrong way round.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub label_smoothing: f64,
+    /// Weight of the chosen answer's negative log-likelihood a token.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub nll: f64,
     /// Pairs of each user in a batch.
     pub batch_pairs: NonZero<usize>,
     /// Training ends after so many passes over a user's pairs ...
@@ -46,6 +54,11 @@ pub struct DpoConfig {
     pub activations: Activations,
     /// Steps between two checkpoints.
     pub save_every_steps: NonZero<usize>,
+}
+
+/// A setting that is not there is the same as its default, also for who asks whether a stage stands.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One user's training.
@@ -84,19 +97,6 @@ pub enum Start {
     Sft,
 }
 
-/// How much more the policy prefers the chosen answer than the reference does, times `beta`.
-///
-/// `logp`, `logp_ref`: `[2, B]`, summed over answer tokens, row 0 chosen, row 1 rejected. Returns `[B]`.
-pub fn dpo_margin(logp: &Tensor, logp_ref: &Tensor, beta: f64) -> Tensor {
-    let gain = logp - logp_ref; // [2, B]
-    (gain.get(0) - gain.get(1)) * beta
-}
-
-/// `-log sigmoid(margin)`, `[B]`; stable at any margin.
-pub fn dpo_loss(margin: &Tensor) -> Tensor {
-    -margin.log_sigmoid()
-}
-
 /// All distinct rows, and where each pair's two are.
 struct Tokenised<'a> {
     rows: Vec<TokenRow>,
@@ -123,6 +123,12 @@ impl<'a> Tokenised<'a> {
         Ok(Self { rows: set.rows, kept, pairs: places, counts: set.counts })
     }
 
+    /// Tokens of the pair's two answers.
+    fn answer_tokens(&self, pair: usize) -> [f32; 2] {
+        let (chosen, rejected) = self.pairs[pair];
+        [chosen, rejected].map(|i| (self.rows[i].ids.len() - self.rows[i].answer_start.max(1)) as f32)
+    }
+
     fn tokens(&self, pair: usize) -> usize {
         self.rows[self.pairs[pair].0].ids.len() + self.rows[self.pairs[pair].1].ids.len()
     }
@@ -143,6 +149,9 @@ pub fn train(
         lora,
         optimizer,
         beta,
+        loss,
+        label_smoothing,
+        nll,
         batch_pairs,
         max_epochs,
         token_budget_per_user,
@@ -153,6 +162,15 @@ pub fn train(
         activations,
         save_every_steps,
     } = config;
+    let objective = PairObjective { loss: *loss, beta: *beta, label_smoothing: *label_smoothing, nll: *nll };
+    if let Some((key, expected, found)) = objective.problem() {
+        return Err(Error::Invalid {
+            place: format!("dpo, `{key}`"),
+            expected: expected.into(),
+            found: found.to_string(),
+            hint: "configs/dpo/per-user.toml is an example".into(),
+        });
+    }
     let rows = Tokenised::new(tokenizer, pairs, *max_row_tokens, *over_long)?;
     let pairs = &rows.kept;
     // The order is a stream that only the user's id and the epoch decide.
@@ -196,6 +214,7 @@ pub fn train(
     // where they start as the base.
     let reference: Vec<[f32; 2]> = match run.finished_part("reference")? {
         Some(saved) => saved,
+        None if matches!(loss, PairLoss::Simpo { .. }) => vec![[0.0; 2]; rows.pairs.len()], // it has none
         None => run.save_part("reference", reference_logp(lm, &prefix, &rows, started.then_some(&bank), users))?,
     };
 
@@ -245,11 +264,13 @@ pub fn train(
             let trace = Trace::new(lm, &inputs, factors, *activations);
             let logp = answer_logp(lm, &inputs, &trace.hidden).view([-1, 2]).tr(); // [2, P]: chosen, rejected
             let logp_ref = on_device(&of_rows).view([-1, 2]).tr();
-            let margin = dpo_margin(&logp, &logp_ref, *beta); // [P]
-            let each = dpo_loss(&margin); // [P]
+            let tokens: Vec<f32> = part.iter().flat_map(|i| rows.answer_tokens(batch[*i].1)).collect();
+            let tokens = on_device(&tokens).view([-1, 2]).tr();
+            let pairs = PairLogps { policy: &logp, reference: &logp_ref, tokens: &tokens };
+            let each = objective.losses(&pairs); // [P]
             let loss = (&each * on_device(&weights)).sum(Kind::Float);
             lm::accumulate(&mut gradients, trace.backward(&loss, &parameters, &[], &place)?);
-            let values = PairMetrics::of(&each, &margin, &logp, &logp_ref, *beta);
+            let values = PairMetrics::of(&each, &objective.rewards(&pairs), &logp);
             part.iter().zip(values).for_each(|(i, value)| metrics[*i] = value);
         }
 
@@ -375,10 +396,9 @@ struct PairMetrics {
 }
 
 impl PairMetrics {
-    fn of(each: &Tensor, margin: &Tensor, logp: &Tensor, logp_ref: &Tensor, beta: f64) -> Vec<Self> {
+    fn of(each: &Tensor, rewards: &Tensor, logp: &Tensor) -> Vec<Self> {
         let list = |t: &Tensor| Vec::<f64>::try_from(t.detach().to_kind(Kind::Double).reshape(-1)).expect("a list");
-        let rewards = (logp - logp_ref) * beta;
-        let (loss, margin) = (list(each), list(margin));
+        let (loss, margin) = (list(each), list(&(rewards.get(0) - rewards.get(1))));
         let (chosen, rejected) = (list(&rewards.get(0)), list(&rewards.get(1)));
         let (logp_chosen, logp_rejected) = (list(&logp.get(0)), list(&logp.get(1)));
         let pair = |i: usize| Self {
@@ -403,27 +423,5 @@ impl PairMetrics {
             logp_chosen: mean(|m| m.logp_chosen),
             logp_rejected: mean(|m| m.logp_rejected),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dpo_loss_matches_hand_worked_pairs() {
-        // Gains of the chosen: -10 - -11 = 1 and -7 - -6 = -1; of the rejected: -12 - -10 = -2 and -9 - -9 = 0.
-        // Margins at beta .1: .3 and -.1; -log sigmoid: ln(1 + e^-.3) = .554355 and ln(1 + e^.1) = .744397.
-        let logp = Tensor::from_slice(&[-10.0, -7.0, -12.0, -9.0]).view([2, 2]);
-        let logp_ref = Tensor::from_slice(&[-11.0, -6.0, -10.0, -9.0]).view([2, 2]);
-        let margin = dpo_margin(&logp, &logp_ref, 0.1);
-        let close = |t: &Tensor, want: [f64; 2]| {
-            let got: Vec<f64> = Vec::try_from(t).unwrap();
-            assert!((got[0] - want[0]).abs() < 1e-6 && (got[1] - want[1]).abs() < 1e-6, "{got:?}");
-        };
-        close(&margin, [0.3, -0.1]);
-        close(&dpo_loss(&margin), [0.554_355, 0.744_397]);
-        // Nothing overflows at margins of 1000.
-        close(&dpo_loss(&Tensor::from_slice(&[1000.0, -1000.0])), [0.0, 1000.0]);
     }
 }

@@ -6,12 +6,14 @@
 
 mod dpo;
 mod error;
+mod losses;
 mod model;
 mod pairs;
 mod sft;
 
-pub use dpo::{DpoConfig, DpoReport, Start, UserReport, dpo_loss, dpo_margin, train as train_dpo};
+pub use dpo::{DpoConfig, DpoReport, Start, UserReport, train as train_dpo};
 pub use error::{Error, Result};
+pub use losses::{PairLogps, PairLoss, PairObjective};
 pub use model::Policies;
 pub use pairs::{Pair, PairCounts, rank_pairs, read_pairs, vote_pairs, write_pairs};
 pub use sft::{EVERYONE, Scope, SftConfig, SftModelReport, SftReport, train as train_sft};
