@@ -132,7 +132,7 @@ impl RewardFeatures {
 
     /// How tastes over given features vary with the contexts.
     fn over(map: DMatrix<f64>, people: &[EmbeddedVotes], contexts: &[Vec<f64>], how: &FeaturesFit) -> Self {
-        let judged: Vec<Judgements> = people.iter().map(|own| judge(&map, own)).collect();
+        let judged: Vec<Judgements> = people.iter().map(|own| judge(map.ncols(), own, |z| phi(&map, z))).collect();
         Self { tastes: Tastes::fit(&judged, contexts, &how.tastes), map, rest: 0.0 }
     }
 
@@ -145,8 +145,7 @@ impl RewardFeatures {
 
     /// Log-loss on somebody's odd votes after their even ones.
     fn loss_on(&self, precision: &DMatrix<f64>, context: &[f64], votes: &EmbeddedVotes) -> f64 {
-        let mut asked = Judgements::new(self.map.nrows());
-        votes.iter().step_by(2).for_each(|(z, y)| asked.push(z, *y, 1.0));
+        let asked = judge(self.map.nrows(), votes.iter().step_by(2), <[f64]>::to_vec);
         let mean = &self.map * self.tastes.mean(context);
         let taste = Taste::of(&Prior { mean, precision: precision.clone() }, &asked);
         let loss = |(z, y): &(Vec<f64>, f64)| {
@@ -207,15 +206,18 @@ impl RewardFeatures {
 
     /// Somebody's weights on embeddings by their context and votes.
     pub fn adapt(&self, context: &[f64], votes: &EmbeddedVotes) -> Taste {
-        let mut judged = Judgements::new(self.map.nrows());
-        votes.iter().for_each(|(z, y)| judged.push(z, *y, 1.0));
-        Taste::of(&self.prior(context), &judged)
+        Taste::of(&self.prior(context), &judge(self.map.nrows(), votes, <[f64]>::to_vec))
     }
 }
 
-fn judge(map: &DMatrix<f64>, votes: &EmbeddedVotes) -> Judgements {
-    let mut out = Judgements::new(map.ncols());
-    votes.iter().for_each(|(z, y)| out.push(&phi(map, z), *y, 1.0));
+/// Votes in `d` features of their embeddings.
+fn judge<'a>(
+    d: usize,
+    votes: impl IntoIterator<Item = &'a (Vec<f64>, f64)>,
+    features: impl Fn(&[f64]) -> Vec<f64>,
+) -> Judgements {
+    let mut out = Judgements::new(d);
+    votes.into_iter().for_each(|(z, y)| out.push(&features(z), *y, 1.0));
     out
 }
 

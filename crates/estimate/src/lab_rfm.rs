@@ -138,6 +138,12 @@ impl World {
         }
     }
 
+    /// Training raters' votes.
+    fn raters(&self, raters: usize, votes: usize, alike: f64, rng: &mut impl Rng) -> Vec<Vec<(Shown, f64)>> {
+        let tastes: Vec<DVector<f64>> = (0..raters).map(|_| self.rater(alike, rng)).collect();
+        tastes.iter().map(|taste| self.votes(taste, votes, rng)).collect()
+    }
+
     fn votes(&self, taste: &DVector<f64>, count: usize, rng: &mut impl Rng) -> Vec<(Shown, f64)> {
         (0..count)
             .map(|_| {
@@ -258,9 +264,7 @@ impl RfmLab {
         rng: &mut impl Rng,
     ) -> Vec<(usize, String, Served)> {
         let world = World::new(self, rng);
-        let tastes: Vec<DVector<f64>> = (0..raters).map(|_| world.rater(alike, rng)).collect();
-        let train: Vec<Vec<(Shown, f64)>> = tastes.iter().map(|taste| world.votes(taste, votes, rng)).collect();
-        let learnt = self.learn(&train, rng);
+        let learnt = self.learn(&world.raters(raters, votes, alike, rng), rng);
         let mut sums = Vec::new();
         for _ in 0..self.test_raters {
             let taste = world.rater(alike, rng);
@@ -302,9 +306,7 @@ impl RfmLab {
         rng: &mut impl Rng,
     ) -> Vec<(usize, String, Served)> {
         let world = World::new(self, rng);
-        let tastes: Vec<DVector<f64>> = (0..raters).map(|_| world.rater(alike, rng)).collect();
-        let train: Vec<Vec<(Shown, f64)>> = tastes.iter().map(|taste| world.votes(taste, votes, rng)).collect();
-        let features = self.learn(&train, rng).features;
+        let features = self.learn(&world.raters(raters, votes, alike, rng), rng).features;
         let most = shots.iter().max().copied().unwrap_or(0);
         let mut all = Vec::new();
         for _ in 0..self.test_raters {

@@ -72,7 +72,7 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
     }
     let rows: Vec<Vec<String>> = (0..taste.mean.len())
         .map(|k| {
-            let before = prior.precision.clone().cholesky().expect("a prior").inverse()[(k, k)].sqrt();
+            let before = served.people.population.covariance[(k, k)].sqrt();
             vec![
                 k.to_string(),
                 format!("{:.3}", taste.mean[k]),

@@ -16,13 +16,13 @@ use crate::{lab_loco, lab_newcomers, lab_rfm, table};
 
 #[derive(Subcommand)]
 pub(crate) enum LabCommand {
-    /// P-ShareLoRA: subspace, value gap and bias beside the predicted slopes; a few minutes
+    /// P-ShareLoRA: subspace, value gap and bias beside the predicted slopes; two minutes
     ShareLora(LabArgs),
-    /// RFM: new raters served by learnt features, beside one reward for all and other methods
+    /// RFM: new raters served by learnt features, beside one reward for all and other methods; five minutes
     Rfm(LabArgs),
     /// Real votes: people whom a method has not seen, after 0 to 40 of their votes; embeds the texts first
     Newcomers(NewcomersArgs),
-    /// LoCo-RLHF: policies by low-rank contextual rewards, careful and not, under shifts; ten minutes or so
+    /// LoCo-RLHF: policies by low-rank contextual rewards, careful and not, under shifts; six minutes
     Loco(LabArgs),
 }
 
