@@ -68,18 +68,27 @@ bench-reward PYTHON DATA *ARGS: build
     {{PYTHON}} crates/reward/benches/compare.py "$(ls -t target/release/deps/reward_peers-* | grep -E 'reward_peers-[0-9a-f]+$' | head -1)" \
         target/bench/base {{DATA}} target/bench/reward.json {{ARGS}} | tee target/bench/reward.md
 
+# DPO and PPO beside TRL + PEFT; needs what bench-reward needs in PYTHON, DATA, and TRL 1.12.0, the last with PPO, in a folder of its own
+# (pip install --no-deps --target DIR trl==1.12.0)
+bench-policy PYTHON DATA TRL_PPO *ARGS: build
+    cargo bench --workspace --no-run
+    test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
+    {{PYTHON}} crates/policy/benches/compare.py "$(ls -t target/release/deps/policy_peers-* | grep -E 'policy_peers-[0-9a-f]+$' | head -1)" \
+        target/bench/base {{DATA}} target/bench/policy.json --ppo-path {{TRL_PPO}} {{ARGS}} | tee target/bench/policy.md
+
 # Memory of a fit as users become more, their factors in memory and on disk
 bench-users: build
     cargo bench --workspace --no-run
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     "$(ls -t target/release/deps/many_users-* | grep -E 'many_users-[0-9a-f]+$' | head -1)" target/bench/base target/bench/users.json | tee target/bench/users.md
 
-# The theories of the three papers on synthetic users: tables and plots under target/lab; 13 minutes on two cores
+# The theories of the three papers, and when caution pays, on synthetic users: tables and plots under target/lab; 13 minutes on two cores
 lab *ARGS: build
     rm -rf target/lab && mkdir -p target/lab
     {{program}} lab share-lora --out target/lab/share-lora {{ARGS}}
     {{program}} lab rfm --out target/lab/rfm {{ARGS}}
     {{program}} lab loco --out target/lab/loco {{ARGS}}
+    {{program}} lab pessimism --out target/lab/pessimism {{ARGS}}
 
 # Tastes and contextual rewards beside scikit-learn and PyTorch; needs numpy scikit-learn torch==2.11.0 in PYTHON
 bench-estimate PYTHON *ARGS:

@@ -20,6 +20,7 @@ fn pairs() -> Vec<Pair> {
             prompt: v.prompt,
             chosen: Answer { text: v.chosen, finished: true },
             rejected: Answer { text: v.rejected, finished: false },
+            weight: 1.0,
         })
         .collect()
 }
@@ -33,6 +34,9 @@ fn dpo_config() -> DpoConfig {
         loss: PairLoss::Sigmoid,
         label_smoothing: 0.0,
         nll: 0.0,
+        ld_alpha: None,
+        users_at_once: None,
+        user: BTreeMap::new(),
         batch_pairs: count(3),
         max_epochs: count(3),
         token_budget_per_user: 1_000_000,
@@ -103,6 +107,7 @@ fn every_loss_learns_and_keeps_the_promise_to_users() {
         ("ipo", DpoConfig { loss: PairLoss::Ipo, ..plain.clone() }),
         ("simpo", DpoConfig { loss: PairLoss::Simpo { gamma: 0.05 }, ..plain.clone() }),
         ("nll", DpoConfig { nll: 0.2, ..plain.clone() }),
+        ("ld", DpoConfig { ld_alpha: Some(0.3), ..plain.clone() }),
     ];
     for (name, config) in cases {
         let (together, report) = train_by(&bench, &config, &["ann", "bob"], &format!("{name} both"));
@@ -118,4 +123,80 @@ fn every_loss_learns_and_keeps_the_promise_to_users() {
     let users = ["ann".to_owned()];
     let error = policy::train_dpo(&config, &bench.lm, &bench.tokenizer, &pairs(), &users, None, &mut run).unwrap_err();
     assert!(error.to_string().contains("`label_smoothing`"), "{error}");
+}
+
+#[test]
+fn a_queue_changes_nothing_and_settings_are_a_users_own() {
+    let bench = Bench::new();
+    let own = |learning_rate, steps| policy::DpoOwn {
+        learning_rate: Some(learning_rate),
+        beta: Some(0.3),
+        steps: Some(count(steps)),
+    };
+    let config = DpoConfig { user: BTreeMap::from([("bob".to_owned(), own(1e-2, 4))]), ..dpo_config() };
+    let (together, report) = train_by(&bench, &config, &["ann", "bob"], "both");
+    assert_eq!(report.users["bob"].steps, 4);
+    let queue = DpoConfig { users_at_once: Some(count(1)), ..config.clone() };
+    let (queued, _) = train_by(&bench, &queue, &["ann", "bob"], "queue");
+    for user in ["ann", "bob"] {
+        for (a, b) in together[user].iter().zip(&queued[user]) {
+            let (distance, size) = ((a - b).abs().max().double_value(&[]), b.abs().max().double_value(&[]));
+            assert!(distance < 1e-5 * size.max(1.0), "{user}: {distance} of {size}");
+        }
+    }
+}
+
+#[test]
+fn weights_of_pairs_count_and_users_without_pairs_are_quarantined() {
+    let bench = Bench::new();
+    let config = DpoConfig { max_epochs: count(1), ..dpo_config() };
+    let users: Vec<String> = ["ann", "eve"].map(String::from).to_vec();
+    let train = |pairs: &[Pair], name: &str| {
+        let mut run = bench.run("dpo", name);
+        policy::train_dpo(&config, &bench.lm, &bench.tokenizer, pairs, &users, None, &mut run).unwrap()
+    };
+    let own: Vec<Pair> = pairs().into_iter().filter(|p| p.user == "ann").collect();
+    let (plain, report) = train(&own, "plain");
+    assert_eq!(plain.users, ["ann"]);
+    assert!(report.quarantined["eve"].contains("no batch of pairs"), "{report:?}");
+    // The same weight for all is none; a pair that counts nothing might as well be the other way round.
+    let scaled: Vec<Pair> = own.iter().cloned().map(|p| Pair { weight: 7.0, ..p }).collect();
+    let lighter = |flip: bool| -> Vec<Pair> {
+        let change = |(n, p): (usize, &Pair)| match (n % 3, flip) {
+            (0, false) => Pair { weight: 1e-9, ..p.clone() },
+            (0, true) => Pair { weight: 1e-9, chosen: p.rejected.clone(), rejected: p.chosen.clone(), ..p.clone() },
+            _ => p.clone(),
+        };
+        own.iter().enumerate().map(change).collect()
+    };
+    let factors = |pairs: &[Pair], name: &str| -> Vec<lm::Tensor> {
+        train(pairs, name).0.bank.of_user(0).into_iter().flat_map(|f| [f.down, f.up]).collect()
+    };
+    let far = |a: &[lm::Tensor], b: &[lm::Tensor]| {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs().max().double_value(&[])).fold(0.0, f64::max)
+    };
+    let unweighted = factors(&own, "again");
+    assert!(far(&unweighted, &factors(&scaled, "scaled")) < 1e-5);
+    let light = factors(&lighter(false), "light");
+    assert!(far(&light, &unweighted) > 1e-3 && far(&light, &factors(&lighter(true), "flipped")) < 1e-3);
+}
+
+#[test]
+fn a_user_who_leaves_the_finite_numbers_does_not_touch_the_others() {
+    let bench = Bench::new();
+    // Bob's pairs weigh so much that their gradient overflows.
+    let spoil = |p: Pair| if p.user == "bob" { Pair { weight: f32::INFINITY, ..p } } else { p };
+    let users: Vec<String> = ["ann", "bob"].map(String::from).to_vec();
+    let spoiled: Vec<Pair> = pairs().into_iter().map(spoil).collect();
+    let mut run = bench.run("dpo", "spoiled");
+    let (policies, report) =
+        policy::train_dpo(&dpo_config(), &bench.lm, &bench.tokenizer, &spoiled, &users, None, &mut run).unwrap();
+    assert_eq!(policies.users, ["ann"]);
+    assert!(report.quarantined["bob"].contains("is not finite"), "{report:?}");
+    let (alone, _) = train(&bench, &["ann"], "ann");
+    let found: Vec<lm::Tensor> = policies.bank.of_user(0).into_iter().flat_map(|f| [f.down, f.up]).collect();
+    for (a, b) in found.iter().zip(&alone["ann"]) {
+        let (distance, size) = ((a - b).abs().max().double_value(&[]), b.abs().max().double_value(&[]));
+        assert!(distance < 1e-5 * size.max(1.0), "{distance} of {size}");
+    }
 }

@@ -15,6 +15,8 @@ mod house;
 mod learners;
 /// Every stage from raw data to exported models, twice.
 mod pipeline;
+/// PPO, RLOO and GRPO: learn, repeat, keep to themselves, find a bandit's optimum.
+mod ppo;
 /// The program dies behind a checkpoint of each stage that has some; the same command ends with the same bytes.
 mod resume;
 /// Reward models: every structure learns, phases and objectives do what they say.

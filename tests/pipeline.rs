@@ -88,6 +88,38 @@ fn adapter_and_merged_model_score_alike_and_unlike_the_base() {
 }
 
 #[test]
+fn a_users_model_talks_alone_and_beside_the_base() {
+    let workspace = Workspace::new();
+    workspace.run(&["--until", "dpo"]).assert().success();
+    let folder = workspace.path("checkpoints/tiny");
+    let chat = |user: &str, more: &[&str], said: &str| {
+        let mut command = program();
+        command
+            .args(["chat", "--dtype", "float32", "--threads", "1", "--max-new-tokens", "6", "--user", user])
+            .args(more);
+        command.arg("--model").arg(folder.join("import")).arg("--policies").arg(folder.join("dpo"));
+        command.write_stdin(said.to_owned()).output().unwrap()
+    };
+    let both = chat("ann", &["--beside", "base"], "what is 3?\n\n/reset\nwhat is 3?\n");
+    let printed = String::from_utf8_lossy(&both.stdout).into_owned();
+    assert!(both.status.success(), "{}", stderr(&both));
+    assert_eq!((printed.matches("ann> ").count(), printed.matches("base> ").count()), (2, 2), "{printed}");
+    // The likeliest answer of the base alone is that of the base beside ann.
+    let greedy = |beside: &str| {
+        let output = chat("ann", &["--temperature", "0", "--beside", beside], "what is 3?\n");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = |name: &str| printed.lines().find_map(|l| Some(l.split_once(&format!("{name}> "))?.1.to_owned()));
+        (line("ann"), line(beside))
+    };
+    let (own, base) = greedy("base");
+    let (again, other) = greedy("Bo/../b");
+    assert!(own.is_some() && own == again && base.is_some() && other.is_some(), "{own:?} {again:?} {base:?} {other:?}");
+    let unknown = chat("eve", &[], "");
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("found `eve`") && stderr(&unknown).contains("hint: the models are: "));
+}
+
+#[test]
 fn a_matrix_shares_what_it_does_not_reach_and_ends_with_one_table() {
     let workspace = Workspace::new();
     let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();

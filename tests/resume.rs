@@ -99,6 +99,115 @@ fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn ppo_killed_behind_every_checkpoint_ends_with_the_same_bytes_and_a_cold_optimiser_does_not() {
+    let (undisturbed, killed) = (Workspace::new().with_ppo(), Workspace::new().with_ppo());
+    undisturbed.run(&[]).assert().success();
+    // The scale of rewards is the first; then one behind every second of seven rounds.
+    for n in 0..4 {
+        let output = killed.run(&[]).env("IDIOLECT_ABORT_AFTER", "ppo:1").output().unwrap();
+        assert!(stderr(&output).contains("aborting behind checkpoint"), "{n}: {}", stderr(&output));
+    }
+    let state = killed.path("checkpoints/tiny/ppo.partial/state");
+    let cold = Workspace::new().with_ppo();
+    fs_err::remove_dir_all(cold.path("checkpoints")).ok();
+    copy(&killed.path("checkpoints"), &cold.path("checkpoints"));
+    killed.run(&[]).assert().success();
+    let bytes = |w: &Workspace, file: &str| fs_err::read(w.path("checkpoints/tiny").join(file)).unwrap();
+    for file in [
+        "ppo/policies.safetensors",
+        "ppo/rollouts.parquet",
+        "ppo/report.json",
+        "ppo/metrics.jsonl",
+        "evaluate/curve.json",
+    ] {
+        assert!(bytes(&killed, file) == bytes(&undisturbed, file), "{file}");
+    }
+    assert_eq!(killed.hashes(), undisturbed.hashes());
+    assert!(!state.exists());
+
+    // The same state, but for the optimiser's moments.
+    let file = cold.path("checkpoints/tiny/ppo.partial/state/policy-6.safetensors");
+    let emptied: Vec<(String, lm::Tensor)> =
+        lm::Tensor::read_safetensors(&file)
+            .unwrap()
+            .into_iter()
+            .map(|(name, t)| {
+                if name.starts_with("value.") || name.starts_with("steps.") {
+                    (name, t)
+                } else {
+                    (name, t.zeros_like())
+                }
+            })
+            .collect();
+    lm::write_tensors(&file, &emptied, None).unwrap();
+    cold.run(&[]).assert().success();
+    assert!(bytes(&cold, "ppo/policies.safetensors") != bytes(&undisturbed, "ppo/policies.safetensors"));
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    fs_err::create_dir_all(to).unwrap();
+    for entry in fs_err::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs_err::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// Runs the program and kills it behind so many seconds; false if it was through by then.
+fn kill_after(workspace: &Workspace, seconds: f64) -> bool {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_idiolect"))
+        .args(workspace.run(&[]).get_args())
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs_f64(seconds));
+    if let Some(status) = child.try_wait().unwrap() {
+        assert!(status.success(), "{status}");
+        return false;
+    }
+    child.kill().unwrap(); // SIGKILL
+    child.wait().unwrap();
+    true
+}
+
+#[test]
+fn a_run_killed_twenty_times_at_random_moments_ends_with_the_same_bytes() {
+    use rand::{Rng, SeedableRng};
+    let undisturbed = Workspace::new().with_ppo().with_sft();
+    let started = std::time::Instant::now();
+    undisturbed.run(&[]).assert().success();
+    let whole = started.elapsed().as_secs_f64();
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(11);
+    // A run that is through before it was killed twenty times does not count: once more, with shorter lives.
+    let mut share = 0.12;
+    let killed = loop {
+        let killed = Workspace::new().with_ppo().with_sft();
+        if (0..20).all(|_| kill_after(&killed, 0.3 + whole * rng.random_range(0.0..share))) {
+            break killed;
+        }
+        share /= 2.0;
+        assert!(share > 0.01, "a run of {whole} s cannot be killed twenty times");
+    };
+    killed.run(&[]).assert().success();
+    assert_eq!(killed.hashes(), undisturbed.hashes());
+    for file in [
+        "sft/model.safetensors",
+        "reward/reward.safetensors",
+        "ppo/policies.safetensors",
+        "ppo/rollouts.parquet",
+        "ppo/metrics.jsonl",
+        "evaluate/report.json",
+    ] {
+        let bytes = |w: &Workspace| fs_err::read(w.path("checkpoints/tiny").join(file)).unwrap();
+        assert!(bytes(&killed) == bytes(&undisturbed), "{file}");
+    }
+}
+
+#[test]
 fn two_runs_of_one_pipeline_do_not_meet() {
     let workspace = Workspace::new();
     let folder = workspace.path("checkpoints/tiny");

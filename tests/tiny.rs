@@ -145,6 +145,19 @@ impl Workspace {
             ),
         );
         write(
+            "configs/ppo.toml",
+            format!(
+                "start = \"base\"\nsteps = 7\nprompts_per_step = 3\nsamples_per_prompt = 2\nmax_new_tokens = 6\ntemperature = 1.0\n\
+                 rollout_rows = 8\nepochs = 2\nminibatches = 2\nclip = 0.2\nwhiten_advantages = true\nguard = {{ on = {{ blocked = [\"nor\"], least_words = 0 }} }}\n\
+                 max_row_tokens = 200\nover_long = \"error\"\nmicro_batch_tokens = 300\nactivations = \"recompute\"\nsave_every_steps = 2\n\
+                 [method.ppo]\ngamma = 1.0\nlambda = 0.95\nvalue_clip = 0.2\nwhiten_rewards = true\nwarmup_steps = 1\n\
+                 [method.ppo.optimizer]\n{OPTIMIZER}\
+                 [kl]\nestimator = \"k3\"\ncontrol = {{ adaptive = {{ beta = 0.05, target = 1.0, horizon = 100.0 }} }}\n\
+                 [reward]\ncalibration_samples_per_prompt = 2\nclip = 5.0\nmissing_end_penalty = 0.1\ncaution = 0.1\n\
+                 [lora]\n{LORA}[optimizer]\n{OPTIMIZER}"
+            ),
+        );
+        write(
             "configs/sft.toml",
             format!(
                 "scope = \"global\"\nbatch_answers = 4\nmax_epochs = 4\ntoken_budget = 20000\nmax_row_tokens = 200\n\
@@ -177,6 +190,13 @@ impl Workspace {
         let reward = "[[stage]]\nkind = \"reward\"";
         let sft = "[[stage]]\nkind = \"sft\"\nconfig = \"configs/sft.toml\"\n";
         self.edit("pipelines/tiny.toml", reward, &format!("{sft}{reward}"));
+        self
+    }
+
+    /// PPO in place of pairs and DPO.
+    pub(crate) fn with_ppo(self) -> Self {
+        let stage = |kind: &str| format!("[[stage]]\nkind = \"{kind}\"\nconfig = \"configs/{kind}.toml\"\n");
+        self.edit("pipelines/tiny.toml", &(stage("pairs") + &stage("dpo")), &stage("ppo"));
         self
     }
 

@@ -32,10 +32,41 @@ pub fn clustered_mean(clusters: &[(f64, usize)], rng: &mut impl Rng) -> Option<I
     Some(Interval { mean, low: at(0.025), high: at(0.975) })
 }
 
+/// Any statistic of clusters and its interval: `of` is given the indices of the clusters that were drawn, of all of them for the estimate.
+pub fn clustered(
+    clusters: usize,
+    resamples: usize,
+    rng: &mut impl Rng,
+    of: impl Fn(&[usize]) -> f64,
+) -> Option<Interval> {
+    if clusters == 0 || resamples == 0 {
+        return None;
+    }
+    let all: Vec<usize> = (0..clusters).collect();
+    let draw = |rng: &mut _| -> Vec<usize> { (0..clusters).map(|_| Rng::random_range(rng, 0..clusters)).collect() };
+    let mut values: Vec<f64> = (0..resamples).map(|_| of(&draw(rng))).collect();
+    values.sort_by(f64::total_cmp);
+    let at = |q: f64| values[((values.len() - 1) as f64 * q).round() as usize];
+    Some(Interval { mean: of(&all), low: at(0.025), high: at(0.975) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use rand::SeedableRng;
+
+    #[test]
+    fn any_statistic_is_resampled_by_cluster() {
+        let clusters: Vec<(f64, usize)> = (0..50).map(|i| (f64::from(i % 5), 2)).collect();
+        let mean = |drawn: &[usize]| {
+            let (sum, n) = drawn.iter().fold((0.0, 0), |(s, n), c| (s + clusters[*c].0, n + clusters[*c].1));
+            sum / n as f64
+        };
+        let ours = clustered(50, 2000, &mut rand::rngs::StdRng::seed_from_u64(1), mean).unwrap();
+        let theirs = clustered_mean(&clusters, &mut rand::rngs::StdRng::seed_from_u64(1)).unwrap();
+        assert_eq!(ours, theirs);
+        assert_eq!(clustered(0, 10, &mut rand::rngs::StdRng::seed_from_u64(1), |_| 0.0), None);
+    }
 
     #[test]
     fn interval_of_independent_items_is_the_normal_one() {

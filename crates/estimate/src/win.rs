@@ -2,6 +2,10 @@
 
 use std::collections::HashSet;
 
+use nalgebra::{DMatrix, DVector};
+
+use crate::{Prior, logistic};
+
 /// (wins of `ours` over `theirs`, ties counted half; number of comparisons), over all pairs of two sets of scores.
 pub fn win_rate(ours: &[f64], theirs: &[f64]) -> (f64, usize) {
     let wins = ours
@@ -9,6 +13,21 @@ pub fn win_rate(ours: &[f64], theirs: &[f64]) -> (f64, usize) {
         .flat_map(|a| theirs.iter().map(move |b| if a > b { 1.0 } else { f64::from(u8::from(a == b)) / 2.0 }))
         .sum();
     (wins, ours.len() * theirs.len())
+}
+
+/// A comparison: how often ours wins (1, 0, or one half), and by how much ours is longer.
+pub type Contest = (f64, f64);
+
+/// The win rate among answers of the same length (after AlpacaEval 2, Dubois et al. 2024): `s(a)` of a logistic regression
+/// `P(win) = s(a + b tanh(d / sd))` on the difference `d` in length, with a prior of variance 100 on both numbers. One half without comparisons.
+pub fn length_controlled(contests: &[Contest]) -> f64 {
+    let n = contests.len();
+    let spread = (contests.iter().map(|(_, d)| d * d).sum::<f64>() / n.max(1) as f64).sqrt();
+    let relative = |d: f64| if spread > 0.0 { (d / spread).tanh() } else { 0.0 };
+    let x = DMatrix::from_fn(n, 2, |i, j| if j == 0 { 1.0 } else { relative(contests[i].1) });
+    let y: Vec<f64> = contests.iter().map(|c| c.0).collect();
+    let fit = logistic(&x, &y, &vec![1.0; n], &Prior::ridge(0.01, DVector::zeros(2)));
+    1.0 / (1.0 + (-fit.mode[0]).exp())
 }
 
 /// Distinct n-grams of words over all n-grams of the texts (Li et al. 2016); 0 without any.
@@ -31,6 +50,24 @@ mod tests {
     #[test]
     fn wins_count_one_and_ties_half() {
         assert_eq!(win_rate(&[1.0, 2.0], &[1.0, 0.0, 3.0]), (1.0 + 0.5 + 2.0, 6));
+    }
+
+    #[test]
+    fn what_length_explains_is_no_win() {
+        // Ours wins exactly as often as it is longer: nothing is left at equal length.
+        let mut contests = vec![(1.0, 5.0); 80];
+        contests.extend(vec![(0.0, 5.0); 20]);
+        contests.extend(vec![(1.0, -5.0); 2]);
+        contests.extend(vec![(0.0, -5.0); 8]);
+        let plain = contests.iter().map(|c| c.0).sum::<f64>() / contests.len() as f64;
+        assert!(plain > 0.7 && (length_controlled(&contests) - 0.5).abs() < 0.01, "{}", length_controlled(&contests));
+        // Three of four whatever the length.
+        let even: Vec<(f64, f64)> =
+            (0..400).map(|i| (f64::from(u8::from(i % 4 != 0)), f64::from(i / 4 % 7) - 3.0)).collect();
+        assert!((length_controlled(&even) - 0.75).abs() < 0.005);
+        let same: Vec<(f64, f64)> = (0..400).map(|i| (f64::from(u8::from(i % 4 != 0)), 0.0)).collect();
+        assert!((length_controlled(&same) - 0.75).abs() < 0.005);
+        assert_eq!(length_controlled(&[]), 0.5);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::data_command::DataCommand;
 use crate::lab_command::LabCommand;
 use crate::reward_command::RewardCommand;
-use crate::{adapt, ask, doctor, execute, runner, score};
+use crate::{adapt, ask, chat, doctor, execute, runner, score};
 
 #[derive(Parser)]
 #[command(name = "idiolect", version, about = "From preferences to one aligned language model per person")]
@@ -33,6 +33,8 @@ enum Command {
     Adapt(adapt::AdaptArgs),
     /// Ask somebody for the votes that would tell most about them
     Ask(ask::AskArgs),
+    /// Talk to a user's model, or to two models side by side
+    Chat(chat::ChatArgs),
     /// Check theories on synthetic users
     #[command(subcommand)]
     Lab(LabCommand),
@@ -111,6 +113,7 @@ impl Cli {
             Command::Reward(command) => command.execute(),
             Command::Adapt(args) => adapt::run(&args),
             Command::Ask(args) => ask::run(&args),
+            Command::Chat(args) => chat::run(&args),
             Command::Lab(command) => command.execute(),
             Command::Score(args) => score::score(&args),
             Command::Doctor => {

@@ -10,8 +10,8 @@ use run::Run;
 use serde_json::{Value, json};
 
 use crate::problem::problem;
-use crate::stages::{DataConfig, ImportConfig, Inputs, PairsConfig, Stage};
-use crate::{base, data_command, hub, reward_command};
+use crate::stages::{DataConfig, ImportConfig, Inputs, Stage};
+use crate::{base, data_command, hub, pairs_stage, ppo_stage, reward_command};
 
 impl Stage {
     /// Does the work, into the run's folder. Gives what the manifest says of it, and what is printed.
@@ -36,45 +36,23 @@ impl Stage {
             Self::Data(config) => ingest(config, inputs, run),
             Self::Sft(config) => sft(config, inputs, compute, run),
             Self::Reward(config) => fit(config, inputs, compute, run),
-            Self::Pairs(config) => pairs(config, inputs, compute, run),
-            Self::Dpo(config) => {
-                let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-                let pairs = policy::read_pairs(&inputs["pairs"].join("pairs.parquet"))?;
-                let users: Vec<String> = pairs
-                    .iter()
-                    .map(|p| p.user.clone())
-                    .collect::<std::collections::BTreeSet<_>>()
-                    .into_iter()
-                    .collect();
-                let start = match config.start {
-                    policy::Start::Base => None,
-                    policy::Start::Sft => {
-                        Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?)
-                    }
-                };
-                let (policies, report) = policy::train_dpo(config, &lm, &tokenizer, &pairs, &users, start, run)?;
-                policies.write(&run.path("policies.safetensors"))?;
-                run::write_json(&run.path("report.json"), &report)?;
-                let each = report.users.iter().map(|(user, r)| {
-                    format!(
-                        "{user}: {} pairs, {} steps, loss {:.3}, accuracy {:.2}",
-                        r.pairs, r.steps, r.final_loss, r.final_accuracy
-                    )
-                });
-                let each = each.collect::<Vec<_>>().join("; ");
-                Ok((json!(report), format!("{} tokens; {each}; {}", report.tokens, report.rows)))
-            }
+            Self::Pairs(config) => pairs_stage::execute(config, inputs, compute, run),
+            Self::Dpo(config) => dpo(config, inputs, compute, run),
+            Self::Ppo(config) => ppo_stage::execute(config, inputs, compute, run),
             Self::Evaluate(config) => {
                 let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-                let policies = policy::Policies::read(&inputs["dpo"].join("policies.safetensors"), &lm)?;
+                let policies = policy::Policies::read(&inputs["policies"].join("policies.safetensors"), &lm)?;
                 let truth: study::Truth = run::read_json(&inputs["simulate"].join("truth.json"))?;
-                let report = study::evaluate(config, &lm, &tokenizer, &policies.bank, &policies.users, &truth, run)?;
+                let rollouts = inputs["policies"].join("rollouts.parquet");
+                let rollouts = rollouts.exists().then_some(rollouts.as_path());
+                let (bank, users) = (&policies.bank, &policies.users);
+                let report = study::evaluate(config, &lm, &tokenizer, bank, users, &truth, rollouts, run)?;
                 Ok((json!(report), report.markdown()))
             }
             Self::Export(config) => {
                 // Merging and parity are float32 matters, whatever the pipeline computes in.
                 let (lm, tokenizer) = base::load(&inputs["import"], &compute.in_float32())?;
-                let policies = policy::Policies::read(&inputs["dpo"].join("policies.safetensors"), &lm)?;
+                let policies = policy::Policies::read(&inputs["policies"].join("policies.safetensors"), &lm)?;
                 let report =
                     export::write(config, &inputs["import"], &lm, &tokenizer, &policies.bank, &policies.users, run)?;
                 let worst = report.users.values().map(|u| u.adapter_max_logit_difference).fold(0.0, f64::max);
@@ -245,6 +223,39 @@ fn sft(config: &policy::SftConfig, inputs: &Inputs, compute: &Compute, run: &mut
     Ok((json!(report), format!("{}; {}", each.collect::<Vec<_>>().join("; "), report.rows)))
 }
 
+fn dpo(config: &policy::DpoConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
+    let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
+    let pairs = policy::read_pairs(&inputs["pairs"].join("pairs.parquet"))?;
+    let made: pairs_stage::Made = run::read_json(&inputs["pairs"].join("report.json"))?;
+    let start = match config.start {
+        policy::Start::Base => None,
+        policy::Start::Sft => Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?),
+    };
+    let (policies, report) = policy::train_dpo(config, &lm, &tokenizer, &pairs, &made.users, start, run)?;
+    policies.write(&run.path("policies.safetensors"))?;
+    run::write_json(&run.path("report.json"), &report)?;
+    let each = report.users.iter().map(|(user, r)| {
+        format!(
+            "{user}: {} pairs, {} steps, loss {:.3}, accuracy {:.2}",
+            r.pairs, r.steps, r.final_loss, r.final_accuracy
+        )
+    });
+    let worst = report.worst_decile;
+    let mut text = format!(
+        "{} tokens; {}; the {} worst: loss {:.3}, accuracy {:.2}; {}",
+        report.tokens,
+        each.collect::<Vec<_>>().join("; "),
+        worst.users,
+        worst.final_loss,
+        worst.final_accuracy,
+        report.rows
+    );
+    for (user, why) in &report.quarantined {
+        text += &format!("\nquarantined: {user}: {why}");
+    }
+    Ok((json!(report), text))
+}
+
 fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
     let (lm, tokenizer) = load_with_rows(inputs, compute)?;
     let lm = match config.frozen_states {
@@ -318,109 +329,4 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
         text += &format!("; the parameters of step {step} were best on dev and are kept");
     }
     Ok((summary, format!("{text}\n{}", reward_command::table(&evaluations[1], 40))))
-}
-
-fn pairs(config: &PairsConfig, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
-    let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
-    let mut radius = None;
-    let (pairs, counts) = match config {
-        PairsConfig::Votes => {
-            let pairs = policy::vote_pairs(&votes);
-            let counts = policy::PairCounts { pairs: pairs.len(), ..policy::PairCounts::default() };
-            (pairs, counts)
-        }
-        PairsConfig::Reward { pairs_per_prompt, max_row_tokens, pessimism, sampling } => {
-            let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
-            let model = reward::RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
-            let mut prompts: Vec<Vec<text::Message>> =
-                votes.iter().filter(|v| v.split == Split::Train).map(|v| v.prompt.clone()).collect();
-            prompts.sort_by_key(|p| serde_json::to_string(p).expect("plain data"));
-            prompts.dedup();
-            let copies = sampling.samples_per_prompt.get();
-            let samples = study::sample(&lm, &tokenizer, None, &prompts, copies, sampling, "samples to rank", run)?;
-            let zeta = match pessimism {
-                None => None,
-                Some(pessimism) => {
-                    let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count();
-                    Some(pessimism.zeta(&model.spread(decided as f64 / model.users.len() as f64)?))
-                }
-            };
-            radius = zeta.map(f64::sqrt);
-            let how = Ranking { pairs_per_prompt: *pairs_per_prompt, max_row_tokens: *max_row_tokens, zeta };
-            rank(&model, &lm, &tokenizer, &prompts, &samples, &how)?
-        }
-    };
-    policy::write_pairs(&run.path("pairs.parquet"), &pairs)?;
-    let mut text =
-        format!("{} pairs; left out: {} empty samples, {} pairs of equals", counts.pairs, counts.empty, counts.equal);
-    let mut summary = json!(counts);
-    if let Some(radius) = radius {
-        text += &format!("; ranked by lower bounds, in a ball of radius {radius:.3e} around each user's factors");
-        summary["radius"] = json!(radius);
-    }
-    Ok((summary, text))
-}
-
-/// How samples become pairs.
-struct Ranking {
-    pairs_per_prompt: usize,
-    max_row_tokens: usize,
-    /// Rank by lower bounds of the rewards, with this squared radius.
-    zeta: Option<f64>,
-}
-
-/// Every user's pairs from the same samples.
-fn rank(
-    model: &reward::RewardModel,
-    lm: &lm::Lm,
-    tokenizer: &text::Tokenizer,
-    prompts: &[Vec<text::Message>],
-    samples: &[Vec<text::Answer>],
-    how: &Ranking,
-) -> Result<(Vec<policy::Pair>, policy::PairCounts)> {
-    let Ranking { pairs_per_prompt, max_row_tokens, zeta } = *how;
-    let mut rows: Vec<lm::TokenRow> = Vec::new();
-    let mut row_of: Vec<Vec<Option<usize>>> = Vec::new(); // of each prompt and sample; none for an empty one
-    for (prompt, answers) in prompts.iter().zip(samples) {
-        let mut indices = Vec::new();
-        for answer in answers {
-            if answer.text.trim().is_empty() {
-                indices.push(None);
-                continue;
-            }
-            // Scored as the votes were: with the end-of-turn token.
-            let row = tokenizer.row(prompt, &answer.text, text::Ending::Finished)?;
-            if row.ids.len() > max_row_tokens {
-                return Err(problem(
-                    format!(
-                        "pairs, prompt `{}`: expected at most {max_row_tokens} tokens, found {}",
-                        prompt.last().map_or("", |m| &m.content),
-                        row.ids.len()
-                    ),
-                    "raise `max_row_tokens`",
-                ));
-            }
-            rows.push(row.into());
-            indices.push(Some(rows.len() - 1));
-        }
-        row_of.push(indices);
-    }
-    let all: Vec<usize> = (0..rows.len()).collect();
-    let mut bar = run::Progress::new("pairs: frozen blocks", rows.len(), 0);
-    let prefix = model.prefix(lm, rows, |n| bar.advance(n, ""))?;
-    drop(bar);
-    let mut bar = run::Progress::new("pairs: rewards", model.users.len(), 0);
-    let (mut pairs, mut counts) = (Vec::new(), policy::PairCounts::default());
-    for (u, user) in model.users.iter().enumerate() {
-        let rewards = match zeta {
-            None => model.score(lm, &prefix, &all, u),
-            Some(zeta) => model.pessimistic(lm, &prefix, &all, u, zeta)?,
-        };
-        for ((prompt, answers), indices) in prompts.iter().zip(samples).zip(&row_of) {
-            let own: Vec<f32> = indices.iter().map(|i| i.map_or(f32::NAN, |i| rewards[i])).collect();
-            pairs.extend(policy::rank_pairs(user, prompt, answers, &own, pairs_per_prompt, &mut counts));
-        }
-        bar.advance(1, user);
-    }
-    Ok((pairs, counts))
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::lab_newcomers::NewcomersArgs;
 use crate::problem::problem;
-use crate::{lab_loco, lab_newcomers, lab_rfm, table};
+use crate::{lab_loco, lab_newcomers, lab_pessimism, lab_rfm, table};
 
 #[derive(Subcommand)]
 pub(crate) enum LabCommand {
@@ -24,6 +24,8 @@ pub(crate) enum LabCommand {
     Newcomers(NewcomersArgs),
     /// LoCo-RLHF: policies by low-rank contextual rewards, careful and not, under shifts; six minutes
     Loco(LabArgs),
+    /// When caution pays: policies moved towards a fitted reward, judged by the truth; half a minute
+    Pessimism(LabArgs),
 }
 
 #[derive(Args)]
@@ -31,7 +33,7 @@ pub(crate) struct LabArgs {
     /// A new folder for the table of all fits, a JSON summary and the plots
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Repetitions of everything, at least 10 [default: 12, loco 20]
+    /// Repetitions of everything, at least 10 [default: 12, loco and pessimism 20]
     #[arg(long)]
     pub(crate) repetitions: Option<usize>,
     /// Seed of truths and votes
@@ -46,6 +48,7 @@ impl LabCommand {
             Self::Rfm(args) => lab_rfm::run(&args),
             Self::Newcomers(args) => lab_newcomers::run(&args),
             Self::Loco(args) => lab_loco::run(&args),
+            Self::Pessimism(args) => lab_pessimism::run(&args),
         }
     }
 }

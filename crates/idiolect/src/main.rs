@@ -1,11 +1,13 @@
 //! From preferences to one aligned language model per person.
 //!
 //! `idiolect run PIPELINE` executes a pipeline file: raw data in, exported models out. `main` maps errors to exit codes:
-//! 2 for what the user can mend (message, then a hint on its own line), 1 for anything else.
+//! 2 for what the user can mend (message, then a hint on its own line), 3 for a pipeline that finished with users in quarantine, 1 for
+//! anything else.
 
 mod adapt;
 mod ask;
 mod base;
+mod chat;
 mod cli;
 mod data_command;
 mod doctor;
@@ -15,9 +17,12 @@ mod hub;
 mod lab_command;
 mod lab_loco;
 mod lab_newcomers;
+mod lab_pessimism;
 mod lab_rfm;
 mod methods;
+mod pairs_stage;
 mod pipeline;
+mod ppo_stage;
 mod problem;
 mod rank;
 mod reward_command;

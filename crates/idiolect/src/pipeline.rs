@@ -234,7 +234,7 @@ impl Cell {
             }
             let stage = Stage::parse(&entry.kind, table, path)?;
             for (upstream, theirs) in stages.iter().zip(&reached) {
-                if stage.reads().contains(&upstream.stage.kind()) {
+                if upstream.stage.provides().iter().any(|name| stage.reads().contains(name)) {
                     own.extend(theirs.iter().cloned());
                 }
             }
@@ -247,10 +247,14 @@ impl Cell {
                 ));
             }
             for needed in stage.reads() {
-                if !stages.iter().any(|s| s.stage.kind() == *needed) {
+                if !stages.iter().any(|s| s.stage.provides().contains(needed)) {
+                    let (wanted, example) = match *needed {
+                        "policies" => ("dpo` or `ppo", "dpo"),
+                        other => (other, other),
+                    };
                     return Err(problem(
-                        format!("stage `{}`: expected a stage `{needed}` before it, found none", stage.kind()),
-                        format!("add a [[stage]] with kind = \"{needed}\""),
+                        format!("stage `{}`: expected a stage `{wanted}` before it, found none", stage.kind()),
+                        format!("add a [[stage]] with kind = \"{example}\""),
                     ));
                 }
             }

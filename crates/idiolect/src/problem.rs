@@ -17,6 +17,19 @@ impl std::fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// Everything is done, but for users whose training was stopped: stage, user, why.
+#[derive(Debug)]
+pub(crate) struct Quarantined(pub(crate) Vec<(String, String, String)>);
+
+impl std::fmt::Display for Quarantined {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let each = self.0.iter().map(|(stage, user, why)| format!("{stage}, `{user}`: {why}"));
+        write!(f, "finished with users in quarantine: {}", each.collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl std::error::Error for Quarantined {}
+
 /// An error of the user's, with its remedy.
 pub(crate) fn problem(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Problem { message: message.into(), hint: hint.into() })
@@ -39,6 +52,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 
 /// Prints the error and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(finished) = error.downcast_ref::<Quarantined>() {
+        eprintln!("{finished}");
+        return ExitCode::from(3);
+    }
     let hint = hint(error);
     let mut message = String::new();
     for cause in error.chain() {

@@ -13,7 +13,7 @@ use crate::cli::RunArgs;
 use crate::estimate_time;
 use crate::methods;
 use crate::pipeline::{Cell, Pipeline, StagePlan};
-use crate::problem::problem;
+use crate::problem::{Quarantined, problem};
 use crate::stages::{Budget, Inputs, Stage};
 use crate::table;
 
@@ -58,7 +58,19 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         compare(&folder, &results)?;
         methods::compare(&pipeline, &folder)?;
     }
-    Ok(())
+    let quarantined: Vec<_> = results.iter().flat_map(|(label, manifests)| quarantined(label, manifests)).collect();
+    if quarantined.is_empty() { Ok(()) } else { Err(Quarantined(quarantined).into()) }
+}
+
+/// Users whose training a cell's stages stopped.
+fn quarantined(label: &str, manifests: &BTreeMap<&'static str, Manifest>) -> Vec<(String, String, String)> {
+    let of_stage = |(kind, manifest): (&&str, &Manifest)| {
+        let users = manifest.summary["quarantined"].as_object().cloned().unwrap_or_default();
+        let stage = if label.is_empty() { (*kind).to_owned() } else { format!("{kind} [{label}]") };
+        let each = |(user, why): (String, Value)| (stage.clone(), user, why.as_str().unwrap_or_default().to_owned());
+        users.into_iter().map(each).collect::<Vec<_>>()
+    };
+    manifests.iter().flat_map(of_stage).collect()
 }
 
 /// A stage's identity, if everything that it reads stands.
@@ -92,12 +104,13 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
     for cell in &pipeline.cells {
         let (prompts, users) = simulated(cell);
         let mut contents = BTreeMap::new();
-        let mut pending: Vec<&str> = Vec::new();
+        let mut pending: Vec<(&str, &str)> = Vec::new(); // what a stage provides, and its kind
         for plan in &cell.stages {
             let kind = plan.stage.kind();
             let reason = match identity(plan, &contents, compute)? {
                 None => {
-                    let on = plan.stage.reads().iter().find(|k| pending.contains(k)).copied().unwrap_or_default();
+                    let waited = |(name, _): &&(&str, &str)| plan.stage.reads().contains(name);
+                    let on = pending.iter().rev().find(waited).map_or("", |(_, kind)| *kind);
                     format!("waits for {on}")
                 }
                 Some(identity) => {
@@ -117,7 +130,7 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
             if !contents.contains_key(kind) {
                 for name in plan.stage.provides() {
                     contents.remove(name);
-                    pending.push(name);
+                    pending.push((name, kind));
                 }
             }
             if seen.insert(plan.folder.clone()) {

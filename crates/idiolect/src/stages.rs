@@ -46,19 +46,44 @@ pub(crate) struct DataConfig {
 
 /// Where a user's pairs come from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "from", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "from", rename_all = "kebab-case")]
 pub(crate) enum PairsConfig {
     /// The user's decided training votes.
-    Votes,
+    Votes(NoMore),
     /// Fresh samples of the base, ranked by the user's reward model.
-    /// `pessimism`: ranked by lower bounds of the rewards.
-    Reward {
-        pairs_per_prompt: usize,
-        max_row_tokens: usize,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        pessimism: Option<reward::Pessimism>,
-        sampling: SamplingConfig,
-    },
+    Reward(RankedPairs),
+    /// Both.
+    Both(RankedPairs),
+}
+
+/// Nothing to set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NoMore {}
+
+/// How samples become pairs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RankedPairs {
+    pub(crate) pairs_per_prompt: usize,
+    pub(crate) max_row_tokens: usize,
+    /// What pairs count.
+    #[serde(default)]
+    pub(crate) weighting: policy::Weighting,
+    /// Ranked by lower bounds of the rewards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pessimism: Option<reward::Pessimism>,
+    pub(crate) sampling: SamplingConfig,
+}
+
+impl PairsConfig {
+    /// How samples become pairs, if they do.
+    pub(crate) fn ranked(&self) -> Option<&RankedPairs> {
+        match self {
+            Self::Votes(_) => None,
+            Self::Reward(ranked) | Self::Both(ranked) => Some(ranked),
+        }
+    }
 }
 
 /// One stage with its settings.
@@ -71,14 +96,15 @@ pub(crate) enum Stage {
     Sft(policy::SftConfig),
     Pairs(PairsConfig),
     Dpo(policy::DpoConfig),
+    Ppo(policy::PpoConfig),
     Evaluate(study::EvaluateConfig),
     Export(export::ExportConfig),
 }
 
-const KINDS: [&str; 9] = ["import", "simulate", "data", "sft", "reward", "pairs", "dpo", "evaluate", "export"];
+const KINDS: [&str; 10] = ["import", "simulate", "data", "sft", "reward", "pairs", "dpo", "ppo", "evaluate", "export"];
 
 /// Raised whenever the code changes what a stage writes.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// The most tokens that a stage may take.
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,6 +161,7 @@ impl Stage {
             "reward" => Self::Reward(parse(table, path)?),
             "pairs" => Self::Pairs(parse(table, path)?),
             "dpo" => Self::Dpo(parse(table, path)?),
+            "ppo" => Self::Ppo(parse(table, path)?),
             "evaluate" => Self::Evaluate(parse(table, path)?),
             "export" => Self::Export(parse(table, path)?),
             other => {
@@ -153,6 +180,7 @@ impl Stage {
             Self::Reward(_) => "reward",
             Self::Pairs(_) => "pairs",
             Self::Dpo(_) => "dpo",
+            Self::Ppo(_) => "ppo",
             Self::Evaluate(_) => "evaluate",
             Self::Export(_) => "export",
         }
@@ -167,12 +195,14 @@ impl Stage {
             Self::Data(DataConfig { path: None, tokens: true, .. }) => &["import", "simulate"],
             Self::Data(DataConfig { tokens: true, .. }) => &["import"],
             Self::Data(_) => &[],
-            Self::Sft(_) | Self::Reward(_) | Self::Pairs(PairsConfig::Votes) => &["import", "data"],
-            Self::Pairs(PairsConfig::Reward { .. }) => &["import", "data", "reward"],
+            Self::Sft(_) | Self::Reward(_) | Self::Pairs(PairsConfig::Votes(_)) => &["import", "data"],
+            Self::Pairs(_) => &["import", "data", "reward"],
             Self::Dpo(policy::DpoConfig { start: policy::Start::Sft, .. }) => &["import", "pairs", "sft"],
             Self::Dpo(_) => &["import", "pairs"],
-            Self::Evaluate(_) => &["import", "simulate", "dpo"],
-            Self::Export(_) => &["import", "dpo"],
+            Self::Ppo(policy::PpoConfig { start: policy::Start::Sft, .. }) => &["import", "data", "reward", "sft"],
+            Self::Ppo(_) => &["import", "data", "reward"],
+            Self::Evaluate(_) => &["import", "simulate", "policies"],
+            Self::Export(_) => &["import", "policies"],
         }
     }
 
@@ -180,6 +210,7 @@ impl Stage {
     pub(crate) fn provides(&self) -> Vec<&'static str> {
         match self {
             Self::Sft(policy::SftConfig { scope: policy::Scope::Global, .. }) => vec!["sft", "import"],
+            Self::Dpo(_) | Self::Ppo(_) => vec![self.kind(), "policies"],
             other => vec![other.kind()],
         }
     }
@@ -194,6 +225,7 @@ impl Stage {
             Self::Reward(c) => json!(c),
             Self::Pairs(c) => json!(c),
             Self::Dpo(c) => json!(c),
+            Self::Ppo(c) => json!(c),
             Self::Evaluate(c) => json!(c),
             Self::Export(c) => json!(c),
         }
@@ -227,9 +259,8 @@ impl Stage {
                 let sources = c.path.iter().chain(&c.users).flat_map(OneOrMore::all).cloned().collect::<Vec<String>>();
                 std::iter::once(c.card.clone()).chain(data::local_files(&sources)?).collect()
             }
-            Self::Sft(_) | Self::Reward(_) | Self::Pairs(_) | Self::Dpo(_) | Self::Evaluate(_) | Self::Export(_) => {
-                vec![]
-            }
+            Self::Sft(_) | Self::Reward(_) | Self::Pairs(_) | Self::Dpo(_) | Self::Ppo(_) | Self::Export(_) => vec![],
+            Self::Evaluate(c) => c.neutral.iter().cloned().collect(),
         };
         files.iter().map(|f| Ok((f.display().to_string(), known_hash(f)?))).collect()
     }
@@ -273,10 +304,19 @@ impl Stage {
                 training(c.token_budget * models, &c.lora.blocks)
             }
             Self::Reward(c) => training(c.token_budget, &c.lora.blocks),
-            Self::Pairs(PairsConfig::Reward { sampling, .. }) => {
-                Budget { sampled: sampling.budget(count(|p| p.train.len())), ..Budget::default() }
+            Self::Pairs(c) => {
+                let sampled = c.ranked().map_or(0, |r| r.sampling.budget(count(|p| p.train.len())));
+                Budget { sampled, ..Budget::default() }
             }
             Self::Dpo(c) => training(c.token_budget_per_user * users, &c.lora.blocks),
+            Self::Ppo(c) => {
+                let rows = c.steps.get() * c.prompts_per_step.get() * c.samples_per_prompt.get() * users;
+                let scale = count(|p| p.train.len()) * c.reward.calibration_samples_per_prompt.get();
+                // Policy and critic.
+                let networks = if matches!(c.method, policy::Method::Ppo(_)) { 2 } else { 1 };
+                let trained = training(rows * c.max_row_tokens * c.epochs.get() * networks, &c.lora.blocks);
+                Budget { sampled: (rows + scale) * c.max_new_tokens.get(), ..trained }
+            }
             Self::Evaluate(c) => {
                 let list = match c.split {
                     study::EvaluationSplit::Dev => count(|p| p.dev.len()),
@@ -284,7 +324,7 @@ impl Stage {
                 };
                 Budget { sampled: c.sampling.budget(list) * (users + 1), ..Budget::default() }
             }
-            Self::Import(_) | Self::Data(_) | Self::Pairs(PairsConfig::Votes) | Self::Export(_) => Budget::default(),
+            Self::Import(_) | Self::Data(_) | Self::Export(_) => Budget::default(),
         }
     }
 }

@@ -148,6 +148,23 @@ impl AdamW {
         no_grad(|| self.apply(gradients, shared, present, not_finite))
     }
 
+    /// The norms of `gradients` as [`Self::step`] would find them, before anything is changed: so that several optimisers step together or
+    /// not at all.
+    pub fn norms(&self, gradients: &[Tensor], present: usize) -> Result<GradientNorms> {
+        let (mut shared, mut users) = (0.0, vec![0.0; present]);
+        for (slot, gradient) in self.slots.iter().zip(gradients) {
+            match slot.parameter.owner {
+                Owner::Shared => shared += gradient.square().sum(Kind::Double).double_value(&[]),
+                Owner::PerUser => {
+                    let each = gradient.square().reshape([gradient.size()[0], -1]);
+                    let square: Vec<f64> = Vec::try_from(each.sum_dim_intlist(1, false, Kind::Double))?;
+                    users.iter_mut().zip(square).for_each(|(sum, s)| *sum += s);
+                }
+            }
+        }
+        Ok(GradientNorms { shared: shared.sqrt(), users: users.into_iter().map(f64::sqrt).collect() })
+    }
+
     /// Names of what is trained, in order.
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
         self.slots.iter().map(|s| s.parameter.name.clone())
@@ -165,18 +182,7 @@ impl AdamW {
         present: &[(usize, f64)],
         not_finite: impl Fn(String) -> Error,
     ) -> Result<GradientNorms> {
-        let (mut shared, mut users) = (0.0, vec![0.0; present.len()]);
-        for (slot, gradient) in self.slots.iter().zip(gradients) {
-            match slot.parameter.owner {
-                Owner::Shared => shared += gradient.square().sum(Kind::Double).double_value(&[]),
-                Owner::PerUser => {
-                    let each = gradient.square().reshape([gradient.size()[0], -1]);
-                    let square: Vec<f64> = Vec::try_from(each.sum_dim_intlist(1, false, Kind::Double))?;
-                    users.iter_mut().zip(square).for_each(|(sum, s)| *sum += s);
-                }
-            }
-        }
-        let norms = GradientNorms { shared: shared.sqrt(), users: users.into_iter().map(f64::sqrt).collect() };
+        let norms = self.norms(gradients, present.len())?;
         if !norms.shared.is_finite() {
             return Err(not_finite("the gradient of the shared parameters".into()));
         }

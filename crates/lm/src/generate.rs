@@ -55,6 +55,9 @@ pub struct Hooks<'a> {
     pub on_token: Option<&'a mut dyn FnMut(usize, i64)>,
     /// Is told (row, logit of the drawn token) of every token, the stop token included.
     pub on_score: Option<&'a mut dyn FnMut(usize, f32)>,
+    /// Is told (row, log-probability of the drawn token at the sampling temperature) of every token, the stop token included.
+    /// Filters and penalties are not seen in it.
+    pub on_logp: Option<&'a mut dyn FnMut(usize, f32)>,
 }
 
 impl std::fmt::Debug for Hooks<'_> {
@@ -170,6 +173,14 @@ fn generate_rows(
             }
             None => vec![],
         };
+        let logps: Vec<f32> = match hooks.on_logp {
+            Some(_) => {
+                let scaled = logits.to_kind(Kind::Float) / sampling.temperature.unwrap_or(1.0);
+                let drawn = scaled.gather(1, &to_tensor(&tokens).unsqueeze(1), false).squeeze_dim(1);
+                Vec::try_from(drawn - scaled.logsumexp([1i64].as_slice(), false)).expect("a number a row")
+            }
+            None => vec![],
+        };
         let mut told = vec![false; samples.len()];
         for (row, (s, token)) in live.iter().zip(&tokens).enumerate() {
             if done[*s] || std::mem::replace(&mut told[*s], true) {
@@ -177,6 +188,9 @@ fn generate_rows(
             }
             if let Some(on_score) = &mut hooks.on_score {
                 on_score(*s, scores[row]);
+            }
+            if let Some(on_logp) = &mut hooks.on_logp {
+                on_logp(*s, logps[row]);
             }
             let sample = &mut samples[*s];
             if sampling.stop_ids.contains(token) {

@@ -57,7 +57,10 @@ pub use head::ScalarHead;
 pub use lora::{AllBlocks, AllLinear, Blocks, InitBound, InitRule, InitUsers, LoraConfig, Targets};
 pub use model::Lm;
 pub use probe::{Rate, cuda_devices, libtorch, machine, product_rates};
-pub use read_out::{Pooling, answer_logp, forward, full_logits, hidden_states, logits_of, pooled_hidden, token_logp};
+pub use read_out::{
+    Pooling, answer_hidden, answer_logp, answer_token_logp, forward, full_logits, hidden_states, logits_of,
+    pooled_hidden, token_logp,
+};
 pub use row_factors::{Dropout, RowFactors};
 pub use row_set::{RowCounts, RowSet};
 pub use rows::{Batch, Plan, Prefix, TokenRow, plan, under_budget};

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::layout::{Layout, Tree};
 use crate::row_factors::RowFactors;
-use crate::rows::Batch;
+use crate::rows::{Batch, TokenRow};
 use crate::{Bank, Lm, fused};
 
 /// Tokens whose logits exist at one time: `[B, T, V]` never does.
@@ -15,19 +15,29 @@ const CHUNK_TOKENS: i64 = 512;
 ///
 /// `hidden` `[N, E]` is what the last block gave. The vocabulary projection is computed at answer tokens only.
 pub fn answer_logp(lm: &Lm, batch: &Batch, hidden: &Tensor) -> Tensor {
-    let (mut places, mut targets, mut owner) = (Vec::new(), Vec::new(), Vec::new());
-    for (r, (row, at)) in batch.rows.iter().enumerate() {
-        // An answer's first token is predicted at the prompt's last; a row always has a prompt token.
-        for t in row.answer_start.max(1)..row.ids.len() {
-            places.push(at[t - 1]);
-            targets.push(row.ids[t]);
-            owner.push(r as i64);
-        }
-    }
-    let index = |v: &[i64]| Tensor::from_slice(v).to_device(lm.device);
-    let logp = token_logp(lm, &lm.final_norm(&hidden.index_select(0, &index(&places))), &index(&targets)); // [M]
+    let owner = batch.answer_lengths().iter().enumerate().flat_map(|(r, n)| vec![r as i64; *n]).collect::<Vec<_>>();
+    let logp = answer_token_logp(lm, batch, hidden, 1.0); // [M]
     let zeros = Tensor::zeros([batch.rows.len() as i64], (Kind::Float, lm.device));
-    zeros.index_add(0, &index(&owner), &logp)
+    zeros.index_add(0, &Tensor::from_slice(&owner).to_device(lm.device), &logp)
+}
+
+/// Log-probability of each answer token of each row under logits divided by `temperature`: `[M]`, float32, M counted by
+/// [`Batch::answer_lengths`].
+pub fn answer_token_logp(lm: &Lm, batch: &Batch, hidden: &Tensor, temperature: f64) -> Tensor {
+    let targets: Vec<i64> =
+        batch.rows.iter().flat_map(|(row, _)| &row.ids[row.answer_start.max(1)..]).copied().collect();
+    let normed = answer_hidden(lm, batch, hidden);
+    let normed = if temperature == 1.0 { normed } else { normed / temperature }; // logits are linear in it
+    token_logp(lm, &normed, &Tensor::from_slice(&targets).to_device(lm.device))
+}
+
+/// The normed hidden state `[M, E]` from which each answer token is predicted, in the model's type: the state in which the token is
+/// an action.
+pub fn answer_hidden(lm: &Lm, batch: &Batch, hidden: &Tensor) -> Tensor {
+    // An answer's first token is predicted at the prompt's last; a row always has a prompt token.
+    let before = |(row, at): &(TokenRow, Vec<i64>)| at[row.answer_start.max(1) - 1..row.ids.len() - 1].to_vec();
+    let places: Vec<i64> = batch.rows.iter().flat_map(before).collect();
+    lm.final_norm(&hidden.index_select(0, &Tensor::from_slice(&places).to_device(lm.device)))
 }
 
 /// Logits `[N, V]`, in the model's type, of hidden states `[N, E]` behind the last block.

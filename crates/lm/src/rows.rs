@@ -22,6 +22,13 @@ pub struct TokenRow {
     pub answer_start: usize,
 }
 
+impl TokenRow {
+    /// Tokens of the answer that something predicts.
+    pub fn answer_tokens(&self) -> usize {
+        self.ids.len() - self.answer_start.max(1)
+    }
+}
+
 impl From<text::Row> for TokenRow {
     fn from(row: text::Row) -> Self {
         Self { ids: row.ids, answer_start: row.answer_start }
@@ -64,6 +71,11 @@ impl Batch {
     pub fn lengths(&self) -> &[usize] {
         &self.layout.lengths
     }
+
+    /// Answer tokens of each row, in the order of the groups.
+    pub fn answer_lengths(&self) -> Vec<usize> {
+        self.rows.iter().map(|(row, _)| row.answer_tokens()).collect()
+    }
 }
 
 impl Prefix {
@@ -105,6 +117,30 @@ impl Prefix {
             }
         }
         Ok(Self { stored: stored.into_iter().flatten().collect(), rows, blocks })
+    }
+
+    /// The same rows for batches that are run through other blocks, such as those of another bank: from here on where its
+    /// first adapted block lies behind ours, else from the beginning.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn moved(&self, lm: &Lm, blocks: Range<usize>) -> Result<Self> {
+        if blocks.start < self.blocks.start {
+            return Self::new(lm, self.rows.clone(), blocks, |_| ());
+        }
+        let all: Vec<usize> = (0..self.rows.len()).collect();
+        let mut stored: Vec<Option<Stored>> = (0..self.rows.len()).map(|_| None).collect();
+        for groups in self.passes(&all) {
+            let batch = self.batch(lm, &groups);
+            let hidden = no_grad(|| {
+                let pass = lm.over(&batch.layout, None, None);
+                lm.blocks(batch.x.shallow_clone(), self.blocks.start..blocks.start, &pass)
+            });
+            for (row, (_, places)) in groups.into_iter().flatten().zip(batch.rows) {
+                stored[row] = Some(Stored { hidden: hidden.shallow_clone(), places });
+            }
+        }
+        Ok(Self { rows: self.rows.clone(), stored: stored.into_iter().flatten().collect(), blocks })
     }
 
     /// The rows, in the order in which they are indexed.

@@ -34,6 +34,8 @@ pub struct PairLogps<'a> {
     pub reference: &'a Tensor,
     /// Tokens of the answer.
     pub tokens: &'a Tensor,
+    /// The margin's scale, `[P]`: smaller lets the policy move further.
+    pub beta: &'a Tensor,
 }
 
 /// How pairs are learnt from.
@@ -41,34 +43,35 @@ pub struct PairLogps<'a> {
 pub struct PairObjective {
     /// The loss.
     pub loss: PairLoss,
-    /// The margin's scale: smaller lets the policy move further.
-    pub beta: f64,
     /// Share of pairs taken to be the wrong way round, below one half.
     pub label_smoothing: f64,
     /// Weight of the chosen answer's negative log-likelihood, a token, that is added (Pang et al. 2024).
     pub nll: f64,
 }
 
-impl PairObjective {
+impl PairLogps<'_> {
     /// Implicit rewards `[2, P]`: `beta` times the log-ratio of policy and reference; of means over tokens for IPO and SimPO, the latter
     /// without reference.
-    pub fn rewards(&self, pairs: &PairLogps) -> Tensor {
-        self.gains(pairs) * self.beta
+    pub fn rewards(&self, loss: PairLoss) -> Tensor {
+        self.gains(loss) * self.beta
     }
 
-    fn gains(&self, pairs: &PairLogps) -> Tensor {
-        let PairLogps { policy, reference, tokens } = pairs;
-        match self.loss {
-            PairLoss::Sigmoid | PairLoss::Hinge | PairLoss::Robust => *policy - *reference,
-            PairLoss::Ipo => (*policy - *reference) / *tokens,
-            PairLoss::Simpo { .. } => *policy / *tokens,
+    fn gains(&self, loss: PairLoss) -> Tensor {
+        let Self { policy, reference, tokens, beta: _ } = *self;
+        match loss {
+            PairLoss::Sigmoid | PairLoss::Hinge | PairLoss::Robust => policy - reference,
+            PairLoss::Ipo => (policy - reference) / tokens,
+            PairLoss::Simpo { .. } => policy / tokens,
         }
     }
+}
 
+impl PairObjective {
     /// The loss of each pair `[P]`, stable at any margin.
     pub fn losses(&self, pairs: &PairLogps) -> Tensor {
-        let gains = self.gains(pairs);
-        let margin = (gains.get(0) - gains.get(1)) * self.beta;
+        let gains = pairs.gains(self.loss);
+        let difference = gains.get(0) - gains.get(1);
+        let margin = &difference * pairs.beta;
         let e = self.label_smoothing;
         // -log s(m) and, for what is taken to be the wrong way round, -log s(-m).
         let right = |m: &Tensor| -m.log_sigmoid();
@@ -76,7 +79,7 @@ impl PairObjective {
         let loss = match self.loss {
             PairLoss::Sigmoid => smoothed(&margin),
             PairLoss::Hinge => (-margin + 1.0).relu(),
-            PairLoss::Ipo => (margin / self.beta - 0.5 / self.beta).square(),
+            PairLoss::Ipo => (difference - pairs.beta.reciprocal() * 0.5).square(),
             PairLoss::Robust => (right(&margin) * (1.0 - e) - right(&-&margin) * e) / (1.0 - 2.0 * e),
             PairLoss::Simpo { gamma } => smoothed(&(margin - gamma)),
         };
@@ -99,9 +102,6 @@ impl PairObjective {
         if !(self.nll >= 0.0 && self.nll.is_finite()) {
             return Some(("nll", "a number of at least 0", self.nll));
         }
-        if !(self.beta > 0.0 && self.beta.is_finite()) {
-            return Some(("beta", "a positive number", self.beta));
-        }
         match self.loss {
             PairLoss::Simpo { gamma } if !(gamma >= 0.0 && gamma.is_finite()) => {
                 Some(("loss.simpo.gamma", "a number of at least 0", gamma))
@@ -121,8 +121,9 @@ mod tests {
         let policy = matrix([-10.0, -7.0, -12.0, -9.0]);
         let reference = matrix([-11.0, -6.0, -10.0, -9.0]);
         let tokens = matrix([4.0, 2.0, 5.0, 3.0]);
-        let pairs = PairLogps { policy: &policy, reference: &reference, tokens: &tokens };
-        let objective = PairObjective { loss, beta: 0.1, label_smoothing, nll };
+        let beta = Tensor::from_slice(&[0.1; 2]);
+        let pairs = PairLogps { policy: &policy, reference: &reference, tokens: &tokens, beta: &beta };
+        let objective = PairObjective { loss, label_smoothing, nll };
         Vec::try_from(objective.losses(&pairs)).unwrap()
     }
 
@@ -148,6 +149,51 @@ mod tests {
         close(&losses(PairLoss::Hinge, 0.0, 0.5), [0.7 + 1.25, 1.1 + 1.75]);
     }
 
+    #[derive(Deserialize)]
+    struct Golden {
+        pairs: Vec<GoldenPair>,
+        cases: Vec<GoldenCase>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenPair {
+        policy: [Vec<f64>; 2],
+        reference: [Vec<f64>; 2],
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenCase {
+        loss: PairLoss,
+        beta: f64,
+        label_smoothing: f64,
+        ld_alpha: Option<f64>,
+        losses: Vec<f64>,
+    }
+
+    #[test]
+    fn losses_equal_trl() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/dpo_losses.json"); // tests/golden/dpo_losses.py
+        let golden: Golden = serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap();
+        assert_eq!(golden.cases.len(), 6);
+        for case in golden.cases {
+            for (pair, want) in golden.pairs.iter().zip(case.losses) {
+                let weights =
+                    crate::dpo_rows::weights([0, 1].map(|i| pair.policy[i].len()), case.ld_alpha.unwrap_or(1.0) as f32);
+                let column = |all: &[Vec<f64>; 2]| {
+                    let sum = |i: usize| all[i].iter().zip(&weights[i]).map(|(l, w)| l * f64::from(*w)).sum::<f64>();
+                    Tensor::from_slice(&[sum(0), sum(1)]).view([2, 1])
+                };
+                let (policy, reference) = (column(&pair.policy), column(&pair.reference));
+                let tokens = Tensor::from_slice(&[0, 1].map(|i| pair.policy[i].len() as f64)).view([2, 1]);
+                let beta = Tensor::from_slice(&[case.beta]);
+                let pairs = PairLogps { policy: &policy, reference: &reference, tokens: &tokens, beta: &beta };
+                let objective = PairObjective { loss: case.loss, label_smoothing: case.label_smoothing, nll: 0.0 };
+                let got = objective.losses(&pairs).double_value(&[0]);
+                assert!((got - want).abs() < 1e-6, "{:?} {got} {want}", case.loss);
+            }
+        }
+    }
+
     #[test]
     fn nothing_overflows_and_gradients_point_to_the_chosen() {
         for loss in
@@ -157,8 +203,9 @@ mod tests {
                 let policy = Tensor::from_slice(&[-2000.0 + apart, -2000.0]).view([2, 1]).set_requires_grad(true);
                 let reference = Tensor::from_slice(&[-2000.0, -2000.0]).view([2, 1]);
                 let tokens = Tensor::from_slice(&[10.0, 10.0]).view([2, 1]);
-                let pairs = PairLogps { policy: &policy, reference: &reference, tokens: &tokens };
-                let objective = PairObjective { loss, beta: 0.1, label_smoothing: 0.0, nll: 0.0 };
+                let beta = Tensor::from_slice(&[0.1]);
+                let pairs = PairLogps { policy: &policy, reference: &reference, tokens: &tokens, beta: &beta };
+                let objective = PairObjective { loss, label_smoothing: 0.0, nll: 0.0 };
                 let value = objective.losses(&pairs).sum(Kind::Double);
                 assert!(value.double_value(&[]).is_finite(), "{loss:?} {apart}");
                 value.backward();
@@ -173,13 +220,12 @@ mod tests {
 
     #[test]
     fn numbers_that_mean_nothing_are_told() {
-        let fine = PairObjective { loss: PairLoss::Sigmoid, beta: 0.1, label_smoothing: 0.0, nll: 0.0 };
+        let fine = PairObjective { loss: PairLoss::Sigmoid, label_smoothing: 0.0, nll: 0.0 };
         assert_eq!(fine.problem(), None);
         let told = |o: PairObjective| o.problem().unwrap().0;
         assert_eq!(told(PairObjective { label_smoothing: 0.5, ..fine }), "label_smoothing");
         assert_eq!(told(PairObjective { label_smoothing: 0.1, loss: PairLoss::Ipo, ..fine }), "label_smoothing");
         assert_eq!(told(PairObjective { nll: f64::NAN, ..fine }), "nll");
-        assert_eq!(told(PairObjective { beta: 0.0, ..fine }), "beta");
         assert_eq!(told(PairObjective { loss: PairLoss::Simpo { gamma: -1.0 }, ..fine }), "loss.simpo.gamma");
     }
 }

@@ -1,8 +1,10 @@
 //! Trained policies: a bank with a user's factors each, and its file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use lm::{Bank, BankConfig, Lm};
+use lm::{Bank, BankConfig, Lm, LoraConfig, Middle, Sharing, Storage};
+use run::Run;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -46,5 +48,40 @@ impl Policies {
         let bank = Bank::take(&bank, lm, &mut tensors)?;
         tensors.refuse_rest()?;
         Ok(Self { bank, users })
+    }
+}
+
+/// Every user is in quarantine: nothing to write.
+pub(crate) fn nobody_left(stage: &str, quarantined: &BTreeMap<String, String>) -> Error {
+    let first = quarantined.iter().next().map_or(String::new(), |(user, why)| format!("`{user}`: {why}"));
+    Error::Invalid {
+        place: format!("{stage}, {} users", quarantined.len()),
+        expected: "one whose training goes well".into(),
+        found: format!("all in quarantine, such as {first}"),
+        hint: "lower `learning_rate`, train in float32 (`--dtype float32`), or give them pairs or a wider limit".into(),
+    }
+}
+
+/// The bank that training starts with, independent factors for every user: as the base, or as `start`, which must have the same users
+/// and shape.
+pub(crate) fn starting_bank(
+    stage: &str,
+    lora: &LoraConfig,
+    lm: &Lm,
+    users: &[String],
+    start: Option<Policies>,
+    run: &Run,
+) -> Result<Bank> {
+    let (down, up) = (Sharing::Personal, Sharing::Personal);
+    let shape = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
+    match start {
+        None => Ok(Bank::new(&shape, lm, users, &Storage::memory(), |name| run.rng(&["init", name]))?),
+        Some(Policies { bank, users: theirs }) if theirs == users && *bank.config() == shape => Ok(bank),
+        Some(Policies { bank, users: theirs }) => Err(Error::Invalid {
+            place: format!("{stage}, the policies to start from"),
+            expected: format!("users {} and the same `lora`", users.join(", ")),
+            found: format!("users {} and {:?}", theirs.join(", "), bank.config().lora),
+            hint: format!("give the stages `sft` and `{stage}` the same `lora` table and the same users"),
+        }),
     }
 }

@@ -9,7 +9,7 @@ use text::{Answer, Message};
 use crate::Result;
 
 /// One user's preference between two answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
     /// The user.
     pub user: String,
@@ -19,6 +19,26 @@ pub struct Pair {
     pub chosen: Answer,
     /// The worse answer.
     pub rejected: Answer,
+    /// What it counts among the user's pairs, positive.
+    pub weight: f32,
+}
+
+/// What pairs of ranked samples count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighting {
+    /// All the same.
+    #[default]
+    Equal,
+    /// The reward model's certainty: see [`certainty`].
+    Certainty,
+}
+
+/// How sure a reward model is that the better of two answers is better: `2 s(d / sqrt(1 + pi e^2 / 8)) - 1`, from 0 to 1, of the difference `d`
+/// of their rewards and its standard error `e` (the expectation of a logistic function of a normal number: MacKay 1992).
+pub fn certainty(difference: f32, error: f32) -> f32 {
+    let moderated = difference / (1.0 + std::f32::consts::PI * error * error / 8.0).sqrt();
+    2.0 / (1.0 + (-moderated).exp()) - 1.0
 }
 
 /// What became of the samples.
@@ -32,13 +52,15 @@ pub struct PairCounts {
     pub equal: usize,
 }
 
-/// The `per_prompt` widest pairs of one prompt: best with worst, second best with second worst, ...
+/// The `per_prompt` widest pairs of one prompt: best with worst, second best with second worst, ... `errors` are the rewards' standard errors,
+/// taken to be independent.
 pub fn rank_pairs(
     user: &str,
     prompt: &[Message],
     answers: &[Answer],
     rewards: &[f32],
-    per_prompt: usize,
+    errors: &[f32],
+    (per_prompt, weighting): (usize, Weighting),
     counts: &mut PairCounts,
 ) -> Vec<Pair> {
     let mut order: Vec<usize> = (0..answers.len()).filter(|i| !answers[*i].text.trim().is_empty()).collect();
@@ -56,6 +78,12 @@ pub fn rank_pairs(
             prompt: prompt.to_vec(),
             chosen: answers[best].clone(),
             rejected: answers[worst].clone(),
+            weight: match weighting {
+                Weighting::Equal => 1.0,
+                Weighting::Certainty => {
+                    certainty(rewards[best] - rewards[worst], errors[best].hypot(errors[worst])).max(f32::MIN_POSITIVE)
+                }
+            },
         });
     }
     counts.pairs += pairs.len();
@@ -72,6 +100,7 @@ pub fn vote_pairs(votes: &[Vote]) -> Vec<Pair> {
             prompt: v.prompt.clone(),
             chosen: whole(&v.chosen),
             rejected: whole(&v.rejected),
+            weight: v.weight.max(f32::MIN_POSITIVE),
         })
         .collect()
 }
@@ -89,17 +118,19 @@ pub fn write_pairs(path: &Path, pairs: &[Pair]) -> Result<()> {
             ("rejected", text(&|p| p.rejected.text.clone())),
             ("chosen_finished", flag(&|p| p.chosen.finished)),
             ("rejected_finished", flag(&|p| p.rejected.finished)),
+            ("weight", Column::Real(pairs.iter().map(|p| f64::from(p.weight)).collect())),
         ],
     )?)
 }
 
 /// Reads what [`write_pairs`] wrote.
 pub fn read_pairs(path: &Path) -> Result<Vec<Pair>> {
-    let names = ["user_id", "prompt", "chosen", "rejected", "chosen_finished", "rejected_finished"];
+    let names = ["user_id", "prompt", "chosen", "rejected", "chosen_finished", "rejected_finished", "weight"];
     let table = read_table(path, &names)?;
     let [user, prompt, chosen, rejected] = [names[0], names[1], names[2], names[3]].map(|n| table.full_text(n));
     let (user, prompt, chosen, rejected) = (user?, prompt?, chosen?, rejected?);
     let (chosen_finished, rejected_finished) = (table.full_boolean(names[4])?, table.full_boolean(names[5])?);
+    let weights = table.full_real(names[6])?;
     (0..table.rows())
         .map(|i| {
             let prompt = serde_json::from_str(&prompt[i]).map_err(|e| crate::Error::Invalid {
@@ -113,6 +144,7 @@ pub fn read_pairs(path: &Path) -> Result<Vec<Pair>> {
                 prompt,
                 chosen: Answer { text: chosen[i].clone(), finished: chosen_finished[i] },
                 rejected: Answer { text: rejected[i].clone(), finished: rejected_finished[i] },
+                weight: weights[i] as f32,
             })
         })
         .collect()
@@ -132,12 +164,17 @@ mod tests {
         let rewards = [0.1, 0.9, -0.5, 0.3, 7.0, 0.3];
         let mut counts = PairCounts::default();
         let prompt = [Message::user("q")];
-        let pairs = rank_pairs("u", &prompt, &answers, &rewards, 5, &mut counts);
+        let pairs = rank_pairs("u", &prompt, &answers, &rewards, &[0.0; 6], (5, Weighting::Certainty), &mut counts);
         let texts: Vec<(&str, &str)> =
             pairs.iter().map(|p| (p.chosen.text.as_str(), p.rejected.text.as_str())).collect();
         assert_eq!(texts, [("b", "c"), ("d", "a")]); // of five: b d e a c
         assert_eq!(counts, PairCounts { pairs: 2, empty: 1, equal: 0 });
-        rank_pairs("u", &prompt, &["x", "y"].map(answer), &[1.0, 1.0], 1, &mut counts);
+        // Rewards 1.4 apart: 2 s(1.4) - 1; a standard error makes it less.
+        assert!((pairs[0].weight - 0.604_368).abs() < 1e-6, "{}", pairs[0].weight);
+        assert!((certainty(1.4, 2.0) - (2.0 / (1.0 + (-1.4f32 / 2.570_796f32.sqrt()).exp()) - 1.0)).abs() < 1e-6);
+        assert!(certainty(1.4, 2.0) < certainty(1.4, 0.0) && certainty(0.0, 1.0) == 0.0);
+        let equal = (1, Weighting::Equal);
+        rank_pairs("u", &prompt, &["x", "y"].map(answer), &[1.0, 1.0], &[0.0; 2], equal, &mut counts);
         assert_eq!(counts, PairCounts { pairs: 2, empty: 1, equal: 1 });
     }
 
@@ -147,8 +184,13 @@ mod tests {
         let path = dir.path().join("pairs.parquet");
         let mut cut = answer("ends in the mid");
         cut.finished = false;
-        let pairs =
-            [Pair { user: "ü".into(), prompt: vec![Message::user("\"q\"\n")], chosen: answer("x"), rejected: cut }];
+        let pairs = [Pair {
+            user: "ü".into(),
+            prompt: vec![Message::user("\"q\"\n")],
+            chosen: answer("x"),
+            rejected: cut,
+            weight: 0.25,
+        }];
         write_pairs(&path, &pairs).unwrap();
         assert_eq!(read_pairs(&path).unwrap(), pairs);
     }

@@ -29,6 +29,6 @@ pub use folder::{
     ADDED, Manifest, Run, Standing, read_json, standing, sync_folder, write_aside, write_atomic, write_json,
 };
 pub use identity::{Identity, hash_bytes, hash_file};
-pub use plot::{Series, bar_plot, log_plot};
+pub use plot::{Series, bar_plot, line_plot, log_plot};
 pub use progress::Progress;
 pub use seed::{derive, rng};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::{Error, Result};
@@ -60,14 +61,45 @@ pub struct Series {
 
 /// Lines over logarithmic axes; points that are not positive are left out.
 pub fn log_plot(path: &Path, title: &str, x: &str, y: &str, series: &[Series]) -> Result<()> {
-    let positive = |s: &Series| -> Vec<(f64, f64)> {
-        s.points.iter().copied().filter(|(x, y)| *x > 0.0 && *y > 0.0 && x.is_finite() && y.is_finite()).collect()
-    };
-    let all: Vec<(f64, f64)> = series.iter().flat_map(positive).collect();
+    let series: Vec<Series> = kept(series, |v| v > 0.0);
+    let [xs, ys] = ranges(&series).map(|(low, high)| if low > 0.0 { (low / 1.3)..(high * 1.3) } else { 0.1..1.0 });
+    draw(path, title, x, y, &series, xs.log_scale(), ys.log_scale())
+}
+
+/// Lines over ordinary axes.
+pub fn line_plot(path: &Path, title: &str, x: &str, y: &str, series: &[Series]) -> Result<()> {
+    let series = kept(series, |_| true);
+    let [xs, ys] = ranges(&series).map(|(low, high)| {
+        let margin = if high > low { 0.04 * (high - low) } else { 0.5 };
+        (low - margin)..(high + margin)
+    });
+    draw(path, title, x, y, &series, xs, ys)
+}
+
+/// Series without the points that cannot be drawn.
+fn kept(series: &[Series], fits: impl Fn(f64) -> bool) -> Vec<Series> {
+    let keep = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && fits(*x) && fits(*y);
+    series.iter().map(|s| Series { points: s.points.iter().copied().filter(keep).collect(), ..s.clone() }).collect()
+}
+
+/// Smallest and largest x, and y; 0 and 0 without points.
+fn ranges(series: &[Series]) -> [(f64, f64); 2] {
+    let all: Vec<(f64, f64)> = series.iter().flat_map(|s| s.points.iter().copied()).collect();
     let range = |f: fn(&(f64, f64)) -> f64| {
-        let (low, high) = all.iter().map(f).fold((f64::INFINITY, 0f64), |(l, h), v| (l.min(v), h.max(v)));
-        if low.is_finite() { (low / 1.3)..(high * 1.3) } else { 0.1..1.0 }
+        let ends = (f64::INFINITY, f64::NEG_INFINITY);
+        let (low, high) = all.iter().map(f).fold(ends, |(l, h), v| (l.min(v), h.max(v)));
+        if low.is_finite() { (low, high) } else { (0.0, 0.0) }
     };
+    [range(|p| p.0), range(|p| p.1)]
+}
+
+fn draw<X, Y>(path: &Path, title: &str, x: &str, y: &str, series: &[Series], xs: X, ys: Y) -> Result<()>
+where
+    X: AsRangedCoord<Value = f64>,
+    Y: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
     let mut drawing = String::new();
     {
         let root = SVGBackend::with_string(&mut drawing, SIZE).into_drawing_area();
@@ -77,20 +109,19 @@ pub fn log_plot(path: &Path, title: &str, x: &str, y: &str, series: &[Series]) -
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(72)
-            .build_cartesian_2d(range(|p| p.0).log_scale(), range(|p| p.1).log_scale())
+            .build_cartesian_2d(xs, ys)
             .map_err(|e| failed(path, &e))?;
         chart.configure_mesh().x_desc(x).y_desc(y).draw().map_err(|e| failed(path, &e))?;
         for (i, s) in series.iter().enumerate() {
-            let points = positive(s);
             let colour = if s.reference { BLACK.mix(0.6) } else { Palette99::pick(i).mix(1.0) };
             let style = colour.stroke_width(if s.reference { 1 } else { 2 });
             chart
-                .draw_series(LineSeries::new(points.clone(), style))
+                .draw_series(LineSeries::new(s.points.clone(), style))
                 .map_err(|e| failed(path, &e))?
                 .label(&s.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
             if !s.reference {
-                let dots = points.into_iter().map(|p| Circle::new(p, 3, colour.filled()));
+                let dots = s.points.iter().map(|p| Circle::new(*p, 3, colour.filled()));
                 chart.draw_series(dots).map_err(|e| failed(path, &e))?;
             }
         }

@@ -1,18 +1,19 @@
 //! Did each user's model move towards that user? Asked of the known truth, on prompts that no stage has seen.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use data::{Column, write_table};
-use estimate::{clustered_mean, distinct_n, win_rate};
+use estimate::{Contest, clustered, clustered_mean, distinct_n, length_controlled, win_rate};
 use lm::{Bank, Lm, Prefix, TokenRow, answer_logp, forward};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
 use text::{Answer, Message, Tokenizer};
 
-use crate::report::{ModelReport, Report, UserReport};
+use crate::report::{Drift, ModelReport, Report, UserReport};
 use crate::simulate::{Prompts, Truth};
-use crate::{Error, Result, SamplingConfig, sample};
+use crate::{Error, Result, SamplingConfig, curve, sample};
 
 /// An evaluation, as written in `configs/evaluate/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub struct EvaluateConfig {
     pub sampling: SamplingConfig,
     /// Of a model's answers to each prompt, so many are scored for its KL divergence.
     pub kl_samples_per_prompt: usize,
+    /// A TOML file with a list `prompts` that have nothing to do with anybody's taste: how far every model drifts on them is reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neutral: Option<PathBuf>,
 }
 
 /// Which prompts.
@@ -36,7 +40,8 @@ pub enum EvaluationSplit {
     HeldOut,
 }
 
-/// Writes `report.json`, `report.md`, `matrix.svg` and `answers.parquet` into the run's folder.
+/// Writes `report.json`, `report.md`, `matrix.svg` and `answers.parquet` into the run's folder; with the answers that training sampled
+/// (`rollouts`), also [`curve()`].
 pub fn evaluate(
     config: &EvaluateConfig,
     lm: &Lm,
@@ -44,9 +49,10 @@ pub fn evaluate(
     bank: &Bank,
     users: &[String],
     truth: &Truth,
+    rollouts: Option<&Path>,
     run: &mut Run,
 ) -> Result<Report> {
-    let EvaluateConfig { split, sampling, kl_samples_per_prompt } = config;
+    let EvaluateConfig { split, sampling, kl_samples_per_prompt, neutral } = config;
     let (split, list) = match split {
         EvaluationSplit::Dev => ("dev", &truth.prompts.dev),
         EvaluationSplit::HeldOut => ("held_out", &truth.prompts.held_out),
@@ -66,6 +72,10 @@ pub fn evaluate(
     for (u, user) in users.iter().enumerate() {
         own.push(sample(lm, tokenizer, Some((bank, u)), &prompts, copies, sampling, &format!("model of {user}"), run)?);
     }
+
+    let neutral = neutral.as_deref().map(|file| neutral_prompts(file, truth.system.as_deref())).transpose()?;
+    let tokens_of = |answers: &[Vec<Answer>]| answer_tokens(tokenizer, answers);
+    let base_tokens = tokens_of(&base)?;
 
     // (wins, comparisons) of each prompt, by the truth of `judge`.
     let by_prompt = |judge: &str, model: &[Vec<Answer>]| -> Vec<(f64, usize)> {
@@ -95,24 +105,103 @@ pub fn evaluate(
         let interval = clustered_mean(&by_prompt(user, &own[u]), &mut run.rng(&["bootstrap", user]))
             .expect("every prompt has comparisons");
         let (kl, kl_per_token) = divergence(lm, tokenizer, bank, u, &prompts, &own[u], *kl_samples_per_prompt, user)?;
+        let contests = contests(truth, user, (&own[u], &tokens_of(&own[u])?), (&base, &base_tokens));
+        let same_length = |drawn: &[usize]| {
+            length_controlled(&drawn.iter().flat_map(|p| contests[*p].iter().copied()).collect::<Vec<_>>())
+        };
+        let controlled =
+            clustered(contests.len(), LENGTH_RESAMPLES, &mut run.rng(&["bootstrap", "length", user]), same_length)
+                .expect("every prompt has comparisons");
+        let drift = match &neutral {
+            None => None,
+            Some(prompts) => {
+                let label = format!("{user} on neutral prompts");
+                let answers =
+                    sample(lm, tokenizer, Some((bank, u)), prompts, *kl_samples_per_prompt, sampling, &label, run)?;
+                let (kl, kl_per_token) =
+                    divergence(lm, tokenizer, bank, u, prompts, &answers, *kl_samples_per_prompt, &label)?;
+                Some(Drift { prompts: prompts.len(), kl, kl_per_token })
+            }
+        };
         report.users.insert(
             user.clone(),
             UserReport {
                 win_rate: interval.mean,
                 win_rate_low: interval.low,
                 win_rate_high: interval.high,
+                length_controlled: controlled.mean,
+                length_controlled_low: controlled.low,
+                length_controlled_high: controlled.high,
                 kl,
                 kl_per_token,
+                drift,
                 own_is_best,
                 answers: model_report(tokenizer, &own[u])?,
             },
         );
     }
     write_answers(run, list, users, &base, &own, truth)?;
+    if let Some(rollouts) = rollouts {
+        let think = |user: &String| -> Vec<f64> {
+            base.iter().flatten().map(|a| truth.of(user, &a.text).unwrap_or_default()).collect()
+        };
+        let scale: BTreeMap<String, Vec<f64>> = truth.raters.keys().map(|u| (u.clone(), think(u))).collect();
+        curve(rollouts, truth, &scale, run)?;
+    }
     run::write_json(&run.path("report.json"), &report)?;
     run::write_atomic(&run.path("report.md"), report.markdown().as_bytes())?;
     run::write_atomic(&run.path("matrix.svg"), report.svg().as_bytes())?;
     Ok(report)
+}
+
+/// Draws for the interval of a length-controlled win rate: each is a regression.
+const LENGTH_RESAMPLES: usize = 300;
+
+/// The list `prompts` of a file, as conversations.
+fn neutral_prompts(file: &Path, system: Option<&str>) -> Result<Vec<Vec<Message>>> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct List {
+        prompts: Vec<String>,
+    }
+    let wrong = |found: String| Error::Invalid {
+        place: file.display().to_string(),
+        expected: "a list `prompts` of at least one prompt".into(),
+        found,
+        hint: "datasets/everyday/neutral.toml is an example".into(),
+    };
+    let text = fs_err::read_to_string(file).map_err(run::Error::from)?;
+    let List { prompts } = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    if prompts.is_empty() {
+        return Err(wrong("none".into()));
+    }
+    Ok(prompts.iter().map(|p| Prompts::conversation(system, p)).collect())
+}
+
+fn answer_tokens(tokenizer: &Tokenizer, answers: &[Vec<Answer>]) -> Result<Vec<Vec<usize>>> {
+    let length = |a: &Answer| Ok(tokenizer.encode(&a.text)?.len());
+    answers.iter().map(|list| list.iter().map(length).collect()).collect()
+}
+
+/// Answers with their lengths in tokens.
+type Measured<'a> = (&'a [Vec<Answer>], &'a [Vec<usize>]);
+
+/// Every answer of a model against every one of the base, prompt by prompt, by the truth of `judge`.
+fn contests(truth: &Truth, judge: &str, ours: Measured, theirs: Measured) -> Vec<Vec<Contest>> {
+    let think = |a: &Answer| truth.of(judge, &a.text).unwrap_or_default();
+    (0..ours.0.len())
+        .map(|p| {
+            let rated = |(answers, tokens): Measured| -> Vec<(f64, f64)> {
+                answers[p].iter().zip(&tokens[p]).map(|(a, n)| (think(a), *n as f64)).collect()
+            };
+            let (ours, theirs) = (rated(ours), rated(theirs));
+            let pair = |(a, b): ((f64, f64), (f64, f64))| {
+                let win = if a.0 > b.0 { 1.0 } else { f64::from(u8::from(a.0 == b.0)) / 2.0 };
+                (win, a.1 - b.1)
+            };
+            ours.iter().flat_map(|a| theirs.iter().map(move |b| pair((*a, *b)))).collect()
+        })
+        .collect()
 }
 
 fn model_report(tokenizer: &Tokenizer, answers: &[Vec<Answer>]) -> Result<ModelReport> {

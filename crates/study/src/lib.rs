@@ -4,14 +4,16 @@
 //! as a source file. [`evaluate()`] samples every user's model on prompts that no stage has seen and measures, by the
 //! truth, whether it moved towards its user.
 
+mod curve;
 mod error;
 mod evaluate;
 mod report;
 mod sampling;
 mod simulate;
 
+pub use curve::{CurvePoint, curve};
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateConfig, EvaluationSplit, evaluate};
-pub use report::{ModelReport, Report, UserReport};
+pub use report::{Drift, ModelReport, Report, UserReport};
 pub use sampling::{SamplingConfig, sample};
 pub use simulate::{Prompts, SimulateConfig, SimulationReport, Truth, VotesPerUser, simulate};

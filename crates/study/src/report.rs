@@ -18,6 +18,17 @@ pub struct ModelReport {
     pub distinct_2: f64,
 }
 
+/// How far a model is from the base on neutral prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    /// How many prompts.
+    pub prompts: usize,
+    /// KL divergence from the base, in nats an answer, estimated on the model's own samples.
+    pub kl: f64,
+    /// The same a token.
+    pub kl_per_token: f64,
+}
+
 /// What a user's own model is worth to the user.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UserReport {
@@ -27,10 +38,19 @@ pub struct UserReport {
     pub win_rate_low: f64,
     /// Upper end.
     pub win_rate_high: f64,
+    /// The win rate among answers of the same length.
+    pub length_controlled: f64,
+    /// Lower end of its 95% interval, clustered by prompt.
+    pub length_controlled_low: f64,
+    /// Upper end.
+    pub length_controlled_high: f64,
     /// KL divergence from the base, in nats an answer, estimated on the model's own samples.
     pub kl: f64,
     /// The same a token.
     pub kl_per_token: f64,
+    /// On prompts that have nothing to do with anybody's taste, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Drift>,
     /// Is no other user's model better by this user's truth?
     pub own_is_best: bool,
     /// How the model answers.
@@ -69,7 +89,9 @@ impl Report {
             "user",
             "win rate",
             "95% interval",
+            "at equal length",
             "KL (nats/answer)",
+            "KL on neutral prompts",
             "tokens",
             "unfinished",
             "distinct-1",
@@ -90,12 +112,17 @@ impl Report {
                 user.clone(),
                 format!("{:.3}", u.win_rate),
                 format!("{:.3} to {:.3}", u.win_rate_low, u.win_rate_high),
+                format!(
+                    "{:.3} ({:.3} to {:.3})",
+                    u.length_controlled, u.length_controlled_low, u.length_controlled_high
+                ),
                 format!("{:.2}", u.kl),
+                u.drift.map_or_else(String::new, |d| format!("{:.2}", d.kl)),
             ];
             cells.extend(answers(&u.answers));
             line(&cells);
         }
-        let mut cells: Vec<String> = ["(base)", "0.500", "", "0"].map(String::from).to_vec();
+        let mut cells: Vec<String> = ["(base)", "0.500", "", "", "0", ""].map(String::from).to_vec();
         cells.extend(answers(&self.base));
         line(&cells);
 

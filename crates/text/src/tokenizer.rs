@@ -265,6 +265,11 @@ impl Tokenizer {
         &self.stop_ids
     }
 
+    /// The token that ends a finished answer's row.
+    pub fn end_id(&self) -> i64 {
+        self.inner.token_to_id(&self.eos_token).map_or(0, i64::from) // checked when the folder was read
+    }
+
     /// The largest id that this tokenizer can yield.
     pub fn largest_id(&self) -> i64 {
         self.inner.get_vocab(true).values().max().map_or(0, |id| i64::from(*id))

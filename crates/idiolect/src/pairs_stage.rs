@@ -1,0 +1,151 @@
+//! The stage `pairs`: every user's preference pairs, from votes, from samples that the user's reward model ranks, or both.
+
+use anyhow::Result;
+use data::{Split, Vote};
+use lm::{Compute, Lm, TokenRow};
+use policy::{Pair, PairCounts};
+use reward::RewardModel;
+use run::{Progress, Run};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use text::{Answer, Ending, Message, Tokenizer};
+
+use crate::base;
+use crate::problem::problem;
+use crate::stages::{Inputs, PairsConfig, RankedPairs};
+
+/// `report.json`
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Made {
+    /// Everybody for whom pairs were to be made, also who has none.
+    pub(crate) users: Vec<String>,
+    #[serde(flatten)]
+    counts: PairCounts,
+    /// Pairs from votes among them.
+    votes: usize,
+    /// Of the ball around each user's factors, where pairs are ranked by lower bounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    radius: Option<f64>,
+}
+
+/// Distinct prompts of the training votes, in an order of their own.
+pub(crate) fn training_prompts(votes: &[Vote]) -> Vec<Vec<Message>> {
+    let mut prompts: Vec<Vec<Message>> =
+        votes.iter().filter(|v| v.split == Split::Train).map(|v| v.prompt.clone()).collect();
+    prompts.sort_by_key(|p| serde_json::to_string(p).expect("plain data"));
+    prompts.dedup();
+    prompts
+}
+
+pub(crate) fn execute(
+    config: &PairsConfig,
+    inputs: &Inputs,
+    compute: &Compute,
+    run: &mut Run,
+) -> Result<(Value, String)> {
+    let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
+    let mut made = Made { users: data::user_ids(&votes), counts: PairCounts::default(), votes: 0, radius: None };
+    let mut pairs = Vec::new();
+    if let Some(how) = config.ranked() {
+        let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
+        let model = RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
+        let prompts = training_prompts(&votes);
+        let copies = how.sampling.samples_per_prompt.get();
+        let samples = study::sample(&lm, &tokenizer, None, &prompts, copies, &how.sampling, "samples to rank", run)?;
+        let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64;
+        let zeta = match &how.pessimism {
+            None => None,
+            Some(pessimism) => Some(pessimism.zeta(&model.spread(decided / model.users.len() as f64)?)),
+        };
+        made.radius = zeta.map(f64::sqrt);
+        made.users.clone_from(&model.users);
+        pairs = rank(&model, &lm, &tokenizer, &prompts, &samples, how, zeta, &mut made.counts)?;
+    }
+    if !matches!(config, PairsConfig::Reward(_)) {
+        let of_votes = policy::vote_pairs(&votes);
+        made.votes = of_votes.len();
+        made.counts.pairs += of_votes.len();
+        pairs.extend(of_votes);
+    }
+    policy::write_pairs(&run.path("pairs.parquet"), &pairs)?;
+    run::write_json(&run.path("report.json"), &made)?;
+    let Made { users, counts, votes, radius } = &made;
+    let mut text = format!(
+        "{} pairs, {votes} of them votes; left out: {} empty samples, {} pairs of equals",
+        counts.pairs, counts.empty, counts.equal
+    );
+    if let Some(radius) = radius {
+        text += &format!("; ranked by lower bounds, in a ball of radius {radius:.3e} around each user's factors");
+    }
+    let without: Vec<&str> =
+        users.iter().filter(|u| !pairs.iter().any(|p| p.user == **u)).map(String::as_str).collect();
+    if !without.is_empty() {
+        text += &format!("; users without any: {}", without.join(", "));
+    }
+    Ok((json!(made), text))
+}
+
+/// Every user's pairs from the same samples.
+fn rank(
+    model: &RewardModel,
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<Message>],
+    samples: &[Vec<Answer>],
+    how: &RankedPairs,
+    zeta: Option<f64>,
+    counts: &mut PairCounts,
+) -> Result<Vec<Pair>> {
+    let mut rows: Vec<TokenRow> = Vec::new();
+    let mut row_of: Vec<Vec<Option<usize>>> = Vec::new(); // of each prompt and sample; none for an empty one
+    for (prompt, answers) in prompts.iter().zip(samples) {
+        let mut indices = Vec::new();
+        for answer in answers {
+            if answer.text.trim().is_empty() {
+                indices.push(None);
+                continue;
+            }
+            // Scored as the votes were: with the end-of-turn token.
+            let row = tokenizer.row(prompt, &answer.text, Ending::Finished)?;
+            if row.ids.len() > how.max_row_tokens {
+                return Err(problem(
+                    format!(
+                        "pairs, prompt `{}`: expected at most {} tokens, found {}",
+                        prompt.last().map_or("", |m| &m.content),
+                        how.max_row_tokens,
+                        row.ids.len()
+                    ),
+                    "raise `max_row_tokens`",
+                ));
+            }
+            rows.push(row.into());
+            indices.push(Some(rows.len() - 1));
+        }
+        row_of.push(indices);
+    }
+    let all: Vec<usize> = (0..rows.len()).collect();
+    let mut bar = Progress::new("pairs: frozen blocks", rows.len(), 0);
+    let prefix = model.prefix(lm, rows, |n| bar.advance(n, ""))?;
+    drop(bar);
+    let mut bar = Progress::new("pairs: rewards", model.users.len(), 0);
+    let mut pairs = Vec::new();
+    for (u, user) in model.users.iter().enumerate() {
+        // Each row's reward, or its lower bound, and its standard error.
+        let rated: Vec<(f32, f32)> = match zeta {
+            None => model.score(lm, &prefix, &all, u).into_iter().map(|r| (r, 0.0)).collect(),
+            Some(zeta) => {
+                let width = zeta.sqrt() as f32;
+                let rated = model.score_and_gradient(lm, &prefix, &all, u)?;
+                rated.into_iter().map(|(r, norm)| (r - width * norm, width * norm)).collect()
+            }
+        };
+        for ((prompt, answers), indices) in prompts.iter().zip(samples).zip(&row_of) {
+            let (rewards, errors): (Vec<f32>, Vec<f32>) =
+                indices.iter().map(|i| i.map_or((f32::NAN, 0.0), |i| rated[i])).unzip();
+            let most = (how.pairs_per_prompt, how.weighting);
+            pairs.extend(policy::rank_pairs(user, prompt, answers, &rewards, &errors, most, counts));
+        }
+        bar.advance(1, user);
+    }
+    Ok(pairs)
+}

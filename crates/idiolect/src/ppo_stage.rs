@@ -1,0 +1,111 @@
+//! The stage `ppo`: reward models, any of ours, as what policies are trained against.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use data::Split;
+use lm::{Compute, Lm, Prefix};
+use reward::{People, Pessimism, RewardModel};
+use run::Run;
+use serde_json::{Value, json};
+
+use crate::base;
+use crate::pairs_stage::training_prompts;
+use crate::stages::Inputs;
+
+pub(crate) fn execute(
+    config: &policy::PpoConfig,
+    inputs: &Inputs,
+    compute: &Compute,
+    run: &mut Run,
+) -> Result<(Value, String)> {
+    let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
+    let model = RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
+    let people = inputs["reward"].join("people.safetensors");
+    let people = people.exists().then(|| People::read(&people)).transpose()?;
+    let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
+    let prompts = training_prompts(&votes);
+    let users = model.users.clone();
+    let start = match config.start {
+        policy::Start::Base => None,
+        policy::Start::Sft => Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?),
+    };
+    let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64;
+    let errors = Errors::of(config.reward.caution, &model, people.as_ref(), decided / users.len() as f64)?;
+    let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| scores(&lm, &model, &errors, prefix, asked);
+    let (policies, report) = policy::train_ppo(config, &lm, &tokenizer, &prompts, &users, start, &mut rewards, run)?;
+    policies.write(&run.path("policies.safetensors"))?;
+    run::write_json(&run.path("report.json"), &report)?;
+    let each = report.users.iter().map(|(user, r)| {
+        format!(
+            "{user}: {} rounds, {} answers, score {:.2} to {:.2}, KL {:.2} nats an answer, {} guarded",
+            r.steps, r.episodes, r.first_score, r.final_score, r.final_kl, r.guarded
+        )
+    });
+    let mut text = format!(
+        "{} tokens sampled; {}; decoder and training pass differ by {:.1e} of a log-probability on average; prompts {}, {}",
+        report.tokens,
+        each.collect::<Vec<_>>().join("; "),
+        report.rollout_difference,
+        report.prompts,
+        report.rows
+    );
+    for (user, why) in &report.quarantined {
+        text += &format!("\nquarantined: {user}: {why}");
+    }
+    Ok((json!(report), text))
+}
+
+/// Where a reward's standard error comes from.
+enum Errors<'a> {
+    /// Nobody asks.
+    None,
+    /// The half-width of P-ShareLoRA's ball of this squared radius.
+    Ball(f64),
+    /// Laplace's, of a taste over reward features.
+    Tastes(&'a People),
+}
+
+impl<'a> Errors<'a> {
+    fn of(caution: f64, model: &RewardModel, people: Option<&'a People>, votes: f64) -> Result<Self> {
+        Ok(match people {
+            _ if caution == 0.0 => Self::None,
+            Some(people) => Self::Tastes(people),
+            None => Self::Ball(Pessimism { constant: 1.0, delta: 0.05 }.zeta(&model.spread(votes)?)),
+        })
+    }
+}
+
+/// Rewards of (row, user), each user's rows together.
+fn scores(
+    lm: &Lm,
+    model: &RewardModel,
+    errors: &Errors,
+    prefix: &Prefix,
+    asked: &[(usize, usize)],
+) -> lm::Result<Vec<(f32, f32)>> {
+    let prefix = prefix.moved(lm, model.bank.first_block()..model.depth)?;
+    let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    asked.iter().enumerate().for_each(|(place, (_, user))| places.entry(*user).or_default().push(place));
+    let mut out = vec![(0.0, 0.0); asked.len()];
+    for (user, places) in places {
+        let rows: Vec<usize> = places.iter().map(|p| asked[*p].0).collect();
+        let scored: Vec<(f32, f32)> = match errors {
+            Errors::None => model.score(lm, &prefix, &rows, user).into_iter().map(|s| (s, 0.0)).collect(),
+            Errors::Ball(zeta) => {
+                let width = zeta.sqrt() as f32;
+                let each = model.score_and_gradient(lm, &prefix, &rows, user)?;
+                each.into_iter().map(|(s, norm)| (s, width * norm)).collect()
+            }
+            Errors::Tastes(people) => {
+                let taste = &people.tastes[&model.users[user]];
+                let features = model.features(lm, &prefix, &rows).expect("tastes are over features");
+                let wide = |phi: Vec<f32>| phi.into_iter().map(f64::from).collect::<Vec<f64>>();
+                let each = features.into_iter().map(|phi| taste.score(&wide(phi)));
+                each.map(|(mean, error)| (mean as f32, error as f32)).collect()
+            }
+        };
+        places.into_iter().zip(scored).for_each(|(place, score)| out[place] = score);
+    }
+    Ok(out)
+}

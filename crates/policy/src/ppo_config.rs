@@ -1,0 +1,265 @@
+//! The settings of a PPO stage.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+
+use lm::{Activations, AdamWConfig, LoraConfig};
+use serde::{Deserialize, Serialize};
+use text::OverLong;
+
+use crate::{Error, Guard, KlControl, KlEstimator, Result, Start};
+
+/// A PPO stage, as written in `configs/ppo/*.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PpoConfig {
+    /// What an answer is compared with.
+    pub method: Method,
+    /// Where policies start; also the reference.
+    pub start: Start,
+    /// Rank, scale, layers: of the policy and of the critic.
+    pub lora: LoraConfig,
+    /// Of the policy: each user's own.
+    pub optimizer: AdamWConfig,
+    /// Rounds of sampling and training, of each user.
+    pub steps: NonZero<usize>,
+    /// Prompts of each user in a round.
+    pub prompts_per_step: NonZero<usize>,
+    /// Answers to each of them.
+    pub samples_per_prompt: NonZero<usize>,
+    /// Answers are cut behind so many tokens.
+    pub max_new_tokens: NonZero<usize>,
+    /// In sampling, and in every forward pass that gives log-probabilities.
+    pub temperature: f64,
+    /// Rows, prompts and cache of the decoder have fixed shapes, so that a user's answers do not depend on who else is there by a single
+    /// bit. Slower.
+    #[serde(default)]
+    pub fixed_shapes: bool,
+    /// Answers that are decoded together.
+    pub rollout_rows: NonZero<usize>,
+    /// Passes over a round's answers.
+    pub epochs: NonZero<usize>,
+    /// Updates in a pass.
+    pub minibatches: NonZero<usize>,
+    /// How far a probability ratio may move.
+    pub clip: f64,
+    /// Advantages of a user's round are scaled to mean 0 and variance 1.
+    pub whiten_advantages: bool,
+    /// A user's round ends when the mean of `(log ratio)^2 / 2` of an update is above this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_stop: Option<f64>,
+    /// A user whose divergence from the reference, nats an answer, is above this in a round is quarantined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_kl: Option<f64>,
+    /// The divergence in the reward.
+    pub kl: KlTerm,
+    /// The rest of the reward.
+    pub reward: RewardTerms,
+    /// What nobody's policy is to say; `"off"` only explicitly.
+    pub guard: Guard,
+    /// Tokens of prompt and answer.
+    pub max_row_tokens: usize,
+    /// What becomes of a prompt that leaves no room for an answer.
+    pub over_long: OverLong,
+    /// A batch is computed in parts of so many tokens; the result does not change.
+    pub micro_batch_tokens: NonZero<usize>,
+    /// What a part keeps for its backward pass.
+    pub activations: Activations,
+    /// Rounds between two checkpoints.
+    pub save_every_steps: NonZero<usize>,
+    /// So many users train at one time; the others wait until one is through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users_at_once: Option<NonZero<usize>>,
+    /// What is another user's own, by user id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub user: BTreeMap<String, OwnSettings>,
+}
+
+/// What an answer is compared with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Method {
+    /// A critic's expectation (Schulman et al. 2017; Huang et al. 2024).
+    Ppo(CriticConfig),
+    /// The mean of the other answers to the prompt (Ahmadian et al. 2024).
+    Rloo,
+    /// Mean and deviation of the answers to the prompt (Shao et al. 2024), the divergence in the reward as everywhere here.
+    Grpo,
+}
+
+/// A critic: an adapter and a value head on the same base, each user's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CriticConfig {
+    /// Of adapter and head.
+    pub optimizer: AdamWConfig,
+    /// Discount of a token.
+    pub gamma: f32,
+    /// Of generalised advantage estimation.
+    pub lambda: f32,
+    /// How far a value may move.
+    pub value_clip: f64,
+    /// Rewards of a user's round are scaled to variance 1, the mean kept.
+    pub whiten_rewards: bool,
+    /// Rounds in which the critic alone learns.
+    pub warmup_steps: usize,
+}
+
+/// The divergence from the reference, a token at a time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KlTerm {
+    /// How it is estimated.
+    #[serde(default)]
+    pub estimator: KlEstimator,
+    /// Its weight.
+    pub control: KlControl,
+}
+
+/// What is made of a reward model's scores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardTerms {
+    /// Of the base's answers, so many to each prompt are scored first: each user's scores are shifted and scaled to mean 0 and variance 1
+    /// on them.
+    pub calibration_samples_per_prompt: NonZero<usize>,
+    /// Calibrated scores are clipped to this distance from 0.
+    pub clip: f64,
+    /// An answer that did not stop by itself loses so much.
+    pub missing_end_penalty: f64,
+    /// So many standard errors are taken off every score: pessimism. 0 asks for none.
+    pub caution: f64,
+}
+
+/// What a user has of their own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnSettings {
+    /// In place of the policy optimiser's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// In place of the first weight of the divergence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// In place of the target of an adaptive weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_target: Option<f64>,
+    /// In place of `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<NonZero<usize>>,
+}
+
+/// One user's settings, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Own {
+    pub(crate) optimizer: AdamWConfig,
+    pub(crate) control: KlControl,
+    pub(crate) steps: usize,
+}
+
+impl PpoConfig {
+    /// The critic's settings, if the method has one.
+    pub(crate) fn critic(&self) -> Option<&CriticConfig> {
+        match &self.method {
+            Method::Ppo(critic) => Some(critic),
+            Method::Rloo | Method::Grpo => None,
+        }
+    }
+
+    pub(crate) fn own(&self, user: &str) -> Result<Own> {
+        let theirs = self.user.get(user).cloned().unwrap_or_default();
+        let optimizer = AdamWConfig {
+            learning_rate: theirs.learning_rate.unwrap_or(self.optimizer.learning_rate),
+            ..self.optimizer.clone()
+        };
+        let control = match (self.kl.control, theirs.kl_target) {
+            (KlControl::Fixed { beta }, None) => KlControl::Fixed { beta: theirs.beta.unwrap_or(beta) },
+            (KlControl::Fixed { .. }, Some(target)) => {
+                let expected = "no `kl_target` where the weight is fixed";
+                return Err(invalid(
+                    format!("`user.{user}.kl_target`"),
+                    expected,
+                    target,
+                    "make `kl.control` adaptive",
+                ));
+            }
+            (KlControl::Adaptive { beta, target, horizon }, own) => {
+                KlControl::Adaptive { beta: theirs.beta.unwrap_or(beta), target: own.unwrap_or(target), horizon }
+            }
+        };
+        Ok(Own { optimizer, control, steps: theirs.steps.unwrap_or(self.steps).get() })
+    }
+
+    /// Refuses numbers that mean nothing, and settings of users who are not there.
+    pub(crate) fn check(&self, users: &[String]) -> Result<()> {
+        let example = "configs/ppo/per-user.toml is an example";
+        let positive = |key: &str, value: f64| {
+            if value > 0.0 && value.is_finite() {
+                return Ok(());
+            }
+            Err(invalid(format!("`{key}`"), "a positive number", value, example))
+        };
+        let at_least_0 = |key: &str, value: f64| {
+            if value >= 0.0 && value.is_finite() {
+                return Ok(());
+            }
+            Err(invalid(format!("`{key}`"), "a number of at least 0", value, example))
+        };
+        positive("temperature", self.temperature)?;
+        positive("clip", self.clip)?;
+        positive("reward.clip", self.reward.clip)?;
+        at_least_0("reward.missing_end_penalty", self.reward.missing_end_penalty)?;
+        at_least_0("reward.caution", self.reward.caution)?;
+        at_least_0("kl.control beta", self.kl.control.start())?;
+        if let KlControl::Adaptive { target, horizon, .. } = self.kl.control {
+            positive("kl.control target", target)?;
+            positive("kl.control horizon", horizon)?;
+        }
+        self.kl_stop.map_or(Ok(()), |limit| positive("kl_stop", limit))?;
+        self.max_kl.map_or(Ok(()), |limit| positive("max_kl", limit))?;
+        if self.lora.dropout > 0.0 {
+            let hint = "a policy that drops numbers is not the one that was sampled";
+            return Err(invalid("`lora.dropout`", "0", self.lora.dropout, hint));
+        }
+        match &self.method {
+            Method::Ppo(critic) => {
+                positive("method.ppo.value_clip", critic.value_clip)?;
+                for (key, value) in [("gamma", critic.gamma), ("lambda", critic.lambda)] {
+                    if !(0.0..=1.0).contains(&value) {
+                        return Err(invalid(format!("`method.ppo.{key}`"), "from 0 to 1", value, example));
+                    }
+                }
+            }
+            Method::Rloo | Method::Grpo if self.samples_per_prompt.get() < 2 => {
+                let hint = "rloo and grpo compare answers to one prompt";
+                return Err(invalid("`samples_per_prompt`", "at least 2", 1, hint));
+            }
+            Method::Rloo | Method::Grpo => {}
+        }
+        let answers = self.prompts_per_step.get() * self.samples_per_prompt.get();
+        if self.minibatches.get() > answers {
+            let expected = format!("at most the {answers} answers of a user's round");
+            return Err(invalid("`minibatches`", expected, self.minibatches, "each update needs an answer"));
+        }
+        if let Some(unknown) = self.user.keys().find(|u| !users.contains(u)) {
+            let expected = format!("a user of {}", users.join(", "));
+            return Err(invalid("`user`", expected, format!("`{unknown}`"), "remove the table"));
+        }
+        self.guard.check("ppo")
+    }
+}
+
+/// An error of this stage's settings.
+pub(crate) fn invalid(
+    place: impl std::fmt::Display,
+    expected: impl Into<String>,
+    found: impl std::fmt::Display,
+    hint: &str,
+) -> Error {
+    Error::Invalid {
+        place: format!("ppo, {place}"),
+        expected: expected.into(),
+        found: found.to_string(),
+        hint: hint.into(),
+    }
+}

@@ -1,0 +1,235 @@
+//! The forward passes and gradients of a PPO update, for all users of a minibatch.
+
+use lm::{
+    Activations, Bank, Batch, Lm, Prefix, RowFactors, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp,
+    forward,
+};
+use tch::{Kind, no_grad};
+
+use crate::Result;
+use crate::rollouts::{Rollout, in_parts, scatter};
+use crate::surrogate::{Sampled, value_losses};
+
+/// A user's critic: adapters and value heads of all users.
+#[derive(Debug)]
+pub(crate) struct Critic {
+    pub(crate) bank: Bank,
+    pub(crate) head: ScalarHead,
+}
+
+/// A round's answers with what their updates need: a number for every answer token, 0 where a token was not sampled.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) rollouts: Vec<Rollout>,
+    pub(crate) prefix: Prefix,
+    /// Log-probabilities under the policy as the round began.
+    pub(crate) old: Vec<Vec<f32>>,
+    /// The critic's expectations as the round began.
+    pub(crate) values: Vec<Vec<f32>>,
+    pub(crate) advantages: Vec<Vec<f32>>,
+    pub(crate) returns: Vec<Vec<f32>>,
+}
+
+/// How passes are computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passes<'a> {
+    pub(crate) lm: &'a Lm,
+    pub(crate) temperature: f64,
+    pub(crate) budget: usize,
+    pub(crate) activations: Activations,
+}
+
+/// A user whose numbers left the finite ones, by index, and which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) user: usize,
+    pub(crate) what: String,
+}
+
+/// What is seen of a user in an update: means over the user's sampled tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) loss: f64,
+    pub(crate) approx_kl: f64,
+    pub(crate) clipped: f64,
+    pub(crate) ratio: f64,
+    pub(crate) ratio_square: f64,
+    pub(crate) entropy: f64,
+    /// The largest difference from the log-probability at the round's beginning.
+    pub(crate) moved: f64,
+}
+
+/// Gradients in the order of the parameters, and what was seen of each present user.
+pub(crate) type Update = std::result::Result<(Vec<Tensor>, Vec<Seen>), Fault>;
+
+impl Round {
+    /// A number for every answer token of `rows`, flattened.
+    fn flat(values: &[Vec<f32>], rows: &[usize]) -> Vec<f32> {
+        rows.iter().flat_map(|r| values[*r].iter().copied()).collect()
+    }
+
+    /// The weight of every answer token of a part: one over the user's sampled tokens in the whole minibatch; 0 for one that was not
+    /// sampled.
+    fn weights(&self, part: &[usize], all: &[usize]) -> Vec<f32> {
+        let mut out = Vec::new();
+        for row in part {
+            let rollout = &self.rollouts[*row];
+            let of_user = |r: &&usize| self.rollouts[**r].user == rollout.user;
+            let count: usize = all.iter().filter(of_user).map(|r| self.rollouts[*r].sampled).sum();
+            let weight = |t: usize| if t < rollout.sampled { 1.0 / count as f32 } else { 0.0 };
+            out.extend((0..rollout.row.answer_tokens()).map(weight));
+        }
+        out
+    }
+
+    /// The number of its user among `present`, for every answer token of `rows`.
+    fn owners(&self, rows: &[usize], present: &[usize]) -> Vec<usize> {
+        let owner = |r: &usize| {
+            let user = self.rollouts[*r].user;
+            vec![place(present, user); self.rollouts[*r].row.answer_tokens()]
+        };
+        rows.iter().flat_map(owner).collect()
+    }
+}
+
+fn place(present: &[usize], user: usize) -> usize {
+    present.binary_search(&user).expect("a present user, in order")
+}
+
+fn factors(bank: &Bank, rollouts: &[Rollout], present: &[usize], groups: &[Vec<usize>], batch: &Batch) -> RowFactors {
+    let owners: Vec<usize> = groups.iter().map(|g| place(present, rollouts[g[0]].user)).collect();
+    bank.rows(&owners, batch.lengths())
+}
+
+fn present_of(rollouts: &[Rollout], rows: &[usize]) -> Vec<usize> {
+    let mut present: Vec<usize> = rows.iter().map(|r| rollouts[*r].user).collect();
+    present.sort_unstable();
+    present.dedup();
+    present
+}
+
+impl Passes<'_> {
+    fn tensor(&self, values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).to_device(self.lm.device)
+    }
+
+    /// Log-probabilities of `rows`' answer tokens, by the very passes that an update over the same rows begins with.
+    pub(crate) fn logp(
+        &self,
+        bank: &Bank,
+        rollouts: &[Rollout],
+        prefix: &Prefix,
+        rows: &[usize],
+        out: &mut [Vec<f32>],
+    ) {
+        let present = present_of(rollouts, rows);
+        let here = bank.present(&present);
+        for groups in in_parts(rollouts, rows, self.budget) {
+            let batch = prefix.batch(self.lm, &groups);
+            let factors = factors(&here, rollouts, &present, &groups, &batch);
+            let hidden = forward(self.lm, &batch, Some(&factors));
+            let logp = no_grad(|| answer_token_logp(self.lm, &batch, &hidden, self.temperature));
+            let logp = Vec::<f32>::try_from(logp).expect("a number a token");
+            scatter(&logp, groups.iter().flatten().copied(), &batch.answer_lengths(), out);
+        }
+    }
+
+    /// The critic's values in the states in which `rows`' answer tokens were chosen.
+    pub(crate) fn values(
+        &self,
+        critic: &Critic,
+        rollouts: &[Rollout],
+        prefix: &Prefix,
+        rows: &[usize],
+        out: &mut [Vec<f32>],
+    ) {
+        let present = present_of(rollouts, rows);
+        let (bank, head) = (critic.bank.present(&present), critic.head.present(&present));
+        for groups in in_parts(rollouts, rows, self.budget) {
+            let batch = prefix.batch(self.lm, &groups);
+            let factors = factors(&bank, rollouts, &present, &groups, &batch);
+            let order: Vec<usize> = groups.iter().flatten().copied().collect();
+            let lengths = batch.answer_lengths();
+            let owner = |(row, n): (&usize, &usize)| vec![place(&present, rollouts[*row].user); *n];
+            let owners: Vec<usize> = order.iter().zip(&lengths).flat_map(owner).collect();
+            let values = no_grad(|| {
+                let states = answer_hidden(self.lm, &batch, &forward(self.lm, &batch, Some(&factors)));
+                head.score(&states, &owners)
+            });
+            let values = Vec::<f32>::try_from(values).expect("a number a token");
+            scatter(&values, order.into_iter(), &lengths, out);
+        }
+    }
+
+    /// Gradients of the clipped surrogate over `rows`: the sum over users of the mean over each one's tokens.
+    pub(crate) fn policy(&self, bank: &Bank, round: &Round, rows: &[usize], clip: f64, at: &str) -> Result<Update> {
+        let present = present_of(&round.rollouts, rows);
+        let here = bank.present(&present);
+        let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
+        let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
+        for groups in in_parts(&round.rollouts, rows, self.budget) {
+            let batch = round.prefix.batch(self.lm, &groups);
+            let part: Vec<usize> = groups.iter().flatten().copied().collect();
+            let factors = factors(&here, &round.rollouts, &present, &groups, &batch);
+            let (weights, owners) = (round.weights(&part, rows), round.owners(&part, &present));
+            let trace = Trace::new(self.lm, &batch, factors, self.activations);
+            let logp = answer_token_logp(self.lm, &batch, &trace.hidden, self.temperature);
+            let [old, advantages] = [&round.old, &round.advantages].map(|v| self.tensor(&Round::flat(v, &part)));
+            let sampled = Sampled { logp: &logp, old: &old, advantages: &advantages };
+            let losses = sampled.policy_losses(clip);
+
+            let list = |t: &Tensor| Vec::<f32>::try_from(t.detach().to_kind(Kind::Float)).expect("a number a token");
+            let (each, now, before) = (list(&losses), list(&logp), list(&old));
+            for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+                if !each[i].is_finite() {
+                    return Ok(Err(Fault { user: present[owners[i]], what: "the policy's loss".into() }));
+                }
+                let (w, log_ratio) = (f64::from(*weight), f64::from(now[i]) - f64::from(before[i]));
+                let (s, ratio) = (&mut seen[owners[i]], log_ratio.exp());
+                s.loss += w * f64::from(each[i]);
+                s.approx_kl += w * 0.5 * log_ratio * log_ratio;
+                s.clipped += w * f64::from(u8::from((ratio - 1.0).abs() > clip));
+                s.ratio += w * ratio;
+                s.ratio_square += w * ratio * ratio;
+                s.entropy -= w * f64::from(now[i]);
+                s.moved = s.moved.max(log_ratio.abs());
+            }
+            let loss = (losses * self.tensor(&weights)).sum(Kind::Float);
+            lm::accumulate(&mut sum, trace.backward(&loss, &parameters, &[], at)?);
+        }
+        Ok(Ok((sum.unwrap_or_default(), seen)))
+    }
+
+    /// Gradients of the clipped value loss over `rows`: of the critic's adapters, then of its heads.
+    pub(crate) fn critic(&self, critic: &Critic, round: &Round, rows: &[usize], clip: f64, at: &str) -> Result<Update> {
+        let present = present_of(&round.rollouts, rows);
+        let (bank, head) = (critic.bank.present(&present), critic.head.present(&present));
+        let leaves = |parameters: Vec<lm::Parameter>| parameters.into_iter().map(|p| p.tensor).collect::<Vec<_>>();
+        let (of_bank, of_head) = (leaves(bank.parameters()), leaves(head.parameters()));
+        let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
+        for groups in in_parts(&round.rollouts, rows, self.budget) {
+            let batch = round.prefix.batch(self.lm, &groups);
+            let part: Vec<usize> = groups.iter().flatten().copied().collect();
+            let factors = factors(&bank, &round.rollouts, &present, &groups, &batch);
+            let (weights, owners) = (round.weights(&part, rows), round.owners(&part, &present));
+            let trace = Trace::new(self.lm, &batch, factors, self.activations);
+            let values = head.score(&answer_hidden(self.lm, &batch, &trace.hidden), &owners);
+            let [old, returns] = [&round.values, &round.returns].map(|v| self.tensor(&Round::flat(v, &part)));
+            let losses = value_losses(&values, &old, &returns, clip);
+
+            let list = |t: &Tensor| Vec::<f32>::try_from(t.detach().to_kind(Kind::Float)).expect("a number a token");
+            let (each, now, before) = (list(&losses), list(&values), list(&old));
+            for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+                if !each[i].is_finite() {
+                    return Ok(Err(Fault { user: present[owners[i]], what: "the critic's loss".into() }));
+                }
+                let s = &mut seen[owners[i]];
+                s.loss += f64::from(*weight) * f64::from(each[i]);
+                s.clipped += f64::from(*weight) * f64::from(u8::from(f64::from((now[i] - before[i]).abs()) > clip));
+            }
+            let loss = (losses * self.tensor(&weights)).sum(Kind::Float);
+            lm::accumulate(&mut sum, trace.backward(&loss, &of_bank, &of_head, at)?);
+        }
+        Ok(Ok((sum.unwrap_or_default(), seen)))
+    }
+}

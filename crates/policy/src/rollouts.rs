@@ -1,0 +1,133 @@
+//! Answers of every user's policy to the user's prompts, with all that a policy update needs to know of them.
+
+use lm::{Bank, Hooks, Lm, Prefix, Sampling, Stop, TokenRow, answer_token_logp, forward, generate};
+use tch::no_grad;
+use text::Tokenizer;
+
+use crate::Result;
+
+/// One answer of one user's policy.
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    /// Index of the user.
+    pub user: usize,
+    /// Index of the prompt; answers of one user to one prompt stand together.
+    pub prompt: usize,
+    /// Prompt and answer, always ending with the stop token, as rewards were learnt.
+    pub row: TokenRow,
+    /// How many of the answer's tokens were sampled: one less than the row's if the stop token was not.
+    pub sampled: usize,
+    /// Did it stop by itself?
+    pub finished: bool,
+    /// The words.
+    pub text: String,
+    /// Log-probability of each sampled token as the decoder saw it.
+    pub logp: Vec<f32>,
+}
+
+/// Who is asked what: a user and a prompt's tokens, with a seed for every answer.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Index of the user.
+    pub user: usize,
+    /// Index of the prompt.
+    pub prompt: usize,
+    /// Its tokens.
+    pub ids: Vec<i64>,
+    /// One for each answer.
+    pub seeds: Vec<[u8; 32]>,
+}
+
+/// Answers to all `asks`, at most `rows` decoded together; every ask has the same number of seeds. The base answers without a `bank`.
+pub fn roll_out(
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    bank: Option<&Bank>,
+    asks: &[Ask],
+    sampling: &Sampling,
+    rows: usize,
+) -> Result<Vec<Rollout>> {
+    let copies = asks.first().map_or(1, |a| a.seeds.len());
+    let together = (rows / copies).max(1);
+    let mut out = Vec::with_capacity(asks.len() * copies);
+    for some in asks.chunks(together) {
+        let users: Vec<usize> = some.iter().map(|a| a.user).collect();
+        let prompts: Vec<Vec<i64>> = some.iter().map(|a| a.ids.clone()).collect();
+        let seeds: Vec<[u8; 32]> = some.iter().flat_map(|a| a.seeds.iter().copied()).collect();
+        let mut logp: Vec<Vec<f32>> = vec![Vec::new(); seeds.len()];
+        let mut note = |row: usize, value: f32| logp[row].push(value);
+        let hooks = Hooks { on_logp: Some(&mut note), ..Hooks::default() };
+        let samples = generate(lm, bank.map(|b| (b, users.as_slice())), &prompts, &seeds, sampling, hooks);
+        for ((n, sample), logp) in samples.into_iter().enumerate().zip(logp) {
+            let ask = &some[n / copies];
+            let stop = match sample.stop {
+                Stop::Token(id) => id,
+                Stop::Length | Stop::Text(_) => tokenizer.end_id(),
+            };
+            let ids = [ask.ids.as_slice(), &sample.ids, &[stop]].concat();
+            out.push(Rollout {
+                user: ask.user,
+                prompt: ask.prompt,
+                row: TokenRow { ids, answer_start: ask.ids.len() },
+                sampled: sample.ids.len() + usize::from(matches!(sample.stop, Stop::Token(_))),
+                finished: sample.finished(),
+                text: tokenizer.decode(&sample.ids)?,
+                logp,
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// Rows in groups that share a user and a prompt, and so what they begin with; as batches of about `budget` tokens.
+pub(crate) fn in_parts(rollouts: &[Rollout], rows: &[usize], budget: usize) -> Vec<Vec<Vec<usize>>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for row in rows {
+        let same = |group: &Vec<usize>| {
+            let (a, b) = (&rollouts[group[0]], &rollouts[*row]);
+            (a.user, a.prompt) == (b.user, b.prompt)
+        };
+        match groups.iter_mut().find(|g| same(g)) {
+            Some(group) => group.push(*row),
+            None => groups.push(vec![*row]),
+        }
+    }
+    let tokens = |group: &Vec<usize>| {
+        let answers: usize = group.iter().map(|r| rollouts[*r].row.answer_tokens()).sum();
+        answers + rollouts[group[0]].row.answer_start
+    };
+    let lengths: Vec<usize> = groups.iter().map(tokens).collect();
+    let pick = |part: Vec<usize>| part.into_iter().map(|g| groups[g].clone()).collect();
+    lm::under_budget(&lengths, budget).into_iter().map(pick).collect()
+}
+
+/// Log-probability of each answer token of every row under the reference: the base, or the policies that `reference` holds.
+pub(crate) fn reference_logp(
+    lm: &Lm,
+    prefix: &Prefix,
+    rollouts: &[Rollout],
+    reference: Option<&Bank>,
+    temperature: f64,
+    budget: usize,
+) -> Vec<Vec<f32>> {
+    let all: Vec<usize> = (0..rollouts.len()).collect();
+    let mut out = vec![Vec::new(); rollouts.len()];
+    for groups in in_parts(rollouts, &all, budget) {
+        let batch = prefix.batch(lm, &groups);
+        let users: Vec<usize> = groups.iter().map(|g| rollouts[g[0]].user).collect();
+        let factors = reference.map(|bank| bank.rows(&users, batch.lengths()));
+        let logp = no_grad(|| answer_token_logp(lm, &batch, &forward(lm, &batch, factors.as_ref()), temperature));
+        let logp = Vec::<f32>::try_from(logp).expect("a number a token");
+        scatter(&logp, groups.iter().flatten().copied(), &batch.answer_lengths(), &mut out);
+    }
+    out
+}
+
+/// Numbers of a batch's answer tokens, back to their rows.
+pub(crate) fn scatter(values: &[f32], rows: impl Iterator<Item = usize>, lengths: &[usize], out: &mut [Vec<f32>]) {
+    let mut at = 0;
+    for (row, length) in rows.zip(lengths) {
+        out[row] = values[at..at + length].to_vec();
+        at += length;
+    }
+}
