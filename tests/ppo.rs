@@ -248,6 +248,13 @@ fn a_user_who_leaves_the_finite_numbers_is_named_and_nobody_else_is_touched() {
     assert_eq!(both.keys().collect::<Vec<_>>(), ["ann"], "bob's policy is not written");
     let (alone, _) = train_on(&bench, &config, &["ann"], "ann", &mut spoiled(99, vec!["ann"]));
     assert_equal(&both["ann"], &alone["ann"], "ann");
+    // Gone on from the last checkpoint, with bob in quarantine, it ends the same.
+    let often = PpoConfig { save_every_steps: count(1), ..config.clone() };
+    let mut ignored = spoiled(4, vec!["ann", "bob"]);
+    let (first, _) = train_on(&bench, &often, &["ann", "bob"], "often", &mut ignored);
+    let (again, report) = train_on(&bench, &often, &["ann", "bob"], "often", &mut ignored);
+    assert!(report.quarantined["bob"].contains("round 2"), "{report:?}");
+    assert!(first["ann"].iter().zip(&again["ann"]).all(|(a, b)| a.equal(b)));
 
     // A divergence beyond the limit is one.
     let strict = PpoConfig { max_kl: Some(0.05), steps: count(12), ..config };

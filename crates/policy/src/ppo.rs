@@ -20,7 +20,7 @@ use crate::ppo_plan::{minibatches, questions_of, seeds, tokenised};
 use crate::ppo_record::{Learner, Past, PpoReport, Said, Standing, Updates, quarantine, report, write_said};
 use crate::ppo_rewards::{Rewards, advantages, calibrate, explained, score};
 use crate::ppo_update::{Critic, Fault, Passes, Round};
-use crate::rollouts::{Ask, reference_logp, roll_out};
+use crate::rollouts::{Ask, Rollout, reference_logp, roll_out};
 use crate::{Policies, Result};
 
 const STANDING: &str = "standing";
@@ -114,11 +114,12 @@ pub fn train(
             .flat_map(|u| {
                 questions_of(config, run, &users[*u], steps[*u], &questions).into_iter().map(move |q| (*u, q))
             })
-            .map(|(user, prompt)| Ask {
+            .map(|(user, (turn, prompt))| Ask {
                 user,
                 prompt,
+                turn,
                 ids: questions[prompt].clone(),
-                seeds: seeds(config, run, &users[user], steps[user], prompt),
+                seeds: seeds(config, run, &users[user], turn),
             })
             .collect();
         let rollouts = roll_out(lm, tokenizer, Some(&bank), &asks, &sampling, config.rollout_rows.get())?;
@@ -178,7 +179,7 @@ pub fn train(
                 guarded: of_user.iter().filter(|r| !passes_guard[**r]).count(),
                 rollout_difference: mean(&apart),
             };
-            if config.max_kl.is_some_and(|limit| past.kl > limit || past.kl.is_nan()) {
+            if !past.kl.is_finite() || config.max_kl.is_some_and(|limit| past.kl > limit) {
                 let what = format!("{place}: a divergence of {:.1} nats an answer", past.kl);
                 quarantine(&mut standing.learners[*u], what);
             }
@@ -193,9 +194,13 @@ pub fn train(
                 "rollout/tokens": tokens as f64 / n, "rollout/logp_difference": past.rollout_difference,
                 "val/explained_variance": explained(&of_user, &rollouts, &values, &returns),
             }));
-            standing.learners[*u].past.push(past);
+            // What is kept is finite: JSON knows no other numbers.
+            if standing.learners[*u].quarantined.is_none() {
+                standing.learners[*u].past.push(past);
+            }
         }
-        for (r, rollout) in rollouts.iter().enumerate() {
+        let healthy = |r: &Rollout| standing.learners[r.user].quarantined.is_none();
+        for (r, rollout) in rollouts.iter().enumerate().filter(|(_, r)| healthy(r)) {
             said.push(Said {
                 user: rollout.user,
                 step: steps[rollout.user],
@@ -268,8 +273,9 @@ pub fn train(
                 updates.describe(&mut of_user);
             }
             of_user["lr"] = json!(own[u].optimizer.rate(steps[u], own[u].steps));
-            let past = learner.past.last().expect("this round's");
-            learner.beta = own[u].control.next(learner.beta, past.kl, past.episodes);
+            if let (None, Some(past)) = (&learner.quarantined, learner.past.last()) {
+                learner.beta = own[u].control.next(learner.beta, past.kl, past.episodes);
+            }
             line[format!("user/{}", users[u])] = of_user;
         }
         run.log(&line)?;

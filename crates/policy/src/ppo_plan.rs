@@ -53,14 +53,14 @@ pub(crate) fn tokenised<'a>(
     Ok(((out, kept), counts))
 }
 
-/// The prompts of a user's round: a stream of whole passes, each in an order of its own.
+/// Turns and prompts of a user's round: a stream of whole passes, each in an order of its own.
 pub(crate) fn questions_of(
     config: &PpoConfig,
     run: &Run,
     user: &str,
     step: usize,
     questions: &[Vec<i64>],
-) -> Vec<usize> {
+) -> Vec<(usize, usize)> {
     let count = config.prompts_per_step.get();
     let mut orders: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let pick = |i: usize| {
@@ -70,18 +70,18 @@ pub(crate) fn questions_of(
             order.shuffle(&mut run.rng(&["prompts", user, &epoch.to_string()]));
             order
         });
-        order[at]
+        (i, order[at])
     };
     (step * count..(step + 1) * count).map(pick).collect()
 }
 
-pub(crate) fn seeds(config: &PpoConfig, run: &Run, user: &str, step: usize, prompt: usize) -> Vec<[u8; 32]> {
-    let (step, prompt) = (step.to_string(), prompt.to_string());
-    let seed = |n: usize| run::derive(run.seed(), &["ppo", "answer", user, &step, &prompt, &n.to_string()]);
+pub(crate) fn seeds(config: &PpoConfig, run: &Run, user: &str, turn: usize) -> Vec<[u8; 32]> {
+    let turn = turn.to_string();
+    let seed = |n: usize| run::derive(run.seed(), &["ppo", "answer", user, &turn, &n.to_string()]);
     (0..config.samples_per_prompt.get()).map(seed).collect()
 }
 
-/// A pass over a round in minibatches, each with a share of every user's answers. Answers to one prompt stay together where they can.
+/// A pass over a round in minibatches, each with a share of every user's answers. Answers of one turn stay together where they can.
 pub(crate) fn minibatches(
     config: &PpoConfig,
     run: &Run,
@@ -94,14 +94,56 @@ pub(crate) fn minibatches(
     let mut out = vec![Vec::new(); count];
     for (u, user) in users.iter().enumerate() {
         let own: Vec<usize> = (0..rollouts.len()).filter(|r| rollouts[*r].user == u).collect();
-        let mut prompts: Vec<usize> = own.iter().map(|r| rollouts[*r].prompt).collect();
-        prompts.dedup();
-        prompts.shuffle(&mut run.rng(&["minibatches", user, &steps[u].to_string(), &epoch.to_string()]));
+        let mut turns: Vec<usize> = own.iter().map(|r| rollouts[*r].turn).collect();
+        turns.dedup();
+        turns.shuffle(&mut run.rng(&["minibatches", user, &steps[u].to_string(), &epoch.to_string()]));
         let order: Vec<usize> =
-            prompts.iter().flat_map(|p| own.iter().copied().filter(|r| rollouts[*r].prompt == *p)).collect();
+            turns.iter().flat_map(|t| own.iter().copied().filter(|r| rollouts[*r].turn == *t)).collect();
         for (i, row) in order.iter().enumerate() {
             out[i * count / order.len()].push(*row);
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lm::TokenRow;
+
+    #[test]
+    fn every_answer_is_in_one_minibatch_also_where_a_prompt_comes_twice() {
+        let config: PpoConfig = toml::from_str(include_str!("../../../configs/ppo/per-user.toml")).unwrap();
+        let config =
+            PpoConfig { prompts_per_step: 4.try_into().unwrap(), minibatches: 3.try_into().unwrap(), ..config };
+        let dir = tempfile::tempdir().unwrap();
+        let identity = run::Identity::new("ppo", 1, serde_json::json!({}), 3);
+        let run = Run::begin(&dir.path().join("ppo"), identity).unwrap();
+        let (users, questions) = (["ann".to_owned(), "bob".to_owned()], vec![vec![1i64]; 3]);
+        let mut rollouts = Vec::new();
+        for (user, name) in users.iter().enumerate() {
+            for (turn, prompt) in questions_of(&config, &run, name, 1, &questions) {
+                assert_eq!(seeds(&config, &run, name, turn).len(), 2);
+                let row = TokenRow { ids: vec![1, 2], answer_start: 1 };
+                let one =
+                    Rollout { user, prompt, turn, row, sampled: 1, finished: true, text: String::new(), logp: vec![] };
+                rollouts.extend([one.clone(), one]);
+            }
+        }
+        let twice = (0..3).any(|p| rollouts.iter().filter(|r| r.user == 0 && r.prompt == p).count() == 4);
+        assert!(twice, "four turns over three prompts");
+        for epoch in 0..3 {
+            let batches = minibatches(&config, &run, &users, &[1, 1], &rollouts, epoch);
+            let mut all = batches.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..16).collect::<Vec<_>>());
+            assert!(batches.iter().all(|b| b.len() == 4 || b.len() == 6), "{batches:?}");
+        }
+        // Whole passes: the three prompts of the second are all there.
+        let mut second: Vec<usize> =
+            (0..3).flat_map(|s| questions_of(&config, &run, "ann", s, &questions)).map(|q| q.1).collect();
+        second = second[3..6].to_vec();
+        second.sort_unstable();
+        assert_eq!(second, [0, 1, 2]);
+    }
 }

@@ -41,7 +41,13 @@ pub(crate) fn calibrate(
         let some = first..(first + together).min(questions.len());
         let ask = |prompt: usize| {
             let seed = |n: usize| run::derive(run.seed(), &["ppo", "scale", &prompt.to_string(), &n.to_string()]);
-            Ask { user: 0, prompt, ids: questions[prompt].clone(), seeds: (0..copies).map(seed).collect() }
+            Ask {
+                user: 0,
+                prompt,
+                turn: prompt,
+                ids: questions[prompt].clone(),
+                seeds: (0..copies).map(seed).collect(),
+            }
         };
         let asks: Vec<Ask> = some.clone().map(ask).collect();
         let rollouts = roll_out(lm, tokenizer, None, &asks, sampling, config.rollout_rows.get())?;
@@ -182,7 +188,7 @@ mod tests {
     fn rollout(user: usize, sampled: usize, finished: bool) -> Rollout {
         let tokens = sampled + usize::from(!finished); // the stop token is always there, and was sampled if it is finished
         let row = TokenRow { ids: vec![0; 3 + tokens], answer_start: 3 };
-        Rollout { user, prompt: 0, row, sampled, finished, text: String::new(), logp: vec![0.0; sampled] }
+        Rollout { user, prompt: 0, turn: 0, row, sampled, finished, text: String::new(), logp: vec![0.0; sampled] }
     }
 
     #[test]

@@ -11,8 +11,10 @@ use crate::Result;
 pub struct Rollout {
     /// Index of the user.
     pub user: usize,
-    /// Index of the prompt; answers of one user to one prompt stand together.
+    /// Index of the prompt.
     pub prompt: usize,
+    /// Which of the user's asks it answers; answers to one stand together.
+    pub turn: usize,
     /// Prompt and answer, always ending with the stop token, as rewards were learnt.
     pub row: TokenRow,
     /// How many of the answer's tokens were sampled: one less than the row's if the stop token was not.
@@ -32,6 +34,8 @@ pub struct Ask {
     pub user: usize,
     /// Index of the prompt.
     pub prompt: usize,
+    /// Counts the user's asks: a prompt that comes twice in a round is another turn.
+    pub turn: usize,
     /// Its tokens.
     pub ids: Vec<i64>,
     /// One for each answer.
@@ -68,6 +72,7 @@ pub fn roll_out(
             out.push(Rollout {
                 user: ask.user,
                 prompt: ask.prompt,
+                turn: ask.turn,
                 row: TokenRow { ids, answer_start: ask.ids.len() },
                 sampled: sample.ids.len() + usize::from(matches!(sample.stop, Stop::Token(_))),
                 finished: sample.finished(),
