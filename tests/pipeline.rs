@@ -88,6 +88,42 @@ fn adapter_and_merged_model_score_alike_and_unlike_the_base() {
 }
 
 #[test]
+fn policies_are_judged_by_the_truth_and_by_reward_models_outside_of_a_pipeline() {
+    let workspace = Workspace::new().with_sft();
+    workspace.run(&["--until", "evaluate"]).assert().success();
+    let folder = workspace.path("checkpoints/tiny");
+    fs_err::write(workspace.path("held.toml"), "prompts = [\"what is 11?\", \"what is 12?\", \"what is 13?\"]")
+        .unwrap();
+    let eval = |out: &str, judge: [&str; 2], more: &[&str]| {
+        let mut command = program();
+        command.args(["policy", "eval", "--dtype", "float32", "--threads", "1", "--max-new-tokens", "8", judge[0]]);
+        command.arg(folder.join(judge[1])).args(more).arg("--model").arg(folder.join("sft"));
+        command.arg("--policies").arg(folder.join("dpo")).arg("--prompts").arg(workspace.path("held.toml"));
+        command.arg("--out").arg(workspace.path(out)).output().unwrap()
+    };
+    let report = |out: &str| -> Value { run::read_json(&workspace.path(out).join("report.json")).unwrap() };
+    let neutral = workspace.path("held.toml").display().to_string();
+    let against = folder.join("dpo/policies.safetensors").display().to_string();
+    let more = ["--neutral", &neutral, "--against", &against];
+    let by_truth = eval("truth", ["--truth", "simulate/truth.json"], &more);
+    assert!(by_truth.status.success(), "{}", stderr(&by_truth));
+    let said = report("truth");
+    let first = said["matrix"].as_object().unwrap().keys().next().unwrap().clone();
+    // The model for everybody is the first user's own here: as good as itself.
+    assert!((said["users"][&first]["against"]["mean"].as_f64().unwrap() - 0.5).abs() < 0.2, "{said}");
+    assert!(said["users"]["ann"]["drift"]["kl"].is_f64() && said["judged"] == "truth");
+    let by_reward = eval("reward", ["--reward", "reward/reward.safetensors"], &[]);
+    assert!(by_reward.status.success(), "{}", stderr(&by_reward));
+    let other = report("reward");
+    // The same answers under another judge.
+    assert_eq!(other["users"]["ann"]["kl"], said["users"]["ann"]["kl"]);
+    assert!(other["judged"] == "reward" && other["matrix"] != said["matrix"]);
+    let again = eval("truth", ["--truth", "simulate/truth.json"], &[]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(stderr(&again).contains("expected a new folder"));
+}
+
+#[test]
 fn a_users_model_talks_alone_and_beside_the_base() {
     let workspace = Workspace::new();
     workspace.run(&["--until", "dpo"]).assert().success();

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::data_command::DataCommand;
 use crate::lab_command::LabCommand;
+use crate::policy_command::PolicyCommand;
 use crate::reward_command::RewardCommand;
 use crate::{adapt, ask, chat, doctor, execute, runner, score};
 
@@ -29,6 +30,9 @@ enum Command {
     /// Judge a saved reward model
     #[command(subcommand)]
     Reward(RewardCommand),
+    /// Judge trained policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Serve a new user from a few votes, by a model with reward features
     Adapt(adapt::AdaptArgs),
     /// Ask somebody for the votes that would tell most about them
@@ -111,6 +115,7 @@ impl Cli {
             Command::Run(args) => runner::run(&args),
             Command::Data(command) => command.execute(),
             Command::Reward(command) => command.execute(),
+            Command::Policy(command) => command.execute(),
             Command::Adapt(args) => adapt::run(&args),
             Command::Ask(args) => ask::run(&args),
             Command::Chat(args) => chat::run(&args),

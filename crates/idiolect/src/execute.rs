@@ -45,8 +45,8 @@ impl Stage {
                 let truth: study::Truth = run::read_json(&inputs["simulate"].join("truth.json"))?;
                 let rollouts = inputs["policies"].join("rollouts.parquet");
                 let rollouts = rollouts.exists().then_some(rollouts.as_path());
-                let (bank, users) = (&policies.bank, &policies.users);
-                let report = study::evaluate(config, &lm, &tokenizer, bank, users, &truth, rollouts, run)?;
+                let own = study::Own { bank: &policies.bank, users: &policies.users };
+                let report = study::evaluate(config, &lm, &tokenizer, own, &truth, rollouts, run)?;
                 Ok((json!(report), report.markdown()))
             }
             Self::Export(config) => {

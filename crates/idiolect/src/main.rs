@@ -22,6 +22,7 @@ mod lab_rfm;
 mod methods;
 mod pairs_stage;
 mod pipeline;
+mod policy_command;
 mod ppo_stage;
 mod problem;
 mod rank;

@@ -40,24 +40,50 @@ pub enum EvaluationSplit {
     HeldOut,
 }
 
-/// Writes `report.json`, `report.md`, `matrix.svg` and `answers.parquet` into the run's folder; with the answers that training sampled
+/// What every user thinks of the answers to each prompt: `[user][prompt][answer]`.
+pub type Rates = Vec<Vec<Vec<f64>>>;
+
+/// Rates answers, `[prompt][answer]`, for every user: a truth, or a reward model.
+pub type Judge<'a> = dyn FnMut(&[Vec<Message>], &[Vec<Answer>]) -> Result<Rates> + 'a;
+
+/// What is asked.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// What the prompts are called.
+    pub split: &'a str,
+    /// Conversations up to where the model is to speak.
+    pub prompts: &'a [Vec<Message>],
+    /// Prompts on which no taste is asked for.
+    pub neutral: Option<&'a [Vec<Message>]>,
+    /// What the judge's numbers are called: `truth`, `reward`.
+    pub judged: &'a str,
+}
+
+/// Policies, one a user.
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a> {
+    /// Their factors.
+    pub bank: &'a Bank,
+    /// Their users.
+    pub users: &'a [String],
+}
+
+/// Judges policies by the known truth of simulated raters. Writes what [`evaluate_by`] writes; with the answers that training sampled
 /// (`rollouts`), also [`curve()`].
 pub fn evaluate(
     config: &EvaluateConfig,
     lm: &Lm,
     tokenizer: &Tokenizer,
-    bank: &Bank,
-    users: &[String],
+    own: Own,
     truth: &Truth,
     rollouts: Option<&Path>,
     run: &mut Run,
 ) -> Result<Report> {
-    let EvaluateConfig { split, sampling, kl_samples_per_prompt, neutral } = config;
-    let (split, list) = match split {
+    let (split, list) = match config.split {
         EvaluationSplit::Dev => ("dev", &truth.prompts.dev),
         EvaluationSplit::HeldOut => ("held_out", &truth.prompts.held_out),
     };
-    if let Some(user) = users.iter().find(|u| !truth.raters.contains_key(*u)) {
+    if let Some(user) = own.users.iter().find(|u| !truth.raters.contains_key(*u)) {
         return Err(Error::Invalid {
             place: "evaluate".into(),
             expected: "users whose truth is known".into(),
@@ -65,27 +91,61 @@ pub fn evaluate(
             hint: "this stage is for simulated raters".into(),
         });
     }
-    let prompts: Vec<Vec<Message>> = list.iter().map(|p| Prompts::conversation(truth.system.as_deref(), p)).collect();
+    let system = truth.system.as_deref();
+    let prompts: Vec<Vec<Message>> = list.iter().map(|p| Prompts::conversation(system, p)).collect();
+    let neutral = config.neutral.as_deref().map(|file| neutral_prompts(file, system)).transpose()?;
+    let asked = Asked { split, prompts: &prompts, neutral: neutral.as_deref(), judged: "truth" };
+    let mut judge = |_: &[Vec<Message>], answers: &[Vec<Answer>]| {
+        let think = |user: &String, a: &Answer| truth.of(user, &a.text).unwrap_or_default();
+        let of_user = |u: &String| answers.iter().map(|list| list.iter().map(|a| think(u, a)).collect()).collect();
+        Ok(own.users.iter().map(of_user).collect())
+    };
+    let (report, base) = evaluate_by(config, lm, tokenizer, own, &asked, None, &mut judge, run)?;
+    if let Some(rollouts) = rollouts {
+        let scale: BTreeMap<String, Vec<f64>> =
+            own.users.iter().cloned().zip(base.iter().map(|r| r.concat())).collect();
+        curve(rollouts, truth, &scale, run)?;
+    }
+    Ok(report)
+}
+
+/// Samples the base and every user's model, lets `judge` rate all answers for all users, and compares. `against` is a model for everybody (user 0 of
+/// its bank) that every user's own is compared with beside the base. Writes `report.json`, `report.md`, `matrix.svg` and `answers.parquet` into
+/// the run's folder; gives the report and the rates of the base's answers.
+pub fn evaluate_by(
+    config: &EvaluateConfig,
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    Own { bank, users }: Own,
+    asked: &Asked,
+    against: Option<&Bank>,
+    judge: &mut Judge,
+    run: &mut Run,
+) -> Result<(Report, Rates)> {
+    let EvaluateConfig { split: _, sampling, kl_samples_per_prompt, neutral: _ } = config;
+    let Asked { prompts, neutral, .. } = *asked;
     let copies = sampling.samples_per_prompt.get();
-    let base = sample(lm, tokenizer, None, &prompts, copies, sampling, "base", run)?;
+    let base = sample(lm, tokenizer, None, prompts, copies, sampling, "base", run)?;
     let mut own = Vec::new();
     for (u, user) in users.iter().enumerate() {
-        own.push(sample(lm, tokenizer, Some((bank, u)), &prompts, copies, sampling, &format!("model of {user}"), run)?);
+        own.push(sample(lm, tokenizer, Some((bank, u)), prompts, copies, sampling, &format!("model of {user}"), run)?);
     }
+    let for_all = match against {
+        Some(bank) => Some(sample(lm, tokenizer, Some((bank, 0)), prompts, copies, sampling, "model for all", run)?),
+        None => None,
+    };
+    let by_base = judge(prompts, &base)?;
+    let by_own = own.iter().map(|answers| judge(prompts, answers)).collect::<Result<Vec<Rates>>>()?;
+    let by_all = for_all.as_ref().map(|answers| judge(prompts, answers)).transpose()?;
+    let base_tokens = answer_tokens(tokenizer, &base)?;
 
-    let neutral = neutral.as_deref().map(|file| neutral_prompts(file, truth.system.as_deref())).transpose()?;
-    let tokens_of = |answers: &[Vec<Answer>]| answer_tokens(tokenizer, answers);
-    let base_tokens = tokens_of(&base)?;
-
-    // (wins, comparisons) of each prompt, by the truth of `judge`.
-    let by_prompt = |judge: &str, model: &[Vec<Answer>]| -> Vec<(f64, usize)> {
-        let think = |answers: &[Answer]| -> Vec<f64> {
-            answers.iter().map(|a| truth.of(judge, &a.text).unwrap_or_default()).collect()
-        };
-        model.iter().zip(&base).map(|(ours, theirs)| win_rate(&think(ours), &think(theirs))).collect()
+    // (wins, comparisons) of each prompt.
+    let by_prompt = |ours: &[Vec<f64>], theirs: &[Vec<f64>]| -> Vec<(f64, usize)> {
+        ours.iter().zip(theirs).map(|(ours, theirs)| win_rate(ours, theirs)).collect()
     };
     let mut report = Report {
-        split: split.into(),
+        split: asked.split.into(),
+        judged: asked.judged.into(),
         prompts: prompts.len(),
         samples_per_prompt: copies,
         users: BTreeMap::new(),
@@ -94,25 +154,31 @@ pub fn evaluate(
         rows_own_best: 0,
     };
     for (u, user) in users.iter().enumerate() {
-        let rate = |model: &[Vec<Answer>]| {
-            let (wins, all) = by_prompt(user, model).into_iter().fold((0.0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        let rate = |model: &Rates| {
+            let (wins, all) =
+                by_prompt(&model[u], &by_base[u]).into_iter().fold((0.0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
             wins / all as f64
         };
-        let row: BTreeMap<String, f64> = users.iter().cloned().zip(own.iter().map(|m| rate(m))).collect();
+        let row: BTreeMap<String, f64> = users.iter().cloned().zip(by_own.iter().map(rate)).collect();
         let own_is_best = row.values().all(|v| *v <= row[user]);
         report.rows_own_best += usize::from(own_is_best);
         report.matrix.insert(user.clone(), row);
-        let interval = clustered_mean(&by_prompt(user, &own[u]), &mut run.rng(&["bootstrap", user]))
-            .expect("every prompt has comparisons");
-        let (kl, kl_per_token) = divergence(lm, tokenizer, bank, u, &prompts, &own[u], *kl_samples_per_prompt, user)?;
-        let contests = contests(truth, user, (&own[u], &tokens_of(&own[u])?), (&base, &base_tokens));
+        let won = |theirs: &Rates, path: &[&str]| {
+            clustered_mean(&by_prompt(&by_own[u][u], &theirs[u]), &mut run.rng(path))
+                .expect("every prompt has comparisons")
+        };
+        let interval = won(&by_base, &["bootstrap", user]);
+        let against = by_all.as_ref().map(|theirs| won(theirs, &["bootstrap", "for all", user]));
+        let (kl, kl_per_token) = divergence(lm, tokenizer, bank, u, prompts, &own[u], *kl_samples_per_prompt, user)?;
+        let own_tokens = answer_tokens(tokenizer, &own[u])?;
+        let contests = contests((&by_own[u][u], &own_tokens), (&by_base[u], &base_tokens));
         let same_length = |drawn: &[usize]| {
             length_controlled(&drawn.iter().flat_map(|p| contests[*p].iter().copied()).collect::<Vec<_>>())
         };
         let controlled =
             clustered(contests.len(), LENGTH_RESAMPLES, &mut run.rng(&["bootstrap", "length", user]), same_length)
                 .expect("every prompt has comparisons");
-        let drift = match &neutral {
+        let drift = match neutral {
             None => None,
             Some(prompts) => {
                 let label = format!("{user} on neutral prompts");
@@ -132,6 +198,7 @@ pub fn evaluate(
                 length_controlled: controlled.mean,
                 length_controlled_low: controlled.low,
                 length_controlled_high: controlled.high,
+                against,
                 kl,
                 kl_per_token,
                 drift,
@@ -140,18 +207,11 @@ pub fn evaluate(
             },
         );
     }
-    write_answers(run, list, users, &base, &own, truth)?;
-    if let Some(rollouts) = rollouts {
-        let think = |user: &String| -> Vec<f64> {
-            base.iter().flatten().map(|a| truth.of(user, &a.text).unwrap_or_default()).collect()
-        };
-        let scale: BTreeMap<String, Vec<f64>> = truth.raters.keys().map(|u| (u.clone(), think(u))).collect();
-        curve(rollouts, truth, &scale, run)?;
-    }
+    write_answers(run, asked, users, (&base, &by_base), own.iter().zip(&by_own))?;
     run::write_json(&run.path("report.json"), &report)?;
     run::write_atomic(&run.path("report.md"), report.markdown().as_bytes())?;
     run::write_atomic(&run.path("matrix.svg"), report.svg().as_bytes())?;
-    Ok(report)
+    Ok((report, by_base))
 }
 
 /// Draws for the interval of a length-controlled win rate: each is a regression.
@@ -183,23 +243,22 @@ fn answer_tokens(tokenizer: &Tokenizer, answers: &[Vec<Answer>]) -> Result<Vec<V
     answers.iter().map(|list| list.iter().map(length).collect()).collect()
 }
 
-/// Answers with their lengths in tokens.
-type Measured<'a> = (&'a [Vec<Answer>], &'a [Vec<usize>]);
+/// What a user thinks of answers, and their lengths in tokens.
+type Measured<'a> = (&'a [Vec<f64>], &'a [Vec<usize>]);
 
-/// Every answer of a model against every one of the base, prompt by prompt, by the truth of `judge`.
-fn contests(truth: &Truth, judge: &str, ours: Measured, theirs: Measured) -> Vec<Vec<Contest>> {
-    let think = |a: &Answer| truth.of(judge, &a.text).unwrap_or_default();
+/// Every answer of a model against every one of the base, prompt by prompt.
+fn contests(ours: Measured, theirs: Measured) -> Vec<Vec<Contest>> {
+    let rated = |(rates, tokens): Measured, p: usize| -> Vec<(f64, f64)> {
+        rates[p].iter().zip(&tokens[p]).map(|(rate, n)| (*rate, *n as f64)).collect()
+    };
+    let pair = |a: (f64, f64), b: (f64, f64)| {
+        let win = if a.0 > b.0 { 1.0 } else { f64::from(u8::from(a.0 == b.0)) / 2.0 };
+        (win, a.1 - b.1)
+    };
     (0..ours.0.len())
         .map(|p| {
-            let rated = |(answers, tokens): Measured| -> Vec<(f64, f64)> {
-                answers[p].iter().zip(&tokens[p]).map(|(a, n)| (think(a), *n as f64)).collect()
-            };
-            let (ours, theirs) = (rated(ours), rated(theirs));
-            let pair = |(a, b): ((f64, f64), (f64, f64))| {
-                let win = if a.0 > b.0 { 1.0 } else { f64::from(u8::from(a.0 == b.0)) / 2.0 };
-                (win, a.1 - b.1)
-            };
-            ours.iter().flat_map(|a| theirs.iter().map(move |b| pair((*a, *b)))).collect()
+            let (ours, theirs) = (rated(ours, p), rated(theirs, p));
+            ours.iter().flat_map(|a| theirs.iter().map(move |b| pair(*a, *b))).collect()
         })
         .collect()
 }
@@ -252,39 +311,37 @@ fn divergence(
     Ok((sum / count.max(1) as f64, sum / tokens.max(1) as f64))
 }
 
-fn write_answers(
+/// A model's answers with what every user thinks of them.
+type Rated<'a> = (&'a Vec<Vec<Answer>>, &'a Rates);
+
+fn write_answers<'a>(
     run: &Run,
-    prompts: &[String],
+    asked: &Asked,
     users: &[String],
-    base: &[Vec<Answer>],
-    own: &[Vec<Vec<Answer>>],
-    truth: &Truth,
+    base: Rated<'a>,
+    own: impl Iterator<Item = Rated<'a>>,
 ) -> Result<()> {
     let (mut model, mut prompt, mut text, mut finished) = (vec![], vec![], vec![], vec![]);
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); users.len()];
     let names = std::iter::once("(base)").chain(users.iter().map(String::as_str));
-    for (name, answers) in names.zip(std::iter::once(base).chain(own.iter().map(Vec::as_slice))) {
-        for (p, list) in prompts.iter().zip(answers) {
+    for (name, (answers, rated)) in names.zip(std::iter::once(base).chain(own)) {
+        for (p, list) in asked.prompts.iter().zip(answers) {
             for answer in list {
                 model.push(name.to_owned());
-                prompt.push(p.clone());
+                prompt.push(p.last().map_or_else(String::new, |m| m.content.clone()));
                 text.push(answer.text.clone());
                 finished.push(answer.finished);
             }
         }
+        rates.iter_mut().zip(rated).for_each(|(all, own)| all.extend(own.iter().flatten()));
     }
-    let truths: Vec<(String, Column)> = users
-        .iter()
-        .map(|user| {
-            let values = text.iter().map(|t| truth.of(user, t).unwrap_or_default()).collect();
-            (format!("truth/{user}"), Column::Real(values))
-        })
-        .collect();
+    let names: Vec<String> = users.iter().map(|user| format!("{}/{user}", asked.judged)).collect();
     let mut columns = vec![
         ("model", Column::Text(model)),
         ("prompt", Column::Text(prompt)),
         ("answer", Column::Text(text)),
         ("finished", Column::Boolean(finished)),
     ];
-    columns.extend(truths.iter().map(|(name, column)| (name.as_str(), column.clone())));
+    columns.extend(names.iter().map(String::as_str).zip(rates.into_iter().map(Column::Real)));
     Ok(write_table(&run.path("answers.parquet"), &columns)?)
 }

@@ -13,7 +13,7 @@ mod simulate;
 
 pub use curve::{CurvePoint, curve};
 pub use error::{Error, Result};
-pub use evaluate::{EvaluateConfig, EvaluationSplit, evaluate};
+pub use evaluate::{Asked, EvaluateConfig, EvaluationSplit, Judge, Own, Rates, evaluate, evaluate_by};
 pub use report::{Drift, ModelReport, Report, UserReport};
 pub use sampling::{SamplingConfig, sample};
 pub use simulate::{Prompts, SimulateConfig, SimulationReport, Truth, VotesPerUser, simulate};

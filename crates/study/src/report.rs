@@ -44,6 +44,9 @@ pub struct UserReport {
     pub length_controlled_low: f64,
     /// Upper end.
     pub length_controlled_high: f64,
+    /// Share of comparisons with a model for everybody that the own model wins, if there is one, with its interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<estimate::Interval>,
     /// KL divergence from the base, in nats an answer, estimated on the model's own samples.
     pub kl: f64,
     /// The same a token.
@@ -62,6 +65,8 @@ pub struct UserReport {
 pub struct Report {
     /// Which prompts were used.
     pub split: String,
+    /// Who judged: `truth` (of simulated raters) or `reward` (models).
+    pub judged: String,
     /// How many.
     pub prompts: usize,
     /// Answers of each model to each.
@@ -80,9 +85,9 @@ impl Report {
     /// The tables as Markdown.
     pub fn markdown(&self) -> String {
         let mut out = format!(
-            "# Evaluation on {} prompts ({}), {} answers each\n\nWin rate over the base by each user's own truth, with \
+            "# Evaluation on {} prompts ({}), {} answers each\n\nWin rate over the base by each user's own {}, with \
              a 95% interval clustered by prompt.\n\n",
-            self.prompts, self.split, self.samples_per_prompt
+            self.prompts, self.split, self.samples_per_prompt, self.judged
         );
         let mut line = |cells: &[String]| _ = writeln!(out, "| {} |", cells.join(" | "));
         let header = [
@@ -126,15 +131,23 @@ impl Report {
         cells.extend(answers(&self.base));
         line(&cells);
 
+        let against = |(user, u): (&String, &UserReport)| {
+            u.against.map(|i| format!("{user} {:.3} ({:.3} to {:.3})", i.mean, i.low, i.high))
+        };
+        let against: Vec<String> = self.users.iter().filter_map(against).collect();
+        if !against.is_empty() {
+            _ = write!(out, "\nWin rate over the model for everybody: {}\n", against.join(", "));
+        }
         _ = write!(
             out,
-            "\nWin rate over the base by the row's truth of the column's model; the own model is best in {} of {} rows.\n\n",
+            "\nWin rate over the base by the row's {} of the column's model; the own model is best in {} of {} rows.\n\n",
+            self.judged,
             self.rows_own_best,
             self.matrix.len()
         );
         let mut line = |cells: &[String]| _ = writeln!(out, "| {} |", cells.join(" | "));
         let columns: Vec<String> = self.matrix.keys().cloned().collect();
-        line(&[vec!["truth of".to_owned()], columns.clone()].concat());
+        line(&[vec![format!("{} of", self.judged)], columns.clone()].concat());
         line(&vec!["---".to_owned(); columns.len() + 1]);
         for (row, values) in &self.matrix {
             let cells = values.iter().map(|(c, v)| if c == row { format!("**{v:.3}**") } else { format!("{v:.3}") });
@@ -181,7 +194,8 @@ impl Report {
         let y = height - 10;
         _ = writeln!(
             out,
-            "<text x=\"{left}\" y=\"{y}\">row: whose truth; column: whose model; win rate over the base</text>\n</svg>"
+            "<text x=\"{left}\" y=\"{y}\">row: whose {}; column: whose model; win rate over the base</text>\n</svg>",
+            self.judged
         );
         out
     }

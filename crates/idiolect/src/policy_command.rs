@@ -1,0 +1,221 @@
+//! `idiolect policy`: what trained policies are worth, by a known truth or by reward models.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use lm::{Lm, TokenRow};
+use policy::Policies;
+use reward::RewardModel;
+use run::Run;
+use serde::Deserialize;
+use study::{Asked, EvaluateConfig, EvaluationSplit, Own, Rates, SamplingConfig, Truth};
+use text::{Answer, Ending, Message, Tokenizer};
+
+use crate::cli::ComputeArgs;
+use crate::problem::problem;
+use crate::{base, table};
+
+#[derive(Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Win rates over the base and over a model for everybody, at equal length, the matrix of users, divergence, diversity, drift
+    Eval(EvalArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct EvalArgs {
+    /// The folder of a stage `dpo`, `ppo` or `sft`, with its policies.safetensors
+    #[arg(long)]
+    policies: PathBuf,
+    /// The base, a Hugging Face folder
+    #[arg(long)]
+    model: PathBuf,
+    /// Judge by simulated raters: the stage `simulate`'s truth.json
+    #[arg(long, conflicts_with = "reward", required_unless_present = "reward")]
+    truth: Option<PathBuf>,
+    /// Judge by each user's own reward model: a reward.safetensors
+    #[arg(long)]
+    reward: Option<PathBuf>,
+    /// A TOML file with a list `prompts`
+    #[arg(long)]
+    prompts: PathBuf,
+    /// The same for prompts on which no taste is asked for: drift
+    #[arg(long)]
+    neutral: Option<PathBuf>,
+    /// A policies.safetensors whose first model is everybody's: compared with beside the base
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// A system instruction in front of every prompt
+    #[arg(long)]
+    system: Option<String>,
+    /// A new folder for report.json, report.md, matrix.svg, answers.parquet; a run that was stopped goes on
+    #[arg(long)]
+    out: PathBuf,
+    #[arg(long, default_value_t = 8.try_into().expect("not zero"))]
+    samples_per_prompt: std::num::NonZero<usize>,
+    /// Of a model's answers to each prompt, so many are scored for its divergence
+    #[arg(long, default_value_t = 2)]
+    kl_samples_per_prompt: usize,
+    #[arg(long, default_value_t = 128.try_into().expect("not zero"))]
+    max_new_tokens: std::num::NonZero<usize>,
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+    /// Answers that are decoded together
+    #[arg(long, default_value_t = 64.try_into().expect("not zero"))]
+    batch_rows: std::num::NonZero<usize>,
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl PolicyCommand {
+    pub(crate) fn execute(self) -> Result<()> {
+        match self {
+            Self::Eval(args) => eval(&args),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    prompts: Vec<String>,
+}
+
+/// The list `prompts` of a file, as conversations.
+fn read_prompts(path: &PathBuf, system: Option<&str>) -> Result<Vec<Vec<Message>>> {
+    let wrong = |found: String| {
+        let message = format!("{}: expected a list `prompts` of at least one prompt, found {found}", path.display());
+        problem(message, "datasets/everyday/neutral.toml is an example")
+    };
+    let List { prompts } = toml::from_str(&fs_err::read_to_string(path)?).map_err(|e| wrong(e.to_string()))?;
+    if prompts.is_empty() {
+        return Err(wrong("none".into()));
+    }
+    Ok(prompts.iter().map(|p| study::Prompts::conversation(system, p)).collect())
+}
+
+fn eval(args: &EvalArgs) -> Result<()> {
+    if args.out.exists() {
+        let message = format!("{}: expected a new folder, found one that exists", args.out.display());
+        return Err(problem(message, "name another folder"));
+    }
+    if !(args.temperature > 0.0 && args.temperature.is_finite()) {
+        let message = format!("--temperature: expected a positive number, found {}", args.temperature);
+        return Err(problem(message, "leave it out for 1"));
+    }
+    let compute = args.compute.resolve()?;
+    let system = args.system.as_deref();
+    let prompts = read_prompts(&args.prompts, system)?;
+    let neutral = args.neutral.as_ref().map(|path| read_prompts(path, system)).transpose()?;
+    let (lm, tokenizer) = base::load(&args.model, &compute)?;
+    let file = args.policies.join("policies.safetensors");
+    let policies = Policies::read(&file, &lm)?;
+    let against = args.against.as_ref().map(|path| Policies::read(path, &lm)).transpose()?;
+    let truth: Option<Truth> = args.truth.as_ref().map(|path| run::read_json(path)).transpose()?;
+    let model = args.reward.as_ref().map(|path| RewardModel::read(path, &lm)).transpose()?;
+    let users = &policies.users;
+    let judges: Vec<usize> =
+        users.iter().map(|user| known(user, truth.as_ref(), model.as_ref())).collect::<Result<_>>()?;
+
+    // Files decide the result: a folder of another run does not go on.
+    let config = serde_json::json!({"prompts": args.prompts, "samples": args.samples_per_prompt, "kl": args.kl_samples_per_prompt,
+        "tokens": args.max_new_tokens, "temperature": args.temperature, "rows": args.batch_rows, "system": args.system});
+    let mut identity = run::Identity::new("policy-eval", 1, config, args.seed);
+    let weights = [
+        Some(&file),
+        Some(&args.prompts),
+        args.neutral.as_ref(),
+        args.against.as_ref(),
+        args.truth.as_ref(),
+        args.reward.as_ref(),
+    ];
+    for path in weights.into_iter().flatten() {
+        identity.inputs.insert(path.display().to_string(), run::hash_file(path)?);
+    }
+    identity.environment = compute.environment();
+    let mut run = Run::begin(&args.out, identity)?;
+
+    let how = EvaluateConfig {
+        split: EvaluationSplit::HeldOut, // the prompts are given
+        sampling: SamplingConfig {
+            samples_per_prompt: args.samples_per_prompt,
+            max_new_tokens: args.max_new_tokens,
+            temperature: args.temperature,
+            batch_rows: args.batch_rows,
+        },
+        kl_samples_per_prompt: args.kl_samples_per_prompt,
+        neutral: None,
+    };
+    let name = args.prompts.display().to_string();
+    let judged = if truth.is_some() { "truth" } else { "reward" };
+    let asked = Asked { split: &name, prompts: &prompts, neutral: neutral.as_deref(), judged };
+    let mut judge = |prompts: &[Vec<Message>], answers: &[Vec<Answer>]| match (&truth, &model) {
+        (Some(truth), _) => Ok(by_truth(truth, users, answers)),
+        (None, Some(model)) => by_reward(&lm, &tokenizer, model, &judges, prompts, answers),
+        (None, None) => Ok(vec![]), // clap asks for one of them
+    };
+    let own = Own { bank: &policies.bank, users };
+    let bank = against.as_ref().map(|p| &p.bank);
+    let (report, _) = study::evaluate_by(&how, &lm, &tokenizer, own, &asked, bank, &mut judge, &mut run)?;
+    let text = report.markdown();
+    run.finish(serde_json::json!(report))?;
+    table::print(&text);
+    Ok(())
+}
+
+/// The number of a user among those of the reward model; 0 with a truth, which must know them.
+fn known(user: &String, truth: Option<&Truth>, model: Option<&RewardModel>) -> Result<usize> {
+    let stranger = |users: Vec<String>| {
+        let message = format!("user `{user}` of the policies: expected one whom the judge knows");
+        problem(message, format!("it knows {}", users.join(", ")))
+    };
+    match (truth, model) {
+        (Some(truth), _) if truth.raters.contains_key(user) => Ok(0),
+        (Some(truth), _) => Err(stranger(truth.raters.keys().cloned().collect())),
+        (None, Some(model)) => match model.users.binary_search(user) {
+            Ok(index) => Ok(index),
+            Err(_) if model.is_shared() => Ok(0),
+            Err(_) => Err(stranger(model.users.clone())),
+        },
+        (None, None) => Ok(0),
+    }
+}
+
+fn by_truth(truth: &Truth, users: &[String], answers: &[Vec<Answer>]) -> Rates {
+    let think = |user: &String, a: &Answer| truth.of(user, &a.text).unwrap_or_default();
+    let of_user = |user: &String| answers.iter().map(|list| list.iter().map(|a| think(user, a)).collect()).collect();
+    users.iter().map(of_user).collect()
+}
+
+/// Rewards of all answers for every judge; an empty answer is worse than all.
+fn by_reward(
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    model: &RewardModel,
+    judges: &[usize],
+    prompts: &[Vec<Message>],
+    answers: &[Vec<Answer>],
+) -> study::Result<Rates> {
+    let mut rows: Vec<TokenRow> = Vec::new();
+    let mut places: Vec<Vec<Option<usize>>> = Vec::new();
+    for (prompt, list) in prompts.iter().zip(answers) {
+        let mut own = Vec::new();
+        for answer in list {
+            own.push((!answer.text.is_empty()).then_some(rows.len()));
+            if !answer.text.is_empty() {
+                rows.push(tokenizer.row(prompt, &answer.text, Ending::Finished)?.into());
+            }
+        }
+        places.push(own);
+    }
+    let all: Vec<usize> = (0..rows.len()).collect();
+    let prefix = model.prefix(lm, rows, |_| ())?;
+    let rates = |user: &usize| {
+        let scores = model.score(lm, &prefix, &all, *user);
+        let rate = |place: &Option<usize>| place.map_or(f64::NEG_INFINITY, |row| f64::from(scores[row]));
+        places.iter().map(|own| own.iter().map(rate).collect()).collect()
+    };
+    Ok(judges.iter().map(rates).collect())
+}
