@@ -24,6 +24,7 @@ fn critic() -> CriticConfig {
 fn config() -> PpoConfig {
     PpoConfig {
         method: Method::Ppo(critic()),
+        whose: policy::Whose::Users,
         start: policy::Start::Base,
         lora: lm::LoraConfig { dropout: 0.0, ..lora() },
         optimizer: optimizer(2e-2),

@@ -200,3 +200,58 @@ fn any_reward_model_ranks_beside_another() {
         assert!((0..4).all(|i| of("rewards", i) <= of("rewards", beside) + 1e-6));
     }
 }
+
+#[test]
+fn policies_of_features_become_everybodys_without_training() {
+    let workspace = Workspace::new().with_ppo();
+    workspace.edit("configs/reward.toml", "variant = \"p-share-lora\"", "variant = \"rfm\"\nfeatures = 4");
+    workspace.edit("configs/ppo.toml", "steps = 7", "whose = \"features\"\nsteps = 3");
+    workspace.run(&["--until", "ppo"]).assert().success();
+    let folder = workspace.path("checkpoints/tiny");
+    let combine = |out: &str, more: &[&str]| {
+        let mut command = program();
+        command.args(["policy", "combine", "--dtype", "float32", "--threads", "1"]).args(more);
+        command.arg("--basis").arg(folder.join("ppo")).arg("--reward").arg(folder.join("reward"));
+        command.arg("--model").arg(folder.join("import")).arg("--out").arg(workspace.path(out));
+        command.output().unwrap()
+    };
+    let exact = combine("exact", &[]);
+    assert!(exact.status.success(), "{}", stderr(&exact));
+    let weights: std::collections::BTreeMap<String, Vec<f64>> =
+        run::read_json(&workspace.path("exact/weights.json")).unwrap();
+    assert!(weights.values().all(|w| (w.iter().map(|c| c * c).sum::<f64>() - 1.0).abs() < 1e-9), "{weights:?}");
+
+    let compute = lm::Compute::new("cpu", "float32", Some(1)).unwrap();
+    let lm = lm::Lm::load(&folder.join("import"), &compute).unwrap();
+    let read = |folder: &std::path::Path| policy::Policies::read(&folder.join("policies.safetensors"), &lm).unwrap();
+    let updates = |policies: &policy::Policies, user: usize| -> Vec<lm::Tensor> {
+        let scale = policies.bank.config().lora.scale();
+        policies.bank.of_user(user).iter().map(|f| f.up.matmul(&f.down) * scale).collect()
+    };
+    let far = |a: &[lm::Tensor], b: &[lm::Tensor]| {
+        a.iter().zip(b).map(|(a, b)| (a - b).abs().max().double_value(&[])).fold(0.0, f64::max)
+    };
+    let (basis, whole) = (read(&folder.join("ppo")), read(&workspace.path("exact")));
+    assert_eq!(basis.users, ["feature 1", "feature 2"], "as many features as users at most");
+    for (u, user) in whole.users.iter().enumerate() {
+        let mut want: Vec<lm::Tensor> = updates(&basis, 0).into_iter().map(|t| t * weights[user][0]).collect();
+        want.iter_mut().zip(updates(&basis, 1)).for_each(|(sum, t)| *sum += t * weights[user][1]);
+        assert!(want.iter().map(|t| t.abs().max().double_value(&[])).fold(0.0, f64::max) > 1e-4, "nothing was learnt");
+        assert!(far(&updates(&whole, u), &want) < 1e-6, "{user}");
+        // All of its rank is all of it; less is less.
+        assert!(combine(&format!("four {u}"), &["--rank", "4", "--user", user]).status.success());
+        assert!(combine(&format!("one {u}"), &["--rank", "1", "--user", user]).status.success());
+        let [four, one] = ["four", "one"].map(|n| far(&updates(&read(&workspace.path(&format!("{n} {u}"))), 0), &want));
+        assert!(four < 1e-5 && one > 10.0 * four, "{four} {one}");
+    }
+    // Read, judged and talked to like any other.
+    fs_err::write(workspace.path("held.toml"), "prompts = [\"what is 11?\", \"what is 12?\"]").unwrap();
+    let mut eval = program();
+    eval.args(["policy", "eval", "--dtype", "float32", "--threads", "1", "--max-new-tokens", "6", "--truth"]);
+    eval.arg(folder.join("simulate/truth.json")).arg("--model").arg(folder.join("import"));
+    eval.arg("--policies").arg(workspace.path("exact")).arg("--prompts").arg(workspace.path("held.toml"));
+    eval.arg("--out").arg(workspace.path("eval")).assert().success();
+    let stranger = combine("stranger", &["--user", "eve"]);
+    assert_eq!(stranger.status.code(), Some(2));
+    assert!(stderr(&stranger).contains("a taste of `eve`") && !workspace.path("stranger").exists());
+}

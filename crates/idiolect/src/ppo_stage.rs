@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::base;
 use crate::pairs_stage::training_prompts;
+use crate::problem::problem;
 use crate::stages::Inputs;
 
 pub(crate) fn execute(
@@ -25,14 +26,24 @@ pub(crate) fn execute(
     let people = people.exists().then(|| People::read(&people)).transpose()?;
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
     let prompts = training_prompts(&votes);
-    let users = model.users.clone();
+    let users = match (config.whose, model.head.features.as_ref()) {
+        (policy::Whose::Users, _) => model.users.clone(),
+        (policy::Whose::Features, Some(features)) => (1..=features.size()[0]).map(feature_name).collect(),
+        (policy::Whose::Features, None) => {
+            let message = "ppo, `whose`: expected a reward model with reward features, found one without";
+            return Err(problem(message, "fit it with `variant = \"rfm\"`, or leave `whose` out"));
+        }
+    };
     let start = match config.start {
         policy::Start::Base => None,
         policy::Start::Sft => Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?),
     };
     let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64;
     let errors = Errors::of(config.reward.caution, &model, people.as_ref(), decided / users.len() as f64)?;
-    let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| scores(&lm, &model, &errors, prefix, asked);
+    let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| match config.whose {
+        policy::Whose::Users => scores(&lm, &model, &errors, prefix, asked),
+        policy::Whose::Features => features(&lm, &model, prefix, asked),
+    };
     let (policies, report) = policy::train_ppo(config, &lm, &tokenizer, &prompts, &users, start, &mut rewards, run)?;
     policies.write(&run.path("policies.safetensors"))?;
     run::write_json(&run.path("report.json"), &report)?;
@@ -54,6 +65,19 @@ pub(crate) fn execute(
         text += &format!("\nquarantined: {user}: {why}");
     }
     Ok((json!(report), text))
+}
+
+/// What a reward feature, counted from 1, is called among policies.
+pub(crate) fn feature_name(number: i64) -> String {
+    format!("feature {number}")
+}
+
+/// Reward features of (row, feature); nobody's votes stand behind them, and no error.
+fn features(lm: &Lm, model: &RewardModel, prefix: &Prefix, asked: &[(usize, usize)]) -> lm::Result<Vec<(f32, f32)>> {
+    let prefix = prefix.moved(lm, model.bank.first_block()..model.depth)?;
+    let all: Vec<usize> = (0..prefix.rows().len()).collect();
+    let features = model.features(lm, &prefix, &all).expect("a head with features");
+    Ok(asked.iter().map(|(row, feature)| (features[*row][*feature], 0.0)).collect())
 }
 
 /// Where a reward's standard error comes from.

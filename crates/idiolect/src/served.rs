@@ -29,6 +29,12 @@ pub(crate) struct ServedArgs {
     pub(crate) compute: ComputeArgs,
 }
 
+impl ServedArgs {
+    pub(crate) fn new(model: &Path, base: &Path, compute: &ComputeArgs) -> Self {
+        Self { model: model.to_owned(), base: base.to_owned(), max_row_tokens: 2048, compute: compute.clone() }
+    }
+}
+
 /// The model with its base and people.
 pub(crate) struct Served {
     pub(crate) lm: lm::Lm,

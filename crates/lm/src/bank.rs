@@ -392,21 +392,30 @@ impl Bank {
     /// A bank of one user from explicit factors: an adapter read from a file. `take(path)` gives `down [r, in]` and
     /// `up [out, r]` of an adapted layer.
     pub fn single(lora: LoraConfig, lm: &Lm, mut take: impl FnMut(&str) -> Option<(Tensor, Tensor)>) -> Result<Self> {
-        let rank = lora.rank.get() as i64;
-        let config =
-            BankConfig { lora, down: Sharing::Personal, up: Sharing::Personal, middle: Middle::None, users: 1 };
+        Self::from_factors(lora, lm, 1, |path| take(path).map(|(down, up)| (down.unsqueeze(0), up.unsqueeze(0))))
+    }
+
+    /// A bank of independent factors: `take(path)` gives `down [U, r, in]` and `up [U, out, r]` of an adapted layer.
+    pub fn from_factors(
+        lora: LoraConfig,
+        lm: &Lm,
+        users: usize,
+        mut take: impl FnMut(&str) -> Option<(Tensor, Tensor)>,
+    ) -> Result<Self> {
+        let (rank, count) = (lora.rank.get() as i64, users as i64);
+        let config = BankConfig { lora, down: Sharing::Personal, up: Sharing::Personal, middle: Middle::None, users };
         Self::assemble(config, lm, |path, input, output| {
             let missing = || invalid("adapter", format!("factors of `{path}`"), "none", "write the adapter again");
             let (down, up) = take(path).ok_or_else(missing)?;
-            if down.size() != [rank, input] || up.size() != [output, rank] {
+            if down.size() != [count, rank, input] || up.size() != [count, output, rank] {
                 return Err(invalid(
                     format!("adapter, `{path}`"),
-                    format!("[{rank}, {input}] and [{output}, {rank}]"),
+                    format!("[{count}, {rank}, {input}] and [{count}, {output}, {rank}]"),
                     format!("{:?} and {:?}", down.size(), up.size()),
                     "the adapter belongs to another base",
                 ));
             }
-            Ok(Factors { down: down.unsqueeze(0), up: up.unsqueeze(0), middle: None })
+            Ok(Factors { down, up, middle: None })
         })
     }
 

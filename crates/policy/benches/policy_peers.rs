@@ -152,6 +152,7 @@ impl Bench {
         };
         let config = PpoConfig {
             method: Method::Ppo(critic),
+            whose: policy::Whose::Users,
             start: Start::Base,
             lora: lora(),
             optimizer: optimizer(),

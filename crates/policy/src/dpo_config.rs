@@ -74,7 +74,7 @@ pub struct DpoOwn {
 }
 
 /// A setting that is not there is the same as its default, also for who asks whether a stage stands.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

@@ -6,6 +6,7 @@
 //! for PPO, RLOO and GRPO: answers of every user's policy, scored by the user's reward model.
 
 mod advantages;
+mod combine;
 mod dpo;
 mod dpo_config;
 mod dpo_record;
@@ -37,7 +38,7 @@ pub use losses::{PairLogps, PairLoss, PairObjective};
 pub use model::Policies;
 pub use pairs::{Pair, PairCounts, Weighting, certainty, rank_pairs, read_pairs, vote_pairs, write_pairs};
 pub use ppo::train as train_ppo;
-pub use ppo_config::{CriticConfig, KlTerm, Method, OwnSettings, PpoConfig, RewardTerms};
+pub use ppo_config::{CriticConfig, KlTerm, Method, OwnSettings, PpoConfig, RewardTerms, Whose};
 pub use ppo_record::{PpoReport, PpoUserReport};
 pub use ppo_rewards::{Rewards, Scale};
 pub use rollouts::{Ask, Rollout, roll_out};

@@ -7,6 +7,7 @@ use lm::{Activations, AdamWConfig, LoraConfig};
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
+use crate::dpo_config::is_default;
 use crate::{Error, Guard, KlControl, KlEstimator, Result, Start};
 
 /// A PPO stage, as written in `configs/ppo/*.toml`.
@@ -15,6 +16,9 @@ use crate::{Error, Guard, KlControl, KlEstimator, Result, Start};
 pub struct PpoConfig {
     /// What an answer is compared with.
     pub method: Method,
+    /// For whom policies are trained.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub whose: Whose,
     /// Where policies start; also the reference.
     pub start: Start,
     /// Rank, scale, layers: of the policy and of the critic.
@@ -73,6 +77,17 @@ pub struct PpoConfig {
     /// What is another user's own, by user id.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub user: BTreeMap<String, OwnSettings>,
+}
+
+/// For whom policies are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Whose {
+    /// The users of the reward model.
+    #[default]
+    Users,
+    /// Its reward features, each wanted for itself: a basis from which users' policies are combined ([`crate::Policies::combined`]).
+    Features,
 }
 
 /// What an answer is compared with.
