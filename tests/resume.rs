@@ -1,5 +1,6 @@
 //! The program dies behind a checkpoint; the same command goes on and ends with the same bytes.
 
+use crate::house::copy;
 use crate::tiny::{Workspace, stderr};
 
 #[test]
@@ -142,18 +143,6 @@ fn ppo_killed_behind_every_checkpoint_ends_with_the_same_bytes_and_a_cold_optimi
     lm::write_tensors(&file, &emptied, None).unwrap();
     cold.run(&[]).assert().success();
     assert!(bytes(&cold, "ppo/policies.safetensors") != bytes(&undisturbed, "ppo/policies.safetensors"));
-}
-
-fn copy(from: &std::path::Path, to: &std::path::Path) {
-    fs_err::create_dir_all(to).unwrap();
-    for entry in fs_err::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            fs_err::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 /// Runs the program and kills it behind so many seconds; false if it was through by then.

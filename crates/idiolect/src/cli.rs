@@ -126,10 +126,7 @@ impl Cli {
                 Ok(())
             }
             Command::Import(ImportArgs { model, revision, folder }) => {
-                if folder.exists() {
-                    let message = format!("{}: expected a new folder, found one that exists", folder.display());
-                    return Err(crate::problem::problem(message, "name another folder"));
-                }
+                crate::problem::refuse_folder(&folder)?;
                 let aside = folder.with_extension("part");
                 if aside.exists() {
                     fs_err::remove_dir_all(&aside)?;

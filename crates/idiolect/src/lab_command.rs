@@ -11,7 +11,7 @@ use run::Series;
 use serde_json::json;
 
 use crate::lab_newcomers::NewcomersArgs;
-use crate::problem::problem;
+use crate::problem::{problem, refuse_folder};
 use crate::{lab_loco, lab_newcomers, lab_pessimism, lab_rfm, table};
 
 #[derive(Subcommand)]
@@ -67,10 +67,7 @@ impl LabArgs {
 
 /// A folder beside `out` to write into, which [`publish`] gives its name.
 pub(crate) fn begin(out: &Path) -> Result<PathBuf> {
-    if out.exists() {
-        let message = format!("{}: expected a new folder, found one that exists", out.display());
-        return Err(problem(message, "name another folder"));
-    }
+    refuse_folder(out)?;
     let aside = out.with_extension("part");
     if aside.exists() {
         fs_err::remove_dir_all(&aside)?;

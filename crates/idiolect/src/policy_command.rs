@@ -1,4 +1,4 @@
-//! `idiolect policy`: what trained policies are worth, by a known truth or by reward models.
+//! `idiolect policy`: what trained policies are worth, by a known truth or by reward models; and policies from those of features.
 
 use std::path::PathBuf;
 
@@ -8,13 +8,13 @@ use lm::{Lm, TokenRow};
 use policy::Policies;
 use reward::RewardModel;
 use run::Run;
-use serde::Deserialize;
 use study::{Asked, EvaluateConfig, EvaluationSplit, Own, Rates, SamplingConfig, Truth};
 use text::{Answer, Ending, Message, Tokenizer};
 
 use crate::cli::ComputeArgs;
+use crate::lab_command::{begin, publish};
 use crate::ppo_stage::feature_name;
-use crate::problem::problem;
+use crate::problem::{problem, refuse_folder};
 use crate::served::{Served, ServedArgs};
 use crate::{base, table};
 
@@ -109,38 +109,16 @@ impl PolicyCommand {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct List {
-    prompts: Vec<String>,
-}
-
-/// The list `prompts` of a file, as conversations.
-fn read_prompts(path: &PathBuf, system: Option<&str>) -> Result<Vec<Vec<Message>>> {
-    let wrong = |found: String| {
-        let message = format!("{}: expected a list `prompts` of at least one prompt, found {found}", path.display());
-        problem(message, "datasets/everyday/neutral.toml is an example")
-    };
-    let List { prompts } = toml::from_str(&fs_err::read_to_string(path)?).map_err(|e| wrong(e.to_string()))?;
-    if prompts.is_empty() {
-        return Err(wrong("none".into()));
-    }
-    Ok(prompts.iter().map(|p| study::Prompts::conversation(system, p)).collect())
-}
-
 fn eval(args: &EvalArgs) -> Result<()> {
-    if args.out.exists() {
-        let message = format!("{}: expected a new folder, found one that exists", args.out.display());
-        return Err(problem(message, "name another folder"));
-    }
+    refuse_folder(&args.out)?;
     if !(args.temperature > 0.0 && args.temperature.is_finite()) {
         let message = format!("--temperature: expected a positive number, found {}", args.temperature);
         return Err(problem(message, "leave it out for 1"));
     }
     let compute = args.compute.resolve()?;
     let system = args.system.as_deref();
-    let prompts = read_prompts(&args.prompts, system)?;
-    let neutral = args.neutral.as_ref().map(|path| read_prompts(path, system)).transpose()?;
+    let prompts = study::prompt_list(&args.prompts, system)?;
+    let neutral = args.neutral.as_ref().map(|path| study::prompt_list(path, system)).transpose()?;
     let (lm, tokenizer) = base::load(&args.model, &compute)?;
     let file = args.policies.join("policies.safetensors");
     let policies = Policies::read(&file, &lm)?;
@@ -184,7 +162,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let judged = if truth.is_some() { "truth" } else { "reward" };
     let asked = Asked { split: &name, prompts: &prompts, neutral: neutral.as_deref(), judged };
     let mut judge = |prompts: &[Vec<Message>], answers: &[Vec<Answer>]| match (&truth, &model) {
-        (Some(truth), _) => Ok(by_truth(truth, users, answers)),
+        (Some(truth), _) => Ok(truth.rates(users, answers)),
         (None, Some(model)) => by_reward(&lm, &tokenizer, model, &judges, prompts, answers),
         (None, None) => Ok(vec![]), // clap asks for one of them
     };
@@ -206,10 +184,7 @@ fn weights(taste: &[f64], deviations: &[f64], strength: f64) -> Option<Vec<f64>>
 }
 
 fn combine(args: &CombineArgs) -> Result<()> {
-    if args.out.exists() {
-        let message = format!("{}: expected a new folder, found one that exists", args.out.display());
-        return Err(problem(message, "name another folder"));
-    }
+    refuse_folder(&args.out)?;
     let served = ServedArgs::new(&args.reward, &args.model, &args.compute);
     let served = Served::open(&served)?;
     let basis = Policies::read(&args.basis.join("policies.safetensors"), &served.lm)?;
@@ -238,14 +213,13 @@ fn combine(args: &CombineArgs) -> Result<()> {
         })?);
     }
     let policies = basis.combined(&served.lm, &users, &all, args.rank)?;
-    let aside = args.out.with_extension("part");
-    fs_err::create_dir_all(&aside)?;
+    let aside = begin(&args.out)?;
     policies.write(&aside.join("policies.safetensors"))?;
     run::write_json(
         &aside.join("weights.json"),
         &users.iter().zip(&all).collect::<std::collections::BTreeMap<_, _>>(),
     )?;
-    fs_err::rename(&aside, &args.out)?;
+    publish(&aside, &args.out)?;
     let rank = policies.bank.config().lora.rank;
     table::print(&format!("{} policies of rank {rank} from {d} of features, without training", users.len()));
     Ok(())
@@ -267,12 +241,6 @@ fn known(user: &String, truth: Option<&Truth>, model: Option<&RewardModel>) -> R
         },
         (None, None) => Ok(0),
     }
-}
-
-fn by_truth(truth: &Truth, users: &[String], answers: &[Vec<Answer>]) -> Rates {
-    let think = |user: &String, a: &Answer| truth.of(user, &a.text).unwrap_or_default();
-    let of_user = |user: &String| answers.iter().map(|list| list.iter().map(|a| think(user, a)).collect()).collect();
-    users.iter().map(of_user).collect()
 }
 
 /// Rewards of all answers for every judge; an empty answer is worse than all.

@@ -35,6 +35,15 @@ pub(crate) fn problem(message: impl Into<String>, hint: impl Into<String>) -> an
     anyhow::Error::new(Problem { message: message.into(), hint: hint.into() })
 }
 
+/// Refuses a folder to write that is there already.
+pub(crate) fn refuse_folder(out: &std::path::Path) -> anyhow::Result<()> {
+    if out.exists() {
+        let message = format!("{}: expected a new folder, found one that exists", out.display());
+        return Err(problem(message, "name another folder"));
+    }
+    Ok(())
+}
+
 /// The hint of whichever of our errors is in the chain.
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|e| {

@@ -19,7 +19,7 @@ use crate::ppo_config::{Own, PpoConfig, invalid};
 use crate::ppo_plan::{minibatches, questions_of, seeds, tokenised};
 use crate::ppo_record::{Learner, Past, PpoReport, Said, Standing, Updates, quarantine, report, write_said};
 use crate::ppo_rewards::{Rewards, advantages, calibrate, explained, score};
-use crate::ppo_update::{Critic, Fault, Passes, Round};
+use crate::ppo_update::{Critic, Fault, Passes, Round, present_of};
 use crate::rollouts::{Ask, Rollout, reference_logp, roll_out};
 use crate::{Policies, Result};
 
@@ -104,8 +104,7 @@ pub fn train(
         if active.is_empty() {
             break;
         }
-        let step_of = |learners: &[Learner], u: usize| learners[u].past.len();
-        let steps: Vec<usize> = (0..users.len()).map(|u| step_of(&standing.learners, u)).collect();
+        let steps: Vec<usize> = standing.learners.iter().map(|l| l.past.len()).collect();
         let place = format!("ppo, round {}", standing.tick);
 
         // Answers and scores.
@@ -137,7 +136,8 @@ pub fn train(
 
         // Reference, policy and critic as the round begins. The passes are those of the first updates.
         let logp_ref = reference_logp(lm, &prefix, &rollouts, reference.as_ref(), config.temperature, passes.budget);
-        let trains = |u: usize| steps[u] >= config.critic().map_or(0, |c| c.warmup_steps);
+        let warmup = config.critic().map_or(0, |c| c.warmup_steps);
+        let trains = |u: usize| steps[u] >= warmup;
         let first = minibatches(config, run, users, &steps, &rollouts, 0);
         let mut old = vec![Vec::new(); rollouts.len()];
         let mut values: Vec<Vec<f32>> = rollouts.iter().map(|r| vec![0.0; r.row.answer_tokens()]).collect();
@@ -251,7 +251,8 @@ pub fn train(
                 }
                 for (user, seen) in &updates {
                     let last = seen.policy.last().copied().unwrap_or_default();
-                    if epoch == 0 && number == 0 && steps[*user] == 0 {
+                    // The round in which the user's policy learns for the first time.
+                    if epoch == 0 && number == 0 && steps[*user] == warmup {
                         standing.first_update_difference = standing.first_update_difference.max(last.moved);
                     }
                     if config.kl_stop.is_some_and(|limit| last.approx_kl > limit) && !through.contains(user) {
@@ -345,11 +346,7 @@ fn update(
     updates: &mut BTreeMap<usize, Updates>,
 ) -> Result<Option<Fault>> {
     let Inputs { config, passes, own, steps, bank, critic, place } = *inputs;
-    let present = |rows: &[usize]| -> Vec<usize> {
-        let users: std::collections::BTreeSet<usize> = rows.iter().map(|r| round.rollouts[*r].user).collect();
-        users.into_iter().collect()
-    };
-    let (trained, valued) = (present(of_policy), present(rows));
+    let [trained, valued] = [of_policy, rows].map(|rows| present_of(&round.rollouts, rows));
     let finite = |norms: &[f64], users: &[usize], what: &str| {
         let at = norms.iter().position(|n| !n.is_finite())?;
         Some(Fault { user: users[at], what: what.into() })

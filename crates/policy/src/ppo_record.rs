@@ -42,8 +42,8 @@ pub struct PpoReport {
     pub quarantined: BTreeMap<String, String>,
     /// Sampled tokens of all users.
     pub tokens: usize,
-    /// The largest difference between a log-probability at a round's beginning and in its first update, over all users' first rounds: 0
-    /// where the same passes give the same bits.
+    /// The largest difference between a log-probability at a round's beginning and in its first update, over the rounds in which
+    /// users' policies learnt for the first time: 0 where the same passes give the same bits.
     pub first_update_difference: f64,
     /// Mean over rounds of the mean difference between a token's log-probability in the decoder and in the training pass.
     pub rollout_difference: f64,

@@ -101,7 +101,8 @@ fn factors(bank: &Bank, rollouts: &[Rollout], present: &[usize], groups: &[Vec<u
     bank.rows(&owners, batch.lengths())
 }
 
-fn present_of(rollouts: &[Rollout], rows: &[usize]) -> Vec<usize> {
+/// The users of these rows, in order.
+pub(crate) fn present_of(rollouts: &[Rollout], rows: &[usize]) -> Vec<usize> {
     let mut present: Vec<usize> = rows.iter().map(|r| rollouts[*r].user).collect();
     present.sort_unstable();
     present.dedup();

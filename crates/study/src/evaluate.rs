@@ -12,7 +12,7 @@ use tch::no_grad;
 use text::{Answer, Message, Tokenizer};
 
 use crate::report::{Drift, ModelReport, Report, UserReport};
-use crate::simulate::{Prompts, Truth};
+use crate::simulate::{Prompts, Rates, Truth};
 use crate::{Error, Result, SamplingConfig, curve, sample};
 
 /// An evaluation, as written in `configs/evaluate/*.toml`.
@@ -39,9 +39,6 @@ pub enum EvaluationSplit {
     /// Looked at last.
     HeldOut,
 }
-
-/// What every user thinks of the answers to each prompt: `[user][prompt][answer]`.
-pub type Rates = Vec<Vec<Vec<f64>>>;
 
 /// Rates answers, `[prompt][answer]`, for every user: a truth, or a reward model.
 pub type Judge<'a> = dyn FnMut(&[Vec<Message>], &[Vec<Answer>]) -> Result<Rates> + 'a;
@@ -93,13 +90,9 @@ pub fn evaluate(
     }
     let system = truth.system.as_deref();
     let prompts: Vec<Vec<Message>> = list.iter().map(|p| Prompts::conversation(system, p)).collect();
-    let neutral = config.neutral.as_deref().map(|file| neutral_prompts(file, system)).transpose()?;
+    let neutral = config.neutral.as_deref().map(|file| prompt_list(file, system)).transpose()?;
     let asked = Asked { split, prompts: &prompts, neutral: neutral.as_deref(), judged: "truth" };
-    let mut judge = |_: &[Vec<Message>], answers: &[Vec<Answer>]| {
-        let think = |user: &String, a: &Answer| truth.of(user, &a.text).unwrap_or_default();
-        let of_user = |u: &String| answers.iter().map(|list| list.iter().map(|a| think(u, a)).collect()).collect();
-        Ok(own.users.iter().map(of_user).collect())
-    };
+    let mut judge = |_: &[Vec<Message>], answers: &[Vec<Answer>]| Ok(truth.rates(own.users, answers));
     let (report, base) = evaluate_by(config, lm, tokenizer, own, &asked, None, &mut judge, run)?;
     if let Some(rollouts) = rollouts {
         let scale: BTreeMap<String, Vec<f64>> =
@@ -218,7 +211,7 @@ pub fn evaluate_by(
 const LENGTH_RESAMPLES: usize = 300;
 
 /// The list `prompts` of a file, as conversations.
-fn neutral_prompts(file: &Path, system: Option<&str>) -> Result<Vec<Vec<Message>>> {
+pub fn prompt_list(file: &Path, system: Option<&str>) -> Result<Vec<Vec<Message>>> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct List {

@@ -13,7 +13,7 @@ mod simulate;
 
 pub use curve::{CurvePoint, curve};
 pub use error::{Error, Result};
-pub use evaluate::{Asked, EvaluateConfig, EvaluationSplit, Judge, Own, Rates, evaluate, evaluate_by};
+pub use evaluate::{Asked, EvaluateConfig, EvaluationSplit, Judge, Own, evaluate, evaluate_by, prompt_list};
 pub use report::{Drift, ModelReport, Report, UserReport};
 pub use sampling::{SamplingConfig, sample};
-pub use simulate::{Prompts, SimulateConfig, SimulationReport, Truth, VotesPerUser, simulate};
+pub use simulate::{Prompts, Rates, SimulateConfig, SimulationReport, Truth, VotesPerUser, simulate};

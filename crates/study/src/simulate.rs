@@ -121,6 +121,18 @@ impl Truth {
     }
 }
 
+/// What every user thinks of the answers to each prompt: `[user][prompt][answer]`.
+pub type Rates = Vec<Vec<Vec<f64>>>;
+
+impl Truth {
+    /// What each of `users`, raters, truly thinks of answers `[prompt][answer]`.
+    pub fn rates(&self, users: &[String], answers: &[Vec<Answer>]) -> Rates {
+        let think = |user: &String, a: &Answer| self.of(user, &a.text).unwrap_or_default();
+        let of_user = |u: &String| answers.iter().map(|list| list.iter().map(|a| think(u, a)).collect()).collect();
+        users.iter().map(of_user).collect()
+    }
+}
+
 /// What the simulation measured about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SimulationReport {
