@@ -23,12 +23,14 @@ unsafe extern "C" {
         message: *mut c_char,
         capacity: usize,
     ) -> *mut C_tensor;
+    fn idiolect_attends(narrow: bool) -> bool;
     fn idiolect_attention(
         q: *const C_tensor,
         k: *const C_tensor,
         v: *const C_tensor,
-        mask: *const C_tensor,
-        causal: bool,
+        lengths: *const C_tensor,
+        places: *const C_tensor,
+        window: i64,
         scale: f64,
         message: *mut c_char,
         capacity: usize,
@@ -107,13 +109,28 @@ pub(crate) fn draw(logits: &Tensor, uniforms: &Tensor, temperature: f64) -> Tens
     })
 }
 
-/// Attention of queries `[B, H, T, D]` over keys and values `[B, KVH, T, D]`, with a fast backward pass: `[B, H, T, D]`.
-/// `mask` `[1 or B, 1, T, T]` of the same type is added to the scaled scores; without it a query sees its past.
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, scale: f64) -> Tensor {
-    let (pointer, causal) = (mask.map_or(std::ptr::null(), Tensor::as_ptr), mask.is_none());
-    // SAFETY: as above; the mask may be null.
+/// Can [`attention`] take queries of this form, on this machine?
+pub(crate) fn attends(q: &Tensor) -> bool {
+    // SAFETY: asks the processor only.
+    fits(q) && q.size()[2] % 2 == 0 && unsafe { idiolect_attends(q.kind() == Kind::BFloat16) }
+}
+
+/// Attention of queries `[N, H, D]` over keys and values `[N, KVH, D]`, in sequences of `lengths` `[B]` (int64) end to end, without
+/// padding: `[N, H, D]`. A query sees its past. `seen` narrows that: branch and position of each token `[2, N]` (int32), by which it
+/// sees the trunk (branch 0) and its own branch, and of that the last so many positions, unless it is 0.
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    lengths: &Tensor,
+    seen: Option<(&Tensor, i64)>,
+    scale: f64,
+) -> Tensor {
+    let (places, window) = seen.map_or((std::ptr::null(), 0), |(places, window)| (places.as_ptr(), window));
+    // SAFETY: as above; shapes are checked there, and the places may be null.
     call(|message, capacity| unsafe {
-        idiolect_attention(q.as_ptr(), k.as_ptr(), v.as_ptr(), pointer, causal, scale, message, capacity)
+        let [q, k, v] = [q, k, v].map(Tensor::as_ptr);
+        idiolect_attention(q, k, v, lengths.as_ptr(), places, window, scale, message, capacity)
     })
 }
 
@@ -244,21 +261,62 @@ mod tests {
     }
 
     #[test]
-    fn attention_equals_its_formula_with_grouped_heads_and_masks() {
-        let (b, t) = (2, 19);
+    fn attention_equals_its_formula_over_sequences_branches_and_windows() {
+        // Three sequences: two of more than a block of keys, one of whose branches starts in the second block.
+        let lengths = [5usize, 133, 171];
+        let n: usize = lengths.iter().sum();
+        let mut places: [Vec<i64>; 3] = Default::default(); // sequence, branch, position
+        for (b, length) in lengths.iter().enumerate() {
+            for t in 0..*length {
+                let branch = if b == 2 && t >= 40 { t / 66 + 1 } else { 0 }; // from 40, 66, 132 on
+                let begin = [0, 40, 66, 132][branch];
+                let position = if branch == 0 { t } else { 40 + t - begin };
+                [b, branch, position].iter().zip(&mut places).for_each(|(value, of)| of.push(*value as i64));
+            }
+        }
+        let of = |i: usize| Tensor::from_slice(&places[i]);
+        let (sequence, branch, position) = (of(0), of(1), of(2));
+        let pairs = |f: &dyn Fn(&Tensor, &Tensor) -> Tensor, x: &Tensor| f(&x.unsqueeze(1), &x.unsqueeze(0));
+        let order = Tensor::arange(n as i64, (Kind::Int64, Device::Cpu));
+        let past = pairs(&|a, b| b.le_tensor(a), &order).logical_and(&pairs(&|a, b| a.eq_tensor(b), &sequence));
+        let own = branch.unsqueeze(0).eq(0).logical_or(&pairs(&|a, b| a.eq_tensor(b), &branch));
+        let known = Tensor::stack(&[&branch, &position], 0).to_kind(Kind::Int);
+        let wide = |x: &Tensor| x.repeat_interleave_self_int(3, Some(1), None).transpose(0, 1); // [H, N, D]
         for kind in [Kind::Float, Kind::BFloat16] {
-            let inputs = [numbers(&[b, 6, t, 8], kind), numbers(&[b, 2, t, 8], kind), numbers(&[b, 2, t, 8], kind)];
-            let past = Tensor::ones([t, t], (Kind::Float, Device::Cpu)).tril(0).log(); // 0 and -inf
-            let window = past.get(0).zeros_like() + past.triu(-4).exp().tril(0).triu(-4).log();
-            for mask in [None, Some(window.expand([b, 1, t, t], false)), Some(window.expand([1, 1, t, t], false))] {
-                let own = mask.as_ref().map(|m| m.to_kind(kind).contiguous());
+            for (window, all) in [(None, true), (Some(0), false), (Some(9), false)] {
+                let mut seen = past.shallow_clone();
+                if !all {
+                    seen = seen.logical_and(&own);
+                }
+                if let Some(window @ 1..) = window {
+                    seen = seen.logical_and(&pairs(&|a, b| (a - b).lt(window), &position));
+                }
+                let mask = Tensor::zeros([n as i64, n as i64], (Kind::Float, Device::Cpu))
+                    .masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
+                let n = n as i64;
+                let inputs = [numbers(&[n, 6, 8], kind), numbers(&[n, 2, 8], kind), numbers(&[n, 24], kind)];
+                if !attends(&inputs[0]) {
+                    eprintln!("SKIPPED: this machine has no products of {kind:?} tiles");
+                    return;
+                }
+                // Values as a slice of a wider tensor, as one product gives them.
+                let values = |x: &Tensor| x.narrow(1, 4, 16).view([n, 2, 8]);
                 same(
                     &inputs,
-                    |x| attention(&x[0], &x[1], &x[2], own.as_ref(), 0.5),
                     |x| {
-                        let wide = |x: &Tensor| x.repeat_interleave_self_int(3, Some(1), None);
-                        let scores = x[0].matmul(&wide(&x[1]).transpose(2, 3)) * 0.5 + mask.as_ref().unwrap_or(&past);
-                        scores.softmax(-1, Kind::Float).matmul(&wide(&x[2]))
+                        let seen = window.map(|window| (&known, window));
+                        attention(
+                            &x[0],
+                            &x[1],
+                            &values(&x[2]),
+                            &Tensor::from_slice(&lengths.map(|l| l as i64)),
+                            seen,
+                            0.9,
+                        )
+                    },
+                    |x| {
+                        let scores = x[0].transpose(0, 1).matmul(&wide(&x[1]).transpose(1, 2)) * 0.9 + &mask;
+                        scores.softmax(-1, Kind::Float).matmul(&wide(&values(&x[2]))).transpose(0, 1)
                     },
                 );
             }

@@ -68,6 +68,11 @@ pub(crate) struct Layout {
     pub(crate) lengths: Vec<usize>,
     /// Position of each token, `[N]`.
     pub(crate) positions: Tensor,
+    /// Tokens of each tree, `[B]`, on the CPU.
+    pub(crate) spans: Tensor,
+    /// Branch and position of each token, `[2, N]`, int32, on the CPU.
+    places: Tensor,
+    branching: bool,
     /// (token behind each padded place `[B * T]`, padded place of each token `[N]`); none if all lengths are equal.
     pad: Option<(Tensor, Tensor)>,
     longest: i64,
@@ -84,6 +89,7 @@ impl Layout {
         let lengths: Vec<usize> = trees.iter().map(|t| t.len()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0).next_multiple_of(multiple);
         let positions: Vec<i64> = trees.iter().flat_map(|t| t.positions.iter().copied()).collect();
+        let branches: Vec<i64> = trees.iter().flat_map(|t| t.branches.iter().copied()).collect();
         let index = |v: &[i64]| Tensor::from_slice(v).to_device(device);
         let pad = lengths.iter().any(|l| *l != longest).then(|| {
             let (mut places, mut back, mut start) = (vec![0; lengths.len() * longest], Vec::new(), 0);
@@ -106,6 +112,9 @@ impl Layout {
         let last_position = positions.iter().copied().max().unwrap_or(0);
         let branching = trees.iter().any(|t| t.branches_matter());
         Self {
+            spans: Tensor::from_slice(&lengths.iter().map(|l| *l as i64).collect::<Vec<_>>()),
+            places: Tensor::from_slice(&branches.iter().chain(&positions).map(|x| *x as i32).collect::<Vec<_>>()),
+            branching,
             positions: index(&positions),
             padded: (padded(&|t| &t.positions, 0), padded(&|t| &t.branches, -1)),
             masks: RefCell::new(if branching { HashMap::new() } else { HashMap::from([(None, None)]) }),
@@ -135,6 +144,12 @@ impl Layout {
             Some((_, back)) => x.index_select(0, back),
             None => x,
         }
+    }
+
+    /// What narrows a query's sight of its past: branch and position of each token, and a window or 0. None where it sees all of it.
+    pub(crate) fn seen(&self, window: Option<i64>) -> Option<(&Tensor, i64)> {
+        let window = window.filter(|w| *w <= self.last_position);
+        (self.branching || window.is_some()).then(|| (&self.places, window.unwrap_or(0)))
     }
 
     /// What attention adds to its scores, `[B, 1, T, T]`: 0 or -inf. None where causality says it all.

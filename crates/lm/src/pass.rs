@@ -44,14 +44,15 @@ impl Pass<'_> {
             cache.borrow_mut().write(block, k, v);
         }
         match (&self.tokens, self.cache) {
+            (Tokens::Sequences(layout), _) if fused::attends(q) => {
+                let (n, _, d) = q.size3().expect("three axes");
+                let scale = scale.unwrap_or_else(|| (d as f64).powf(-0.5));
+                fused::attention(q, k, v, &layout.spans, layout.seen(window), scale).view([n, -1])
+            }
             (Tokens::Sequences(layout), _) => {
                 let groups = q.size()[1] / k.size()[1];
                 let (q, k, v) = (layout.spread(q), layout.spread(k), layout.spread(v));
                 let mask = layout.mask(window);
-                if fused::fits(&q) {
-                    let scale = scale.unwrap_or_else(|| (q.size()[3] as f64).powf(-0.5));
-                    return layout.gather(&fused::attention(&q, &k, &v, mask.as_ref(), scale));
-                }
                 let (k, v) = (repeat_heads(k, groups), repeat_heads(v, groups));
                 let causal = mask.is_none();
                 let y = Tensor::scaled_dot_product_attention(&q, &k, &v, mask.as_ref(), 0.0, causal, scale, false);
