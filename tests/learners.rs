@@ -29,6 +29,7 @@ fn dpo_config() -> DpoConfig {
     DpoConfig {
         start: policy::Start::Base,
         lora: lora(),
+        personal: policy::Personal::Both,
         optimizer: optimizer(2e-2),
         beta: 0.1,
         loss: PairLoss::Sigmoid,
@@ -79,6 +80,22 @@ fn users_trained_together_get_what_training_alone_gives() {
             assert!(size > 1e-3 && distance < 1e-5 * size.max(1.0), "{user}: {distance} of {size}");
         }
         assert!((own.users[user].final_loss - report.users[user].final_loss).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn a_shared_half_is_one_for_all_and_the_other_half_each_users_own() {
+    let bench = Bench::new();
+    for (personal, shared) in [(policy::Personal::Down, 1), (policy::Personal::Up, 0)] {
+        let config = DpoConfig { personal, ..dpo_config() };
+        let (first, report) = train_by(&bench, &config, &["ann", "bob"], &format!("{personal:?}"));
+        let (second, _) = train_by(&bench, &config, &["ann", "bob"], &format!("{personal:?} again"));
+        for (n, (a, b)) in first["ann"].iter().zip(&first["bob"]).enumerate() {
+            assert!(a.abs().max().double_value(&[]) > 1e-3);
+            assert_eq!(a.equal(b), n % 2 == shared, "{personal:?}, factor {n}");
+        }
+        assert!(["ann", "bob"].iter().all(|u| first[*u].iter().zip(&second[*u]).all(|(a, b)| a.equal(b))));
+        assert!(report.users.values().all(|u| u.final_accuracy > 0.9), "{report:?}");
     }
 }
 

@@ -27,6 +27,7 @@ fn config() -> PpoConfig {
         whose: policy::Whose::Users,
         start: policy::Start::Base,
         lora: lm::LoraConfig { dropout: 0.0, ..lora() },
+        personal: policy::Personal::Both,
         optimizer: optimizer(2e-2),
         steps: count(30),
         prompts_per_step: count(4),
@@ -179,6 +180,23 @@ fn ppo_repeats_exactly_and_users_trained_together_or_in_a_queue_get_what_trainin
         let (alone, _) = train_by(&bench, &config, &[user], user);
         assert_equal(&together[user], &alone[user], user);
         assert_equal(&queued[user], &alone[user], user);
+    }
+    // The round's first passes become its first update's: all of it here, the first part of it above.
+    let whole = PpoConfig { micro_batch_tokens: count(10_000), ..config };
+    let (whole, _) = train_by(&bench, &whole, &["ann", "bob"], "whole");
+    ["ann", "bob"].iter().for_each(|user| assert_equal(&whole[*user], &together[*user], user));
+}
+
+#[test]
+fn policies_may_share_a_half() {
+    let bench = Bench::new();
+    let config = PpoConfig { method: Method::Rloo, personal: policy::Personal::Down, ..config() };
+    let (factors, report) = train_by(&bench, &config, &["ann", "bob"], "halves");
+    for (n, (a, b)) in factors["ann"].iter().zip(&factors["bob"]).enumerate() {
+        assert_eq!(a.equal(b), n % 2 == 1, "factor {n}");
+    }
+    for (user, r) in &report.users {
+        assert!(r.final_score > r.first_score + 0.3, "{user}: {r:?}");
     }
 }
 

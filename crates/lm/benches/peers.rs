@@ -123,8 +123,9 @@ fn step(
     for _ in 0..=steps {
         let start = Instant::now();
         let batch = prefix.batch(lm, &groups);
-        let trace = Trace::new(lm, &batch, bank.rows(&vec![0; rows], batch.lengths()), activations);
-        let logp = lm::answer_logp(lm, &batch, &trace.hidden);
+        let factors = bank.rows(&vec![0; rows], batch.lengths());
+        let trace = Trace::new(lm, batch, factors, activations);
+        let logp = lm::answer_logp(lm, &trace.batch, &trace.hidden);
         let loss = -logp.sum(Kind::Float) / (rows * tokens / 2) as f64;
         let gradients = trace.backward(&loss, &parameters, &[], "bench").unwrap();
         assert_eq!(gradients.len(), parameters.len());

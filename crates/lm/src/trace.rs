@@ -23,7 +23,8 @@ pub enum Activations {
 #[derive(Debug)]
 pub struct Trace<'a> {
     lm: &'a Lm,
-    batch: &'a Batch,
+    /// What was run.
+    pub batch: Batch,
     factors: RowFactors,
     /// Hidden states behind the last block, before the final norm, `[N, E]`.
     pub hidden: Tensor,
@@ -32,7 +33,7 @@ pub struct Trace<'a> {
 
 impl<'a> Trace<'a> {
     /// Runs the blocks from the batch's first adapted one.
-    pub fn new(lm: &'a Lm, batch: &'a Batch, factors: RowFactors, activations: Activations) -> Self {
+    pub fn new(lm: &'a Lm, batch: Batch, factors: RowFactors, activations: Activations) -> Self {
         let blocks = batch.blocks.clone();
         let x = batch.x.shallow_clone();
         let (hidden, inputs) = match activations {

@@ -57,8 +57,9 @@ fn loss_and_gradients(
 ) -> (Vec<f64>, Vec<Tensor>) {
     let parameters: Vec<Tensor> = bank.parameters().into_iter().map(|p| p.tensor).collect();
     let batch = prefix.batch(lm, groups);
-    let trace = Trace::new(lm, &batch, bank.rows(users, batch.lengths()), activations);
-    let logp = lm::answer_logp(lm, &batch, &trace.hidden);
+    let factors = bank.rows(users, batch.lengths());
+    let trace = Trace::new(lm, batch, factors, activations);
+    let logp = lm::answer_logp(lm, &trace.batch, &trace.hidden);
     let loss = (&logp * Tensor::from_slice(weights)).sum(Kind::Float);
     let values = Vec::<f64>::try_from(logp.detach().to_kind(Kind::Double)).unwrap();
     (values, trace.backward(&loss, &parameters, &[], "test").unwrap())

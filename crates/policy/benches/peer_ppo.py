@@ -28,7 +28,8 @@ torch.set_num_threads(threads)
 torch.manual_seed(0)
 tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left", pad_token="<|endoftext|>")
 prompts = pq.read_table(pairs).column("prompt").to_pylist()[:batch * (steps + 1)]
-data = Dataset.from_list([{"input_ids": tokenizer(p)["input_ids"]} for p in prompts])
+chat = [tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, return_dict=False) for p in prompts]
+data = Dataset.from_list([{"input_ids": ids} for ids in chat])
 dt = getattr(torch, dtype)
 lora = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "bias": "none", "target_modules": ["q_proj", "v_proj"]}
 policy = AutoModelForCausalLM.from_pretrained(model, dtype=dt)

@@ -95,6 +95,7 @@ impl Bench {
     fn dpo(&self, name: &str, pairs: &[Pair], users: &[String]) -> (f64, usize, f64) {
         let config = DpoConfig {
             lora: lora(),
+            personal: policy::Personal::Both,
             start: Start::Base,
             optimizer: optimizer(),
             beta: 0.1,
@@ -155,6 +156,7 @@ impl Bench {
             whose: policy::Whose::Users,
             start: Start::Base,
             lora: lora(),
+            personal: policy::Personal::Both,
             optimizer: optimizer(),
             steps: count(steps + 1),
             prompts_per_step: count(self.batch),

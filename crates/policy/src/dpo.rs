@@ -12,7 +12,7 @@ use text::Tokenizer;
 use crate::dpo_record::{DpoReport, Learner, PairMetrics, Standing, UserReport, WorstDecile, worst_tenth};
 use crate::dpo_rows::{Tokenised, reference_logp};
 use crate::losses::{PairLogps, PairLoss};
-use crate::model::{nobody_left, starting_bank};
+use crate::model::{nobody_left, shared_rate, starting_bank};
 use crate::{DpoConfig, Error, Pair, Policies, Result};
 
 /// What a step's gradients are computed from.
@@ -65,7 +65,7 @@ pub fn train(
     let betas: Vec<f32> = users.iter().map(|u| config.beta_of(u) as f32).collect();
 
     let started = start.is_some();
-    let bank = starting_bank("dpo", &config.lora, lm, users, start, run)?;
+    let bank = starting_bank("dpo", &config.lora, config.personal, lm, users, start, run)?;
     let mut bar = Progress::new("dpo: frozen blocks", rows.rows.len(), 0);
     let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""))?;
     drop(bar);
@@ -120,7 +120,7 @@ pub fn train(
                     None => {
                         let rate = |u: &usize| optimizers[*u].rate(steps[*u], plans[*u].batches.len());
                         let rates: Vec<(usize, f64)> = active.iter().map(|u| (*u, rate(u))).collect();
-                        adam.step(&gradients, 0.0, &rates, &place)?;
+                        adam.step(&gradients, shared_rate(&rates), &rates, &place)?;
                         let mut line = json!({"step": standing.tick});
                         for ((u, rate), norm) in rates.iter().zip(&norms.users) {
                             let own = batch.iter().zip(&metrics).filter(|((v, _), _)| v == u).map(|(_, m)| m);
@@ -225,10 +225,10 @@ fn gradients(
         let dropout = here.dropout(part.iter().map(|i| seeds[*i]).collect(), input.lengths());
         let owners: Vec<usize> = own.iter().map(place_of).collect();
         let factors = here.rows(&owners, input.lengths()).with_dropout(dropout);
-        let trace = Trace::new(lm, &input, factors, config.activations);
-        let each = answer_token_logp(lm, &input, &trace.hidden, 1.0); // [M]
+        let trace = Trace::new(lm, input, factors, config.activations);
+        let each = answer_token_logp(lm, &trace.batch, &trace.hidden, 1.0); // [M]
         let of_row: Vec<i64> =
-            input.answer_lengths().iter().enumerate().flat_map(|(r, n)| vec![r as i64; *n]).collect();
+            trace.batch.answer_lengths().iter().enumerate().flat_map(|(r, n)| vec![r as i64; *n]).collect();
         let zeros = Tensor::zeros([tokens.len() as i64], (Kind::Float, lm.device));
         let logp = zeros.index_add(0, &Tensor::from_slice(&of_row).to_device(lm.device), &(each * on_device(&counts)));
         let logp = logp.view([-1, 2]).tr();

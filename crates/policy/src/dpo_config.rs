@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use text::OverLong;
 
 use crate::losses::{PairLoss, PairObjective};
+use crate::model::Personal;
 use crate::{Error, Result};
 
 /// A DPO stage, as written in `configs/dpo/*.toml`.
@@ -16,6 +17,9 @@ use crate::{Error, Result};
 pub struct DpoConfig {
     /// Rank, scale, layers.
     pub lora: LoraConfig,
+    /// Which halves of an adapter are a user's own.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub personal: Personal,
     /// Where policies start; also what they are measured against.
     pub start: Start,
     /// Peak learning rate, schedule, clip: each user's own.

@@ -35,7 +35,7 @@ pub use error::{Error, Result};
 pub use guard::Guard;
 pub use kl::{KlControl, KlEstimator};
 pub use losses::{PairLogps, PairLoss, PairObjective};
-pub use model::Policies;
+pub use model::{Personal, Policies};
 pub use pairs::{Pair, PairCounts, Weighting, certainty, rank_pairs, read_pairs, vote_pairs, write_pairs};
 pub use ppo::train as train_ppo;
 pub use ppo_config::{CriticConfig, KlTerm, Method, OwnSettings, PpoConfig, RewardTerms, Whose};

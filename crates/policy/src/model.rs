@@ -51,6 +51,34 @@ impl Policies {
     }
 }
 
+/// Which halves of an adapter are a user's own; the other one is trained by all users together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Personal {
+    /// Both: users share the base and nothing else.
+    #[default]
+    Both,
+    /// The down-projection, as in P-ShareLoRA's reward models.
+    Down,
+    /// The up-projection.
+    Up,
+}
+
+impl Personal {
+    fn halves(self) -> (Sharing, Sharing) {
+        match self {
+            Self::Both => (Sharing::Personal, Sharing::Personal),
+            Self::Down => (Sharing::Personal, Sharing::Shared),
+            Self::Up => (Sharing::Shared, Sharing::Personal),
+        }
+    }
+}
+
+/// The learning rate of a shared half: the mean of those of the users in the step.
+pub(crate) fn shared_rate(rates: &[(usize, f64)]) -> f64 {
+    rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len().max(1) as f64
+}
+
 /// Every user is in quarantine: nothing to write.
 pub(crate) fn nobody_left(stage: &str, quarantined: &BTreeMap<String, String>) -> Error {
     let first = quarantined.iter().next().map_or(String::new(), |(user, why)| format!("`{user}`: {why}"));
@@ -62,26 +90,28 @@ pub(crate) fn nobody_left(stage: &str, quarantined: &BTreeMap<String, String>) -
     }
 }
 
-/// The bank that training starts with, independent factors for every user: as the base, or as `start`, which must have the same users
-/// and shape.
+/// The bank that training starts with: as the base, or as `start`, which must have the same users and shape.
 pub(crate) fn starting_bank(
     stage: &str,
     lora: &LoraConfig,
+    personal: Personal,
     lm: &Lm,
     users: &[String],
     start: Option<Policies>,
     run: &Run,
 ) -> Result<Bank> {
-    let (down, up) = (Sharing::Personal, Sharing::Personal);
+    let (down, up) = personal.halves();
     let shape = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
     match start {
         None => Ok(Bank::new(&shape, lm, users, &Storage::memory(), |name| run.rng(&["init", name]))?),
         Some(Policies { bank, users: theirs }) if theirs == users && *bank.config() == shape => Ok(bank),
         Some(Policies { bank, users: theirs }) => Err(Error::Invalid {
             place: format!("{stage}, the policies to start from"),
-            expected: format!("users {} and the same `lora`", users.join(", ")),
-            found: format!("users {} and {:?}", theirs.join(", "), bank.config().lora),
-            hint: format!("give the stages `sft` and `{stage}` the same `lora` table and the same users"),
+            expected: format!("users {} and factors like {shape:?}", users.join(", ")),
+            found: format!("users {} and {:?}", theirs.join(", "), bank.config()),
+            hint: format!(
+                "give the stages `sft` and `{stage}` the same `lora` table and the same users, and leave out `personal`"
+            ),
         }),
     }
 }

@@ -14,12 +14,12 @@ use serde_json::json;
 use tch::Kind;
 use text::{Message, Tokenizer};
 
-use crate::model::{nobody_left, starting_bank};
+use crate::model::{nobody_left, shared_rate, starting_bank};
 use crate::ppo_config::{Own, PpoConfig, invalid};
 use crate::ppo_plan::{minibatches, questions_of, seeds, tokenised};
 use crate::ppo_record::{Learner, Past, PpoReport, Said, Standing, Updates, quarantine, report, write_said};
 use crate::ppo_rewards::{Rewards, advantages, calibrate, explained, score};
-use crate::ppo_update::{Critic, Fault, Passes, Round, present_of};
+use crate::ppo_update::{Ahead, Critic, Fault, Passes, Round, Rows, present_of};
 use crate::rollouts::{Ask, Rollout, reference_logp, roll_out};
 use crate::{Policies, Result};
 
@@ -43,7 +43,7 @@ pub fn train(
     let everyone: Vec<usize> = (0..users.len()).collect();
 
     let started = start.is_some();
-    let bank = starting_bank("ppo", &config.lora, lm, users, start, run)?;
+    let bank = starting_bank("ppo", &config.lora, config.personal, lm, users, start, run)?;
     let reference = started.then(|| bank.present(&everyone)); // as it was
     let critic = config.critic().map(|_| new_critic(config, lm, users, run)).transpose()?;
     let count = users.len().try_into().expect("at least one user");
@@ -141,12 +141,15 @@ pub fn train(
         let first = minibatches(config, run, users, &steps, &rollouts, 0);
         let mut old = vec![Vec::new(); rollouts.len()];
         let mut values: Vec<Vec<f32>> = rollouts.iter().map(|r| vec![0.0; r.row.answer_tokens()]).collect();
-        for rows in &first {
+        let of = Rows { rollouts: &rollouts, prefix: &prefix };
+        let mut ahead = (None, None); // passes of the first update, of the policies and of the critics
+        for (number, rows) in first.iter().enumerate() {
             let (now, later): (Vec<usize>, Vec<usize>) = rows.iter().partition(|r| trains(rollouts[**r].user));
-            passes.logp(&bank, &rollouts, &prefix, &now, &mut old);
-            passes.logp(&bank, &rollouts, &prefix, &later, &mut old);
-            if let Some(critic) = &critic {
-                passes.values(critic, &rollouts, &prefix, rows, &mut values);
+            passes.logp(&bank, of, &later, &mut old);
+            let of_policy = passes.logp(&bank, of, &now, &mut old);
+            let of_critic = critic.as_ref().and_then(|critic| passes.values(critic, of, rows, &mut values));
+            if number == 0 {
+                ahead = (of_policy, of_critic);
             }
         }
         let kl: Vec<Vec<f32>> = (0..rollouts.len())
@@ -241,7 +244,9 @@ pub fn train(
                         place: &place,
                     };
                     let critic_adam = critic_adam.as_mut();
-                    let fault = update(&inputs, &round, &rows, &of_policy, &mut adam, critic_adam, &mut updates)?;
+                    let ahead = std::mem::take(&mut ahead);
+                    let fault =
+                        update(&inputs, &round, &rows, &of_policy, ahead, &mut adam, critic_adam, &mut updates)?;
                     match fault {
                         None => break,
                         Some(Fault { user, what }) => {
@@ -336,11 +341,12 @@ struct Inputs<'a> {
 }
 
 /// One update of the policies and critics of all users who have rows in it; or nothing, and who must leave it first.
-fn update(
-    inputs: &Inputs,
+fn update<'a>(
+    inputs: &Inputs<'a>,
     round: &Round,
     rows: &[usize],
     of_policy: &[usize],
+    ahead: (Option<Ahead<'a, Bank>>, Option<Ahead<'a, Critic>>),
     adam: &mut AdamW,
     critic_adam: Option<&mut AdamW>,
     updates: &mut BTreeMap<usize, Updates>,
@@ -353,7 +359,7 @@ fn update(
     };
     let mut of_actor = None;
     if !trained.is_empty() {
-        match passes.policy(bank, round, of_policy, config.clip, place)? {
+        match passes.policy(bank, round, of_policy, config.clip, ahead.0, place)? {
             Err(fault) => return Ok(Some(fault)),
             Ok((gradients, seen)) => {
                 let norms = adam.norms(&gradients, trained.len())?;
@@ -367,7 +373,7 @@ fn update(
     if let (Some(critic), Some(critic_adam), Some(settings)) = (critic, critic_adam, config.critic())
         && !valued.is_empty()
     {
-        match passes.critic(critic, round, rows, settings.value_clip, place)? {
+        match passes.critic(critic, round, rows, settings.value_clip, ahead.1, place)? {
             Err(fault) => return Ok(Some(fault)),
             Ok((gradients, seen)) => {
                 let norms = critic_adam.norms(&gradients, valued.len())?;
@@ -386,7 +392,7 @@ fn update(
     if let Some((gradients, seen)) = of_actor {
         let rates: Vec<(usize, f64)> =
             trained.iter().map(|u| (*u, own[*u].optimizer.rate(steps[*u], own[*u].steps))).collect();
-        let norms = adam.step(&gradients, 0.0, &rates, place)?;
+        let norms = adam.step(&gradients, shared_rate(&rates), &rates, place)?;
         for ((u, seen), norm) in trained.iter().zip(seen).zip(norms.users) {
             let of_user = updates.entry(*u).or_default();
             of_user.policy.push(seen);

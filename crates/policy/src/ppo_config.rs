@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use text::OverLong;
 
 use crate::dpo_config::is_default;
+use crate::model::Personal;
 use crate::{Error, Guard, KlControl, KlEstimator, Result, Start};
 
 /// A PPO stage, as written in `configs/ppo/*.toml`.
@@ -23,6 +24,9 @@ pub struct PpoConfig {
     pub start: Start,
     /// Rank, scale, layers: of the policy and of the critic.
     pub lora: LoraConfig,
+    /// Which halves of an adapter are a user's own; critics' always are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub personal: Personal,
     /// Of the policy: each user's own.
     pub optimizer: AdamWConfig,
     /// Rounds of sampling and training, of each user.

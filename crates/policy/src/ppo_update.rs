@@ -2,7 +2,6 @@
 
 use lm::{
     Activations, Bank, Batch, Lm, Prefix, RowFactors, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp,
-    forward,
 };
 use tch::{Kind, no_grad};
 
@@ -15,6 +14,19 @@ use crate::surrogate::{Sampled, value_losses};
 pub(crate) struct Critic {
     pub(crate) bank: Bank,
     pub(crate) head: ScalarHead,
+}
+
+impl Critic {
+    fn present(&self, users: &[usize]) -> Self {
+        Self { bank: self.bank.present(users), head: self.head.present(users) }
+    }
+}
+
+/// A round's answers, and where their hidden states are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) rollouts: &'a [Rollout],
+    pub(crate) prefix: &'a Prefix,
 }
 
 /// A round's answers with what their updates need: a number for every answer token, 0 where a token was not sampled.
@@ -82,18 +94,44 @@ impl Round {
         out
     }
 
-    /// The number of its user among `present`, for every answer token of `rows`.
-    fn owners(&self, rows: &[usize], present: &[usize]) -> Vec<usize> {
-        let owner = |r: &usize| {
-            let user = self.rollouts[*r].user;
-            vec![place(present, user); self.rollouts[*r].row.answer_tokens()]
-        };
-        rows.iter().flat_map(owner).collect()
+    fn rows(&self) -> Rows<'_> {
+        Rows { rollouts: &self.rollouts, prefix: &self.prefix }
     }
+}
+
+/// The number of its user among `present`, for every answer token of `rows`.
+fn owners(rollouts: &[Rollout], rows: &[usize], present: &[usize]) -> Vec<usize> {
+    let owner = |r: &usize| vec![place(present, rollouts[*r].user); rollouts[*r].row.answer_tokens()];
+    rows.iter().flat_map(owner).collect()
 }
 
 fn place(present: &[usize], user: usize) -> usize {
     present.binary_search(&user).expect("a present user, in order")
+}
+
+/// A forward pass with what its backward pass needs.
+#[derive(Debug)]
+struct Forward<'a> {
+    /// Rows in the order in which they were run.
+    rows: Vec<usize>,
+    trace: Trace<'a>,
+    /// A number for every answer token of every row.
+    numbers: Tensor,
+}
+
+impl Forward<'_> {
+    /// The numbers, back to their rows.
+    fn scatter(&self, out: &mut [Vec<f32>]) {
+        scatter(&list(&self.numbers), self.rows.iter().copied(), &self.trace.batch.answer_lengths(), out);
+    }
+}
+
+/// The first part of the round's first update, run when the round began: nothing has moved since, so the update takes it over.
+#[derive(Debug)]
+pub(crate) struct Ahead<'a, M> {
+    minibatch: Vec<usize>,
+    here: M,
+    first: Forward<'a>,
 }
 
 fn factors(bank: &Bank, rollouts: &[Rollout], present: &[usize], groups: &[Vec<usize>], batch: &Batch) -> RowFactors {
@@ -109,77 +147,95 @@ pub(crate) fn present_of(rollouts: &[Rollout], rows: &[usize]) -> Vec<usize> {
     present
 }
 
-impl Passes<'_> {
+impl<'a> Passes<'a> {
     fn tensor(&self, values: &[f32]) -> Tensor {
         Tensor::from_slice(values).to_device(self.lm.device)
     }
 
-    /// Log-probabilities of `rows`' answer tokens, by the very passes that an update over the same rows begins with.
-    pub(crate) fn logp(
-        &self,
-        bank: &Bank,
-        rollouts: &[Rollout],
-        prefix: &Prefix,
-        rows: &[usize],
-        out: &mut [Vec<f32>],
-    ) {
-        let present = present_of(rollouts, rows);
-        let here = bank.present(&present);
-        for groups in in_parts(rollouts, rows, self.budget) {
-            let batch = prefix.batch(self.lm, &groups);
-            let factors = factors(&here, rollouts, &present, &groups, &batch);
-            let hidden = forward(self.lm, &batch, Some(&factors));
-            let logp = no_grad(|| answer_token_logp(self.lm, &batch, &hidden, self.temperature));
-            let logp = Vec::<f32>::try_from(logp).expect("a number a token");
-            scatter(&logp, groups.iter().flatten().copied(), &batch.answer_lengths(), out);
-        }
+    /// For passes that no gradient follows.
+    fn quiet(&self) -> Self {
+        Self { activations: Activations::Keep, ..*self }
     }
 
-    /// The critic's values in the states in which `rows`' answer tokens were chosen.
+    /// Runs the policies of `here` over `groups`: log-probabilities.
+    fn policy_forward(&self, here: &Bank, of: Rows, present: &[usize], groups: &[Vec<usize>]) -> Forward<'a> {
+        let batch = of.prefix.batch(self.lm, groups);
+        let factors = factors(here, of.rollouts, present, groups, &batch);
+        let trace = Trace::new(self.lm, batch, factors, self.activations);
+        let numbers = answer_token_logp(self.lm, &trace.batch, &trace.hidden, self.temperature);
+        Forward { rows: groups.concat(), trace, numbers }
+    }
+
+    /// Runs the critics of `here` over `groups`: values.
+    fn critic_forward(&self, here: &Critic, of: Rows, present: &[usize], groups: &[Vec<usize>]) -> Forward<'a> {
+        let batch = of.prefix.batch(self.lm, groups);
+        let factors = factors(&here.bank, of.rollouts, present, groups, &batch);
+        let trace = Trace::new(self.lm, batch, factors, self.activations);
+        let rows = groups.concat();
+        let states = answer_hidden(self.lm, &trace.batch, &trace.hidden);
+        let numbers = here.head.score(&states, &owners(of.rollouts, &rows, present));
+        Forward { rows, trace, numbers }
+    }
+
+    /// Log-probabilities of `rows`' answer tokens, by the very passes that an update over the same rows begins with, the first of which is
+    /// handed back.
+    pub(crate) fn logp(&self, bank: &Bank, of: Rows, rows: &[usize], out: &mut [Vec<f32>]) -> Option<Ahead<'a, Bank>> {
+        let present = present_of(of.rollouts, rows);
+        let here = bank.present(&present);
+        let mut parts = in_parts(of.rollouts, rows, self.budget).into_iter();
+        let first = self.policy_forward(&here, of, &present, &parts.next()?);
+        first.scatter(out);
+        for groups in parts {
+            no_grad(|| self.quiet().policy_forward(&here, of, &present, &groups)).scatter(out);
+        }
+        Some(Ahead { minibatch: rows.to_vec(), here, first })
+    }
+
+    /// The critic's values in the states in which `rows`' answer tokens were chosen; the first pass as in [`Self::logp`].
     pub(crate) fn values(
         &self,
         critic: &Critic,
-        rollouts: &[Rollout],
-        prefix: &Prefix,
+        of: Rows,
         rows: &[usize],
         out: &mut [Vec<f32>],
-    ) {
-        let present = present_of(rollouts, rows);
-        let (bank, head) = (critic.bank.present(&present), critic.head.present(&present));
-        for groups in in_parts(rollouts, rows, self.budget) {
-            let batch = prefix.batch(self.lm, &groups);
-            let factors = factors(&bank, rollouts, &present, &groups, &batch);
-            let order: Vec<usize> = groups.iter().flatten().copied().collect();
-            let lengths = batch.answer_lengths();
-            let owner = |(row, n): (&usize, &usize)| vec![place(&present, rollouts[*row].user); *n];
-            let owners: Vec<usize> = order.iter().zip(&lengths).flat_map(owner).collect();
-            let values = no_grad(|| {
-                let states = answer_hidden(self.lm, &batch, &forward(self.lm, &batch, Some(&factors)));
-                head.score(&states, &owners)
-            });
-            let values = Vec::<f32>::try_from(values).expect("a number a token");
-            scatter(&values, order.into_iter(), &lengths, out);
+    ) -> Option<Ahead<'a, Critic>> {
+        let present = present_of(of.rollouts, rows);
+        let here = critic.present(&present);
+        let mut parts = in_parts(of.rollouts, rows, self.budget).into_iter();
+        let first = self.critic_forward(&here, of, &present, &parts.next()?);
+        first.scatter(out);
+        for groups in parts {
+            no_grad(|| self.quiet().critic_forward(&here, of, &present, &groups)).scatter(out);
         }
+        Some(Ahead { minibatch: rows.to_vec(), here, first })
     }
 
-    /// Gradients of the clipped surrogate over `rows`: the sum over users of the mean over each one's tokens.
-    pub(crate) fn policy(&self, bank: &Bank, round: &Round, rows: &[usize], clip: f64, at: &str) -> Result<Update> {
+    /// Gradients of the clipped surrogate over `rows`: the sum over users of the mean over each one's tokens. `ahead` is taken if it is of
+    /// these rows, and of these parameters.
+    pub(crate) fn policy(
+        &self,
+        bank: &Bank,
+        round: &Round,
+        rows: &[usize],
+        clip: f64,
+        ahead: Option<Ahead<'a, Bank>>,
+        at: &str,
+    ) -> Result<Update> {
         let present = present_of(&round.rollouts, rows);
-        let here = bank.present(&present);
+        let (here, mut ahead) = match ahead.filter(|a| a.minibatch == rows) {
+            Some(Ahead { here, first, .. }) => (here, Some(first)),
+            None => (bank.present(&present), None),
+        };
         let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
         let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
         for groups in in_parts(&round.rollouts, rows, self.budget) {
-            let batch = round.prefix.batch(self.lm, &groups);
-            let part: Vec<usize> = groups.iter().flatten().copied().collect();
-            let factors = factors(&here, &round.rollouts, &present, &groups, &batch);
-            let (weights, owners) = (round.weights(&part, rows), round.owners(&part, &present));
-            let trace = Trace::new(self.lm, &batch, factors, self.activations);
-            let logp = answer_token_logp(self.lm, &batch, &trace.hidden, self.temperature);
+            let run = || self.policy_forward(&here, round.rows(), &present, &groups);
+            let Forward { rows: part, trace, numbers: logp } = ahead.take().unwrap_or_else(run);
+            let (weights, owners) = (round.weights(&part, rows), owners(&round.rollouts, &part, &present));
             let [old, advantages] = [&round.old, &round.advantages].map(|v| self.tensor(&Round::flat(v, &part)));
             let sampled = Sampled { logp: &logp, old: &old, advantages: &advantages };
             let losses = sampled.policy_losses(clip);
 
-            let list = |t: &Tensor| Vec::<f32>::try_from(t.detach().to_kind(Kind::Float)).expect("a number a token");
             let (each, now, before) = (list(&losses), list(&logp), list(&old));
             for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
                 if !each[i].is_finite() {
@@ -201,24 +257,31 @@ impl Passes<'_> {
         Ok(Ok((sum.unwrap_or_default(), seen)))
     }
 
-    /// Gradients of the clipped value loss over `rows`: of the critic's adapters, then of its heads.
-    pub(crate) fn critic(&self, critic: &Critic, round: &Round, rows: &[usize], clip: f64, at: &str) -> Result<Update> {
+    /// Gradients of the clipped value loss over `rows`: of the critic's adapters, then of its heads. `ahead` as in [`Self::policy`].
+    pub(crate) fn critic(
+        &self,
+        critic: &Critic,
+        round: &Round,
+        rows: &[usize],
+        clip: f64,
+        ahead: Option<Ahead<'a, Critic>>,
+        at: &str,
+    ) -> Result<Update> {
         let present = present_of(&round.rollouts, rows);
-        let (bank, head) = (critic.bank.present(&present), critic.head.present(&present));
+        let (here, mut ahead) = match ahead.filter(|a| a.minibatch == rows) {
+            Some(Ahead { here, first, .. }) => (here, Some(first)),
+            None => (critic.present(&present), None),
+        };
         let leaves = |parameters: Vec<lm::Parameter>| parameters.into_iter().map(|p| p.tensor).collect::<Vec<_>>();
-        let (of_bank, of_head) = (leaves(bank.parameters()), leaves(head.parameters()));
+        let (of_bank, of_head) = (leaves(here.bank.parameters()), leaves(here.head.parameters()));
         let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
         for groups in in_parts(&round.rollouts, rows, self.budget) {
-            let batch = round.prefix.batch(self.lm, &groups);
-            let part: Vec<usize> = groups.iter().flatten().copied().collect();
-            let factors = factors(&bank, &round.rollouts, &present, &groups, &batch);
-            let (weights, owners) = (round.weights(&part, rows), round.owners(&part, &present));
-            let trace = Trace::new(self.lm, &batch, factors, self.activations);
-            let values = head.score(&answer_hidden(self.lm, &batch, &trace.hidden), &owners);
+            let run = || self.critic_forward(&here, round.rows(), &present, &groups);
+            let Forward { rows: part, trace, numbers: values } = ahead.take().unwrap_or_else(run);
+            let (weights, owners) = (round.weights(&part, rows), owners(&round.rollouts, &part, &present));
             let [old, returns] = [&round.values, &round.returns].map(|v| self.tensor(&Round::flat(v, &part)));
             let losses = value_losses(&values, &old, &returns, clip);
 
-            let list = |t: &Tensor| Vec::<f32>::try_from(t.detach().to_kind(Kind::Float)).expect("a number a token");
             let (each, now, before) = (list(&losses), list(&values), list(&old));
             for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
                 if !each[i].is_finite() {
@@ -233,4 +296,8 @@ impl Passes<'_> {
         }
         Ok(Ok((sum.unwrap_or_default(), seen)))
     }
+}
+
+fn list(t: &Tensor) -> Vec<f32> {
+    Vec::try_from(t.detach().to_kind(Kind::Float)).expect("a number a token")
 }

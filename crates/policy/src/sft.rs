@@ -198,8 +198,8 @@ pub fn train(
             let places: Vec<usize> = owners.iter().map(place_of).collect();
             let factors = here.rows(&places, inputs.lengths()).with_dropout(dropout);
 
-            let trace = Trace::new(lm, &inputs, factors, *activations);
-            let nll = -answer_logp(lm, &inputs, &trace.hidden) * Tensor::from_slice(&weights).to_device(lm.device); // [rows]
+            let trace = Trace::new(lm, inputs, factors, *activations);
+            let nll = -answer_logp(lm, &trace.batch, &trace.hidden) * Tensor::from_slice(&weights).to_device(lm.device); // [rows]
             let loss = nll.sum(Kind::Float);
             lm::accumulate(&mut gradients, trace.backward(&loss, &parameters, &[], &place)?);
             let values = Vec::<f64>::try_from(nll.detach().to_kind(Kind::Double)).expect("one number a row");

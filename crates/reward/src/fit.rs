@@ -254,8 +254,8 @@ pub(crate) fn train(
             let dropout = here.bank.dropout(part.iter().map(|i| seeds[*i]).collect(), rows.lengths());
             let factors = here.bank.rows(&own, rows.lengths()).with_dropout(dropout);
 
-            let trace = Trace::new(lm, &rows, factors, activations);
-            let hidden = lm::pooled_hidden(lm, &rows, &trace.hidden, pooling); // [2P, E]
+            let trace = Trace::new(lm, rows, factors, activations);
+            let hidden = lm::pooled_hidden(lm, &trace.batch, &trace.hidden, pooling); // [2P, E]
             let twice: Vec<usize> = own.iter().flat_map(|u| [*u, *u]).collect();
             let rewards = here.head.score(&hidden, &twice).view([-1, 2]); // [P, 2]: chosen, rejected
             let (tie, lapse) = here.habits.of(&own, lm.device);

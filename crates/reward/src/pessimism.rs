@@ -79,8 +79,8 @@ impl RewardModel {
             let batch = prefix.batch(lm, &groups);
             let owners: Vec<usize> = (0..some.len()).collect();
             let factors = copies.bank.rows(&owners, batch.lengths());
-            let trace = lm::Trace::new(lm, &batch, factors, lm::Activations::Keep);
-            let hidden = lm::pooled_hidden(lm, &batch, &trace.hidden, self.pooling);
+            let trace = lm::Trace::new(lm, batch, factors, lm::Activations::Keep);
+            let hidden = lm::pooled_hidden(lm, &trace.batch, &trace.hidden, self.pooling);
             let scores = copies.head.score(&hidden, &owners);
             let mut personal = copies.bank.parameters();
             personal.extend(copies.head.parameters());
