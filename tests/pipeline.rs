@@ -351,10 +351,27 @@ fn the_papers_protocol_runs_on_smollm2() {
 }
 
 #[test]
-fn pairs_can_be_ranked_by_lower_bounds() {
+fn a_user_in_quarantine_is_told_of_to_the_end_and_the_exit_code_is_3() {
+    let workspace = Workspace::new().with_ppo();
+    let far = ["--set", "ppo.user={ \"Bo/../b\" = { learning_rate = 3.0 } }", "--set", "ppo.max_kl=2.0"];
+    let ended = workspace.run(&far).assert().code(3);
+    let said = String::from_utf8_lossy(&ended.get_output().stderr).into_owned();
+    assert!(said.contains("finished with users in quarantine") && said.contains("Bo/../b"), "{said}");
+    let read = |file: &str| -> Value { run::read_json(&workspace.path("checkpoints/tiny").join(file)).unwrap() };
+    let judged = read("evaluate/report.json");
+    assert_eq!(judged["users"].as_object().unwrap().keys().collect::<Vec<_>>(), ["ann"]);
+    // What the other one's policy said until then is judged as well.
+    let curve = read("evaluate/curve.json");
+    for user in ["ann", "Bo/../b"] {
+        assert!(curve.as_array().unwrap().iter().any(|p| p["user"] == user && p["gold"].is_f64()), "{user}: {curve}");
+    }
+}
+
+#[test]
+fn pairs_can_be_ranked_with_caution() {
     let workspace = Workspace::new();
-    let pairs = |constant: Option<&str>| -> (Vec<u8>, Value) {
-        let given = constant.map(|c| format!("pairs.pessimism={{ constant = {c} }}"));
+    let pairs = |caution: Option<&str>| -> (Vec<u8>, Value) {
+        let given = caution.map(|c| format!("pairs.caution={c}"));
         let mut arguments = vec!["--until", "pairs"];
         arguments.extend(given.iter().flat_map(|given| ["--set", given]));
         workspace.run(&arguments).assert().success();
@@ -365,9 +382,11 @@ fn pairs_can_be_ranked_by_lower_bounds() {
     let (plain, said) = pairs(None);
     assert!(said.get("radius").is_none());
     let (none, said) = pairs(Some("0.0"));
-    assert!(none == plain && said["radius"] == 0.0, "a ball of radius 0 changes nothing: {said}");
-    let (careful, said) = pairs(Some("1e9"));
-    assert!(careful != plain && said["radius"].as_f64().unwrap() > 1.0, "{said}");
+    assert!(none == plain && said.get("radius").is_none(), "{said}");
+    let (careful, said) = pairs(Some("30000.0"));
+    assert!(careful != plain && said["radius"].as_f64().unwrap() > 0.0, "{said}");
+    let wrong = workspace.run(&["--until", "pairs", "--set", "pairs.caution=-1.0"]).assert().code(2);
+    assert!(String::from_utf8_lossy(&wrong.get_output().stderr).contains("`caution`"));
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod policy_command;
 mod ppo_stage;
 mod problem;
 mod rank;
+mod rated;
 mod reward_command;
 mod runner;
 mod score;

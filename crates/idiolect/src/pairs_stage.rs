@@ -12,6 +12,7 @@ use text::{Answer, Ending, Message, Tokenizer};
 
 use crate::base;
 use crate::problem::problem;
+use crate::rated::{Errors, people_of};
 use crate::stages::{Inputs, PairsConfig, RankedPairs};
 
 /// `report.json`
@@ -23,7 +24,7 @@ pub(crate) struct Made {
     counts: PairCounts,
     /// Pairs from votes among them.
     votes: usize,
-    /// Of the ball around each user's factors, where pairs are ranked by lower bounds.
+    /// Of the ball around each user's factors, where caution asked for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     radius: Option<f64>,
 }
@@ -47,19 +48,25 @@ pub(crate) fn execute(
     let mut made = Made { users: data::user_ids(&votes), counts: PairCounts::default(), votes: 0, radius: None };
     let mut pairs = Vec::new();
     if let Some(how) = config.ranked() {
+        if !(how.caution >= 0.0 && how.caution.is_finite()) {
+            let message = format!("pairs, `caution`: expected a finite number of at least 0, found {}", how.caution);
+            return Err(problem(message, "0 takes nothing off the rewards"));
+        }
         let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
         let model = RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
         let prompts = training_prompts(&votes);
         let copies = how.sampling.samples_per_prompt.get();
         let samples = study::sample(&lm, &tokenizer, None, &prompts, copies, &how.sampling, "samples to rank", run)?;
         let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64;
-        let zeta = match &how.pessimism {
-            None => None,
-            Some(pessimism) => Some(pessimism.zeta(&model.spread(decided / model.users.len() as f64)?)),
-        };
-        made.radius = zeta.map(f64::sqrt);
+        let people = people_of(&inputs["reward"])?;
+        // How sure a taste is of two rewards is known without caution too.
+        let wanted = how.caution != 0.0 || (people.is_some() && how.weighting == policy::Weighting::Certainty);
+        let errors = Errors::of(wanted, &model, people.as_ref(), decided / model.users.len() as f64)?;
+        if let Errors::Ball(zeta) = errors {
+            made.radius = Some(zeta.sqrt());
+        }
         made.users.clone_from(&model.users);
-        pairs = rank(&model, &lm, &tokenizer, &prompts, &samples, how, zeta, &mut made.counts)?;
+        pairs = rank(&model, &lm, &tokenizer, &prompts, &samples, how, &errors, &mut made.counts)?;
     }
     if !matches!(config, PairsConfig::Reward(_)) {
         let of_votes = policy::vote_pairs(&votes);
@@ -74,8 +81,11 @@ pub(crate) fn execute(
         "{} pairs, {votes} of them votes; left out: {} empty samples, {} pairs of equals",
         counts.pairs, counts.empty, counts.equal
     );
+    if let Some(caution) = config.ranked().map(|how| how.caution).filter(|c| *c != 0.0) {
+        text += &format!("; ranked by rewards less {caution} standard errors");
+    }
     if let Some(radius) = radius {
-        text += &format!("; ranked by lower bounds, in a ball of radius {radius:.3e} around each user's factors");
+        text += &format!(", the half-width of a ball of radius {radius:.3e} around each user's factors");
     }
     let without: Vec<&str> =
         users.iter().filter(|u| !pairs.iter().any(|p| p.user == **u)).map(String::as_str).collect();
@@ -93,7 +103,7 @@ fn rank(
     prompts: &[Vec<Message>],
     samples: &[Vec<Answer>],
     how: &RankedPairs,
-    zeta: Option<f64>,
+    errors: &Errors,
     counts: &mut PairCounts,
 ) -> Result<Vec<Pair>> {
     let mut rows: Vec<TokenRow> = Vec::new();
@@ -131,14 +141,8 @@ fn rank(
     let mut pairs = Vec::new();
     for (u, user) in model.users.iter().enumerate() {
         // Each row's reward, or its lower bound, and its standard error.
-        let rated: Vec<(f32, f32)> = match zeta {
-            None => model.score(lm, &prefix, &all, u).into_iter().map(|r| (r, 0.0)).collect(),
-            Some(zeta) => {
-                let width = zeta.sqrt() as f32;
-                let rated = model.score_and_gradient(lm, &prefix, &all, u)?;
-                rated.into_iter().map(|(r, norm)| (r - width * norm, width * norm)).collect()
-            }
-        };
+        let rated = errors.rated(lm, model, &prefix, &all, u)?;
+        let rated: Vec<(f32, f32)> = rated.into_iter().map(|(r, e)| (r - how.caution as f32 * e, e)).collect();
         for ((prompt, answers), indices) in prompts.iter().zip(samples).zip(&row_of) {
             let (rewards, errors): (Vec<f32>, Vec<f32>) =
                 indices.iter().map(|i| i.map_or((f32::NAN, 0.0), |i| rated[i])).unzip();

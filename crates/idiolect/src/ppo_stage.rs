@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use data::Split;
 use lm::{Compute, Lm, Prefix};
-use reward::{People, Pessimism, RewardModel};
+use reward::RewardModel;
 use run::Run;
 use serde_json::{Value, json};
 
 use crate::base;
 use crate::pairs_stage::training_prompts;
 use crate::problem::problem;
+use crate::rated::{Errors, people_of};
 use crate::stages::Inputs;
 
 pub(crate) fn execute(
@@ -22,8 +23,7 @@ pub(crate) fn execute(
 ) -> Result<(Value, String)> {
     let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
     let model = RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
-    let people = inputs["reward"].join("people.safetensors");
-    let people = people.exists().then(|| People::read(&people)).transpose()?;
+    let people = people_of(&inputs["reward"])?;
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
     let prompts = training_prompts(&votes);
     let users = match (config.whose, model.head.features.as_ref()) {
@@ -39,7 +39,7 @@ pub(crate) fn execute(
         policy::Start::Sft => Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?),
     };
     let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64;
-    let errors = Errors::of(config.reward.caution, &model, people.as_ref(), decided / users.len() as f64)?;
+    let errors = Errors::of(config.reward.caution != 0.0, &model, people.as_ref(), decided / users.len() as f64)?;
     let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| match config.whose {
         policy::Whose::Users => scores(&lm, &model, &errors, prefix, asked),
         policy::Whose::Features => features(&lm, &model, prefix, asked),
@@ -80,26 +80,6 @@ fn features(lm: &Lm, model: &RewardModel, prefix: &Prefix, asked: &[(usize, usiz
     Ok(asked.iter().map(|(row, feature)| (features[*row][*feature], 0.0)).collect())
 }
 
-/// Where a reward's standard error comes from.
-enum Errors<'a> {
-    /// Nobody asks.
-    None,
-    /// The half-width of P-ShareLoRA's ball of this squared radius.
-    Ball(f64),
-    /// Laplace's, of a taste over reward features.
-    Tastes(&'a People),
-}
-
-impl<'a> Errors<'a> {
-    fn of(caution: f64, model: &RewardModel, people: Option<&'a People>, votes: f64) -> Result<Self> {
-        Ok(match people {
-            _ if caution == 0.0 => Self::None,
-            Some(people) => Self::Tastes(people),
-            None => Self::Ball(Pessimism { constant: 1.0, delta: 0.05 }.zeta(&model.spread(votes)?)),
-        })
-    }
-}
-
 /// Rewards of (row, user), each user's rows together.
 fn scores(
     lm: &Lm,
@@ -114,21 +94,7 @@ fn scores(
     let mut out = vec![(0.0, 0.0); asked.len()];
     for (user, places) in places {
         let rows: Vec<usize> = places.iter().map(|p| asked[*p].0).collect();
-        let scored: Vec<(f32, f32)> = match errors {
-            Errors::None => model.score(lm, &prefix, &rows, user).into_iter().map(|s| (s, 0.0)).collect(),
-            Errors::Ball(zeta) => {
-                let width = zeta.sqrt() as f32;
-                let each = model.score_and_gradient(lm, &prefix, &rows, user)?;
-                each.into_iter().map(|(s, norm)| (s, width * norm)).collect()
-            }
-            Errors::Tastes(people) => {
-                let taste = &people.tastes[&model.users[user]];
-                let features = model.features(lm, &prefix, &rows).expect("tastes are over features");
-                let wide = |phi: Vec<f32>| phi.into_iter().map(f64::from).collect::<Vec<f64>>();
-                let each = features.into_iter().map(|phi| taste.score(&wide(phi)));
-                each.map(|(mean, error)| (mean as f32, error as f32)).collect()
-            }
-        };
+        let scored = errors.rated(lm, model, &prefix, &rows, user)?;
         places.into_iter().zip(scored).for_each(|(place, score)| out[place] = score);
     }
     Ok(out)

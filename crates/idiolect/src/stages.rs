@@ -70,10 +70,15 @@ pub(crate) struct RankedPairs {
     /// What pairs count.
     #[serde(default)]
     pub(crate) weighting: policy::Weighting,
-    /// Ranked by lower bounds of the rewards.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) pessimism: Option<reward::Pessimism>,
+    /// So many standard errors are taken off every reward: pessimism.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) caution: f64,
     pub(crate) sampling: SamplingConfig,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl PairsConfig {

@@ -3,9 +3,9 @@
     compare.py BENCH_BINARY MODEL_FOLDER PAIRS.parquet OUT.json --ppo-path TRL_1.12_FOLDER
                [--rounds 3] [--threads 2] [--dpo-steps 10] [--ppo-steps 4] [--new 64] [--epochs 4] [--users 32] [--each 16]
 
-Both train on the same rows of the file in the same precision, each under `plain` (malloc as it comes) and `kept` (freed memory is kept:
-ours by the library's allocator, as the program uses it; Python by glibc's settings). Our rows are longer by the chat template, so speed is
-in tokens. PPO's answers have a fixed length: MODEL_FOLDER is copied with an end token that is never sampled. `users`: so many users of our
+Both train on the same rows of the file, in the model's chat template and in the same precision, each under `plain` (malloc as it comes) and
+`kept` (freed memory is kept: ours by the library's allocator, as the program uses it; Python by glibc's settings). Speed is in tokens of these
+rows: PPO takes prompts in an order of its own. TRL's precomputed reference is measured under `plain` alone. PPO's answers have a fixed length: MODEL_FOLDER is copied with an end token that is never sampled. `users`: so many users of our
 own together, and then each alone in the same warm process.
 
 OUT.json: {"machine", "threads", "jobs": [{"job", "dtype", "allocator", "program", "tokens_per_s": [..], "peak_mib": [..]}],
@@ -92,6 +92,8 @@ for i in range(args.rounds):
                 for program in ("ours", "peer"):
                     if job == "dpo, precomputed" and program == "ours":
                         continue  # ours is the same run
+                    if job == "dpo, precomputed" and kept:
+                        continue
                     r = call(program, job, dtype, kept)
                     key = (job, dtype, "kept" if kept else "plain", program)
                     entry = results.setdefault(key, {"tokens_per_s": [], "peak_mib": []})

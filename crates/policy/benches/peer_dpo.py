@@ -25,7 +25,9 @@ model, pairs, dtype, threads, batch, steps, *rest = sys.argv[1:]
 threads, batch, steps, precompute = int(threads), int(batch), int(steps), rest == ["precompute"]
 torch.set_num_threads(threads)
 torch.manual_seed(0)
-rows = pq.read_table(pairs).select(["prompt", "chosen", "rejected"]).to_pylist()[:batch * (steps + 1)]
+roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+rows = [{name: [{"role": role, "content": row[name]}] for name, role in roles.items()}
+        for row in pq.read_table(pairs).select(list(roles)).to_pylist()[:batch * (steps + 1)]]
 spans, tokens, before = [], [], []  # before: seconds of references that are computed ahead
 
 

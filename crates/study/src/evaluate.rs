@@ -95,8 +95,10 @@ pub fn evaluate(
     let mut judge = |_: &[Vec<Message>], answers: &[Vec<Answer>]| Ok(truth.rates(own.users, answers));
     let (report, base) = evaluate_by(config, lm, tokenizer, own, &asked, None, &mut judge, run)?;
     if let Some(rollouts) = rollouts {
-        let scale: BTreeMap<String, Vec<f64>> =
-            own.users.iter().cloned().zip(base.iter().map(|r| r.concat())).collect();
+        // Of everybody, also of who was quarantined since.
+        let raters: Vec<String> = truth.raters.keys().cloned().collect();
+        let rates = truth.rates(&raters, &base);
+        let scale: BTreeMap<String, Vec<f64>> = raters.into_iter().zip(rates.iter().map(|r| r.concat())).collect();
         curve(rollouts, truth, &scale, run)?;
     }
     Ok(report)
@@ -104,7 +106,7 @@ pub fn evaluate(
 
 /// Samples the base and every user's model, lets `judge` rate all answers for all users, and compares. `against` is a model for everybody (user 0 of
 /// its bank) that every user's own is compared with beside the base. Writes `report.json`, `report.md`, `matrix.svg` and `answers.parquet` into
-/// the run's folder; gives the report and the rates of the base's answers.
+/// the run's folder; gives the report and the base's answers.
 pub fn evaluate_by(
     config: &EvaluateConfig,
     lm: &Lm,
@@ -114,7 +116,7 @@ pub fn evaluate_by(
     against: Option<&Bank>,
     judge: &mut Judge,
     run: &mut Run,
-) -> Result<(Report, Rates)> {
+) -> Result<(Report, Vec<Vec<Answer>>)> {
     let EvaluateConfig { split: _, sampling, kl_samples_per_prompt, neutral: _ } = config;
     let Asked { prompts, neutral, .. } = *asked;
     let copies = sampling.samples_per_prompt.get();
@@ -204,7 +206,7 @@ pub fn evaluate_by(
     run::write_json(&run.path("report.json"), &report)?;
     run::write_atomic(&run.path("report.md"), report.markdown().as_bytes())?;
     run::write_atomic(&run.path("matrix.svg"), report.svg().as_bytes())?;
-    Ok((report, by_base))
+    Ok((report, base))
 }
 
 /// Draws for the interval of a length-controlled win rate: each is a regression.
