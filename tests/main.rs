@@ -13,6 +13,8 @@ mod features;
 mod house;
 /// Learners: equals a reference, repeats exactly, gets better, keeps its invariant.
 mod learners;
+/// Where pairs come from, and how carefully.
+mod pairs;
 /// Every stage from raw data to exported models, twice.
 mod pipeline;
 /// PPO, RLOO and GRPO: learn, repeat, keep to themselves, find a bandit's optimum.
