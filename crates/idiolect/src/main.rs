@@ -26,7 +26,6 @@ mod policy_command;
 mod ppo_stage;
 mod problem;
 mod rank;
-mod rated;
 mod reward_command;
 mod runner;
 mod score;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use data::{Split, Vote};
 use lm::{Compute, Lm, TokenRow};
 use policy::{Pair, PairCounts};
-use reward::RewardModel;
+use reward::{Errors, RewardModel};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use text::{Answer, Ending, Message, Tokenizer};
 
 use crate::base;
 use crate::problem::problem;
-use crate::rated::{Errors, people_of};
+use crate::served::people_of;
 use crate::stages::{Inputs, PairsConfig, RankedPairs};
 
 /// `report.json`
@@ -38,6 +38,11 @@ pub(crate) fn training_prompts(votes: &[Vote]) -> Vec<Vec<Message>> {
     prompts
 }
 
+/// Decided training votes of a user of `model`, on average.
+pub(crate) fn decided_votes(votes: &[Vote], model: &RewardModel) -> f64 {
+    votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64 / model.users.len() as f64
+}
+
 pub(crate) fn execute(
     config: &PairsConfig,
     inputs: &Inputs,
@@ -57,11 +62,10 @@ pub(crate) fn execute(
         let prompts = training_prompts(&votes);
         let copies = how.sampling.samples_per_prompt.get();
         let samples = study::sample(&lm, &tokenizer, None, &prompts, copies, &how.sampling, "samples to rank", run)?;
-        let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64;
         let people = people_of(&inputs["reward"])?;
         // How sure a taste is of two rewards is known without caution too.
         let wanted = how.caution != 0.0 || (people.is_some() && how.weighting == policy::Weighting::Certainty);
-        let errors = Errors::of(wanted, &model, people.as_ref(), decided / model.users.len() as f64)?;
+        let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(&votes, &model))?;
         if let Errors::Ball(zeta) = errors {
             made.radius = Some(zeta.sqrt());
         }

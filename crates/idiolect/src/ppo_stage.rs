@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use data::Split;
 use lm::{Compute, Lm, Prefix};
-use reward::RewardModel;
+use reward::{Errors, RewardModel};
 use run::Run;
 use serde_json::{Value, json};
 
 use crate::base;
-use crate::pairs_stage::training_prompts;
+use crate::pairs_stage::{decided_votes, training_prompts};
 use crate::problem::problem;
-use crate::rated::{Errors, people_of};
+use crate::served::people_of;
 use crate::stages::Inputs;
 
 pub(crate) fn execute(
@@ -38,8 +37,8 @@ pub(crate) fn execute(
         policy::Start::Base => None,
         policy::Start::Sft => Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?),
     };
-    let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64;
-    let errors = Errors::of(config.reward.caution != 0.0, &model, people.as_ref(), decided / users.len() as f64)?;
+    let wanted = config.reward.caution != 0.0;
+    let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(&votes, &model))?;
     let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| match config.whose {
         policy::Whose::Users => scores(&lm, &model, &errors, prefix, asked),
         policy::Whose::Features => features(&lm, &model, prefix, asked),

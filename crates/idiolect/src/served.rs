@@ -64,6 +64,12 @@ pub(crate) struct Adapted {
     pub(crate) held_out_accuracy: Option<estimate::Interval>,
 }
 
+/// The people of a reward stage in `folder`, if its model has reward features.
+pub(crate) fn people_of(folder: &Path) -> Result<Option<People>> {
+    let people = folder.join("people.safetensors");
+    Ok(people.exists().then(|| People::read(&people)).transpose()?)
+}
+
 impl Served {
     pub(crate) fn open(args: &ServedArgs) -> Result<Self> {
         let (lm, tokenizer) = base::load(&args.base, &args.compute.resolve()?)?;

@@ -109,7 +109,7 @@ pub(crate) enum Stage {
 const KINDS: [&str; 10] = ["import", "simulate", "data", "sft", "reward", "pairs", "dpo", "ppo", "evaluate", "export"];
 
 /// Raised whenever the code changes what a stage writes.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 
 /// The most tokens that a stage may take.
 #[derive(Clone, Copy, Debug, Default)]

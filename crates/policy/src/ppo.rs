@@ -145,10 +145,11 @@ pub fn train(
         let mut ahead = (None, None); // passes of the first update, of the policies and of the critics
         for (number, rows) in first.iter().enumerate() {
             let (now, later): (Vec<usize>, Vec<usize>) = rows.iter().partition(|r| trains(rollouts[**r].user));
-            passes.logp(&bank, of, &later, &mut old);
-            let of_policy = passes.logp(&bank, of, &now, &mut old);
-            let of_critic = critic.as_ref().and_then(|critic| passes.values(critic, of, rows, &mut values));
-            if number == 0 {
+            let keep = number == 0;
+            passes.begin(&bank, of, &later, false, &mut old);
+            let of_policy = passes.begin(&bank, of, &now, keep, &mut old);
+            let of_critic = critic.as_ref().and_then(|critic| passes.begin(critic, of, rows, keep, &mut values));
+            if keep {
                 ahead = (of_policy, of_critic);
             }
         }

@@ -1,8 +1,6 @@
 //! The forward passes and gradients of a PPO update, for all users of a minibatch.
 
-use lm::{
-    Activations, Bank, Batch, Lm, Prefix, RowFactors, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp,
-};
+use lm::{Activations, Bank, Lm, Prefix, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp};
 use tch::{Kind, no_grad};
 
 use crate::Result;
@@ -16,9 +14,43 @@ pub(crate) struct Critic {
     pub(crate) head: ScalarHead,
 }
 
-impl Critic {
-    fn present(&self, users: &[usize]) -> Self {
+/// What learns from a round: a number for every answer token.
+pub(crate) trait Learned: Sized {
+    /// That of some users alone.
+    fn of_users(&self, users: &[usize]) -> Self;
+    /// Its adapters.
+    fn bank(&self) -> &Bank;
+    /// The numbers of a pass; `owners` are the users of its answer tokens.
+    fn read(&self, passes: &Passes, trace: &Trace, owners: &[usize]) -> Tensor;
+}
+
+/// Policies: the log-probability of each token.
+impl Learned for Bank {
+    fn of_users(&self, users: &[usize]) -> Self {
+        self.present(users)
+    }
+
+    fn bank(&self) -> &Bank {
+        self
+    }
+
+    fn read(&self, passes: &Passes, trace: &Trace, _: &[usize]) -> Tensor {
+        answer_token_logp(passes.lm, &trace.batch, &trace.hidden, passes.temperature)
+    }
+}
+
+/// Critics: the value of the state in which each token was chosen.
+impl Learned for Critic {
+    fn of_users(&self, users: &[usize]) -> Self {
         Self { bank: self.bank.present(users), head: self.head.present(users) }
+    }
+
+    fn bank(&self) -> &Bank {
+        &self.bank
+    }
+
+    fn read(&self, passes: &Passes, trace: &Trace, owners: &[usize]) -> Tensor {
+        self.head.score(&answer_hidden(passes.lm, &trace.batch, &trace.hidden), owners)
     }
 }
 
@@ -134,9 +166,14 @@ pub(crate) struct Ahead<'a, M> {
     first: Forward<'a>,
 }
 
-fn factors(bank: &Bank, rollouts: &[Rollout], present: &[usize], groups: &[Vec<usize>], batch: &Batch) -> RowFactors {
-    let owners: Vec<usize> = groups.iter().map(|g| place(present, rollouts[g[0]].user)).collect();
-    bank.rows(&owners, batch.lengths())
+impl<'a, M> Ahead<'a, M> {
+    /// The model and the pass that were kept, if they are of just these rows; else the model that `anew` gives.
+    fn taken(ahead: Option<Self>, rows: &[usize], anew: impl FnOnce() -> M) -> (M, Option<Forward<'a>>) {
+        match ahead.filter(|a| a.minibatch == rows) {
+            Some(Self { here, first, .. }) => (here, Some(first)),
+            None => (anew(), None),
+        }
+    }
 }
 
 /// The users of these rows, in order.
@@ -157,57 +194,40 @@ impl<'a> Passes<'a> {
         Self { activations: Activations::Keep, ..*self }
     }
 
-    /// Runs the policies of `here` over `groups`: log-probabilities.
-    fn policy_forward(&self, here: &Bank, of: Rows, present: &[usize], groups: &[Vec<usize>]) -> Forward<'a> {
+    /// Runs `here`, of the `present` users, over `groups`.
+    fn forward<M: Learned>(&self, here: &M, of: Rows, present: &[usize], groups: &[Vec<usize>]) -> Forward<'a> {
         let batch = of.prefix.batch(self.lm, groups);
-        let factors = factors(here, of.rollouts, present, groups, &batch);
-        let trace = Trace::new(self.lm, batch, factors, self.activations);
-        let numbers = answer_token_logp(self.lm, &trace.batch, &trace.hidden, self.temperature);
-        Forward { rows: groups.concat(), trace, numbers }
-    }
-
-    /// Runs the critics of `here` over `groups`: values.
-    fn critic_forward(&self, here: &Critic, of: Rows, present: &[usize], groups: &[Vec<usize>]) -> Forward<'a> {
-        let batch = of.prefix.batch(self.lm, groups);
-        let factors = factors(&here.bank, of.rollouts, present, groups, &batch);
+        let of_group: Vec<usize> = groups.iter().map(|g| place(present, of.rollouts[g[0]].user)).collect();
+        let factors = here.bank().rows(&of_group, batch.lengths());
         let trace = Trace::new(self.lm, batch, factors, self.activations);
         let rows = groups.concat();
-        let states = answer_hidden(self.lm, &trace.batch, &trace.hidden);
-        let numbers = here.head.score(&states, &owners(of.rollouts, &rows, present));
+        let numbers = here.read(self, &trace, &owners(of.rollouts, &rows, present));
         Forward { rows, trace, numbers }
     }
 
-    /// Log-probabilities of `rows`' answer tokens, by the very passes that an update over the same rows begins with, the first of which is
-    /// handed back.
-    pub(crate) fn logp(&self, bank: &Bank, of: Rows, rows: &[usize], out: &mut [Vec<f32>]) -> Option<Ahead<'a, Bank>> {
-        let present = present_of(of.rollouts, rows);
-        let here = bank.present(&present);
-        let mut parts = in_parts(of.rollouts, rows, self.budget).into_iter();
-        let first = self.policy_forward(&here, of, &present, &parts.next()?);
-        first.scatter(out);
-        for groups in parts {
-            no_grad(|| self.quiet().policy_forward(&here, of, &present, &groups)).scatter(out);
-        }
-        Some(Ahead { minibatch: rows.to_vec(), here, first })
-    }
-
-    /// The critic's values in the states in which `rows`' answer tokens were chosen; the first pass as in [`Self::logp`].
-    pub(crate) fn values(
+    /// The numbers of `rows`' answer tokens, by the very passes that an update over the same rows begins with. The first of these passes is
+    /// handed back if it is to be kept.
+    pub(crate) fn begin<M: Learned>(
         &self,
-        critic: &Critic,
+        model: &M,
         of: Rows,
         rows: &[usize],
+        keep: bool,
         out: &mut [Vec<f32>],
-    ) -> Option<Ahead<'a, Critic>> {
+    ) -> Option<Ahead<'a, M>> {
         let present = present_of(of.rollouts, rows);
-        let here = critic.present(&present);
-        let mut parts = in_parts(of.rollouts, rows, self.budget).into_iter();
-        let first = self.critic_forward(&here, of, &present, &parts.next()?);
-        first.scatter(out);
-        for groups in parts {
-            no_grad(|| self.quiet().critic_forward(&here, of, &present, &groups)).scatter(out);
+        let here = model.of_users(&present);
+        let mut kept = None;
+        for (part, groups) in in_parts(of.rollouts, rows, self.budget).iter().enumerate() {
+            if keep && part == 0 {
+                let first = self.forward(&here, of, &present, groups);
+                first.scatter(out);
+                kept = Some(first);
+            } else {
+                no_grad(|| self.quiet().forward(&here, of, &present, groups)).scatter(out);
+            }
         }
-        Some(Ahead { minibatch: rows.to_vec(), here, first })
+        kept.map(|first| Ahead { minibatch: rows.to_vec(), here, first })
     }
 
     /// Gradients of the clipped surrogate over `rows`: the sum over users of the mean over each one's tokens. `ahead` is taken if it is of
@@ -222,14 +242,11 @@ impl<'a> Passes<'a> {
         at: &str,
     ) -> Result<Update> {
         let present = present_of(&round.rollouts, rows);
-        let (here, mut ahead) = match ahead.filter(|a| a.minibatch == rows) {
-            Some(Ahead { here, first, .. }) => (here, Some(first)),
-            None => (bank.present(&present), None),
-        };
+        let (here, mut ahead) = Ahead::taken(ahead, rows, || bank.of_users(&present));
         let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
         let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
         for groups in in_parts(&round.rollouts, rows, self.budget) {
-            let run = || self.policy_forward(&here, round.rows(), &present, &groups);
+            let run = || self.forward(&here, round.rows(), &present, &groups);
             let Forward { rows: part, trace, numbers: logp } = ahead.take().unwrap_or_else(run);
             let (weights, owners) = (round.weights(&part, rows), owners(&round.rollouts, &part, &present));
             let [old, advantages] = [&round.old, &round.advantages].map(|v| self.tensor(&Round::flat(v, &part)));
@@ -268,15 +285,12 @@ impl<'a> Passes<'a> {
         at: &str,
     ) -> Result<Update> {
         let present = present_of(&round.rollouts, rows);
-        let (here, mut ahead) = match ahead.filter(|a| a.minibatch == rows) {
-            Some(Ahead { here, first, .. }) => (here, Some(first)),
-            None => (critic.present(&present), None),
-        };
+        let (here, mut ahead) = Ahead::taken(ahead, rows, || critic.of_users(&present));
         let leaves = |parameters: Vec<lm::Parameter>| parameters.into_iter().map(|p| p.tensor).collect::<Vec<_>>();
         let (of_bank, of_head) = (leaves(here.bank.parameters()), leaves(here.head.parameters()));
         let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
         for groups in in_parts(&round.rollouts, rows, self.budget) {
-            let run = || self.critic_forward(&here, round.rows(), &present, &groups);
+            let run = || self.forward(&here, round.rows(), &present, &groups);
             let Forward { rows: part, trace, numbers: values } = ahead.take().unwrap_or_else(run);
             let (weights, owners) = (round.weights(&part, rows), owners(&round.rollouts, &part, &present));
             let [old, returns] = [&round.values, &round.returns].map(|v| self.tensor(&Round::flat(v, &part)));

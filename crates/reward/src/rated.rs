@@ -1,19 +1,12 @@
-//! Rewards with their standard errors, from any of our reward models: what caution is taken off by.
+//! Rewards of rows with their standard errors, from any of our reward models: what caution is taken off by.
 
-use std::path::Path;
-
-use anyhow::Result;
 use lm::{Lm, Prefix};
-use reward::{People, Pessimism, RewardModel};
 
-/// The tastes of a reward stage in `folder`, if its model has reward features.
-pub(crate) fn people_of(folder: &Path) -> Result<Option<People>> {
-    let people = folder.join("people.safetensors");
-    Ok(people.exists().then(|| People::read(&people)).transpose()?)
-}
+use crate::{People, Pessimism, Result, RewardModel};
 
 /// Where a reward's standard error comes from.
-pub(crate) enum Errors<'a> {
+#[derive(Debug)]
+pub enum Errors<'a> {
     /// Nobody asks.
     None,
     /// The half-width of P-ShareLoRA's ball of this squared radius.
@@ -23,8 +16,9 @@ pub(crate) enum Errors<'a> {
 }
 
 impl<'a> Errors<'a> {
-    /// Those of `model`, whose users have `votes` decided votes on average.
-    pub(crate) fn of(wanted: bool, model: &RewardModel, people: Option<&'a People>, votes: f64) -> Result<Self> {
+    /// Those of `model`, whose users have `votes` decided votes on average; with `people` those of their tastes. The ball's constant is 1, its
+    /// delta .05.
+    pub fn of(wanted: bool, model: &RewardModel, people: Option<&'a People>, votes: f64) -> Result<Self> {
         Ok(match people {
             _ if !wanted => Self::None,
             Some(people) => Self::Tastes(people),
@@ -32,8 +26,11 @@ impl<'a> Errors<'a> {
         })
     }
 
-    /// One user's rewards of `rows` and their standard errors; 0 where nobody asks. The prefix is the model's own.
-    pub(crate) fn rated(
+    /// One user's rewards of `rows` and their standard errors; 0 where nobody asks. The prefix ends where the model's adapters begin.
+    ///
+    /// # Errors
+    /// A gradient that cannot be computed.
+    pub fn rated(
         &self,
         lm: &Lm,
         model: &RewardModel,
