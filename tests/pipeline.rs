@@ -171,6 +171,21 @@ fn a_matrix_shares_what_it_does_not_reach_and_ends_with_one_table() {
 }
 
 #[test]
+fn a_matrix_of_policies_ends_with_its_frontier() {
+    let workspace = Workspace::new();
+    let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();
+    fs_err::write(workspace.path("pipelines/tiny.toml"), text + "[matrix]\n\"dpo.beta\" = [0.05, 0.5]\n").unwrap();
+    workspace.run(&["--until", "evaluate"]).assert().success();
+    let folder = workspace.path("checkpoints/tiny");
+    let results: Vec<Value> = run::read_json(&folder.join("results.json")).unwrap();
+    let kl = |cell: usize| results[cell]["policy_users"]["ann"]["kl"].as_f64().unwrap();
+    let table = fs_err::read_to_string(folder.join("results.md")).unwrap();
+    assert!(table.contains(&format!("at {:.1}", kl(0))) && table.contains("nats an answer"), "{table}");
+    let plot = fs_err::read_to_string(folder.join("frontier.svg")).unwrap();
+    assert!(plot.contains("ann") && plot.matches("<circle").count() >= 4, "two cells of two users");
+}
+
+#[test]
 fn named_steps_folds_and_seeds_end_in_a_comparison_of_methods() {
     let workspace = Workspace::new();
     let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();

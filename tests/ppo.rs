@@ -329,6 +329,13 @@ fn settings_that_mean_nothing_are_told() {
     let cases = [
         (PpoConfig { temperature: 0.0, ..plain.clone() }, "`temperature`"),
         (PpoConfig { clip: f64::NAN, ..plain.clone() }, "`clip`"),
+        (
+            PpoConfig {
+                whose: policy::Whose::Features(policy::Combination { rank: None, strength: -1.0 }),
+                ..plain.clone()
+            },
+            "`whose.features.strength`",
+        ),
         (PpoConfig { lora: lora(), ..plain.clone() }, "`lora.dropout`"),
         (PpoConfig { method: Method::Rloo, samples_per_prompt: count(1), ..plain.clone() }, "`samples_per_prompt`"),
         (PpoConfig { minibatches: count(9), ..plain.clone() }, "`minibatches`: expected at most the 8 answers"),

@@ -199,14 +199,41 @@ fn any_reward_model_ranks_beside_another() {
         let beside = line["beside"].as_u64().unwrap() as usize;
         assert!((0..4).all(|i| of("rewards", i) <= of("rewards", beside) + 1e-6));
     }
+    // Without --zeta the ball's radius is its formula's: the same errors but for one factor.
+    let careful = |model: &std::path::Path, out: &std::path::Path| {
+        let mut rank = program();
+        rank.args(["reward", "rank", "--user", "ann", "--caution", "1", "--threads", "1", "--dtype", "float32"]);
+        rank.arg("--answers").arg(&answers).arg("--out").arg(out).arg("--model").arg(model);
+        rank.arg("--base").arg(workspace.path("checkpoints/tiny/import")).output().unwrap()
+    };
+    let by_formula = workspace.path("by-formula.jsonl");
+    assert!(careful(model.parent().unwrap(), &by_formula).status.success());
+    let by_formula = fs_err::read_to_string(&by_formula).unwrap();
+    let factors: Vec<f64> = text
+        .lines()
+        .zip(by_formula.lines())
+        .flat_map(|(given, own)| {
+            let [given, own]: [Value; 2] = [given, own].map(|line| serde_json::from_str(line).unwrap());
+            (0..4).map(move |i| own["errors"][i].as_f64().unwrap() / given["errors"][i].as_f64().unwrap())
+        })
+        .collect();
+    assert!(factors.len() == 24 && factors[0] > 0.0, "{factors:?}");
+    assert!(factors.iter().all(|f| (f / factors[0] - 1.0).abs() < 1e-3), "{factors:?}");
+    // Votes that nobody counted are not guessed.
+    let bare = workspace.path("bare");
+    fs_err::create_dir(&bare).unwrap();
+    fs_err::copy(&model, bare.join("reward.safetensors")).unwrap();
+    let refused = careful(&bare, &workspace.path("none.jsonl"));
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("expected fit.votes") && stderr(&refused).contains("--zeta"));
 }
 
 #[test]
 fn policies_of_features_become_everybodys_without_training() {
     let workspace = Workspace::new().with_ppo();
     workspace.edit("configs/reward.toml", "variant = \"p-share-lora\"", "variant = \"rfm\"\nfeatures = 4");
-    workspace.edit("configs/ppo.toml", "steps = 7", "whose = \"features\"\nsteps = 3");
-    workspace.run(&["--until", "ppo"]).assert().success();
+    workspace.edit("configs/ppo.toml", "steps = 7", "whose = { features = {} }\nsteps = 3");
+    workspace.run(&[]).assert().success();
     let folder = workspace.path("checkpoints/tiny");
     let combine = |out: &str, more: &[&str]| {
         let mut command = program();
@@ -231,7 +258,12 @@ fn policies_of_features_become_everybodys_without_training() {
     let far = |a: &[lm::Tensor], b: &[lm::Tensor]| {
         a.iter().zip(b).map(|(a, b)| (a - b).abs().max().double_value(&[])).fold(0.0, f64::max)
     };
-    let (basis, whole) = (read(&folder.join("ppo")), read(&workspace.path("exact")));
+    let basis = policy::Policies::read(&folder.join("ppo/basis.safetensors"), &lm).unwrap();
+    let whole = read(&workspace.path("exact"));
+    let of_stage = fs_err::read(folder.join("ppo/policies.safetensors")).unwrap();
+    assert!(of_stage == fs_err::read(workspace.path("exact/policies.safetensors")).unwrap(), "the stage combines too");
+    let judged: Value = run::read_json(&folder.join("evaluate/report.json")).unwrap();
+    assert_eq!(judged["users"].as_object().unwrap().len(), whole.users.len());
     assert_eq!(basis.users, ["feature 1", "feature 2"], "as many features as users at most");
     for (u, user) in whole.users.iter().enumerate() {
         let mut want: Vec<lm::Tensor> = updates(&basis, 0).into_iter().map(|t| t * weights[user][0]).collect();
@@ -254,4 +286,20 @@ fn policies_of_features_become_everybodys_without_training() {
     let stranger = combine("stranger", &["--user", "eve"]);
     assert_eq!(stranger.status.code(), Some(2));
     assert!(stderr(&stranger).contains("a taste of `eve`") && !workspace.path("stranger").exists());
+}
+
+#[test]
+fn a_feature_without_a_policy_ends_the_stage_by_name() {
+    let workspace = Workspace::new().with_ppo();
+    workspace.edit("configs/ppo.toml", "steps = 7", "whose = { features = { rank = 2 } }\nsteps = 7");
+    let plain = workspace.run(&["--until", "ppo"]).output().unwrap();
+    assert_eq!(plain.status.code(), Some(2));
+    assert!(stderr(&plain).contains("found one without") && stderr(&plain).contains("hint: fit it with"));
+    workspace.edit("configs/reward.toml", "variant = \"p-share-lora\"", "variant = \"rfm\"\nfeatures = 2");
+    let far = ["--set", "ppo.user={ \"feature 2\" = { learning_rate = 3.0 } }", "--set", "ppo.max_kl=2.0"];
+    let lost = workspace.run(&[&far[..], &["--until", "ppo"]].concat()).output().unwrap();
+    assert_eq!(lost.status.code(), Some(2), "{}", stderr(&lost));
+    assert!(stderr(&lost).contains("expected feature 1, feature 2, found feature 1"), "{}", stderr(&lost));
+    assert!(stderr(&lost).contains("in quarantine: feature 2: "), "{}", stderr(&lost));
+    assert!(!workspace.path("checkpoints/tiny/ppo/policies.safetensors").exists());
 }

@@ -9,6 +9,7 @@ mod ask;
 mod base;
 mod chat;
 mod cli;
+mod combine;
 mod data_command;
 mod doctor;
 mod estimate_time;

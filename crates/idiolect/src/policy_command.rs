@@ -1,4 +1,4 @@
-//! `idiolect policy`: what trained policies are worth, by a known truth or by reward models; and policies from those of features.
+//! `idiolect policy`: what trained policies are worth, by a known truth or by reward models.
 
 use std::path::PathBuf;
 
@@ -12,45 +12,16 @@ use study::{Asked, EvaluateConfig, EvaluationSplit, Own, Rates, SamplingConfig, 
 use text::{Answer, Ending, Message, Tokenizer};
 
 use crate::cli::ComputeArgs;
-use crate::lab_command::{begin, publish};
-use crate::ppo_stage::feature_name;
+use crate::combine::{self, CombineArgs};
 use crate::problem::{problem, refuse_folder};
-use crate::served::{Served, ServedArgs};
 use crate::{base, table};
 
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Win rates over the base and over a model for everybody, at equal length, the matrix of users, divergence, diversity, drift
     Eval(EvalArgs),
-    /// A policy for every user at once, from the policies of reward features (`whose = "features"`), weighted by the user's taste
+    /// Policies at once, from those of reward features (`whose = { features = {} }`), weighted by tastes: for users adapted since
     Combine(CombineArgs),
-}
-
-#[derive(Args)]
-pub(crate) struct CombineArgs {
-    /// The folder of a stage `ppo` with `whose = "features"`
-    #[arg(long)]
-    basis: PathBuf,
-    /// The folder of the reward stage that it was trained against, with people.safetensors
-    #[arg(long)]
-    reward: PathBuf,
-    /// The base, a Hugging Face folder
-    #[arg(long)]
-    model: PathBuf,
-    /// These users, adapted ones included [default: all of its training]
-    #[arg(long)]
-    user: Vec<String>,
-    /// The nearest adapters of this rank; without it they are exact, at the basis's rank times the features
-    #[arg(long)]
-    rank: Option<std::num::NonZero<usize>>,
-    /// How far users' policies go: 1 is as far as the basis's
-    #[arg(long, default_value_t = 1.0)]
-    strength: f64,
-    /// A new folder for policies.safetensors
-    #[arg(long)]
-    out: PathBuf,
-    #[command(flatten)]
-    compute: ComputeArgs,
 }
 
 #[derive(Args)]
@@ -104,7 +75,7 @@ impl PolicyCommand {
     pub(crate) fn execute(self) -> Result<()> {
         match self {
             Self::Eval(args) => eval(&args),
-            Self::Combine(args) => combine(&args),
+            Self::Combine(args) => combine::run(&args),
         }
     }
 }
@@ -175,56 +146,6 @@ fn eval(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
-/// Weights `c_k = w_k s_k / |w s|` of a taste `w`, where the basis's features have deviations `s`: the user's reward in units of its own
-/// deviation, features taken to be independent. None for a taste without a direction.
-fn weights(taste: &[f64], deviations: &[f64], strength: f64) -> Option<Vec<f64>> {
-    let scaled: Vec<f64> = taste.iter().zip(deviations).map(|(w, s)| w * s).collect();
-    let norm = scaled.iter().map(|c| c * c).sum::<f64>().sqrt();
-    (norm > 0.0).then(|| scaled.into_iter().map(|c| strength * c / norm).collect())
-}
-
-fn combine(args: &CombineArgs) -> Result<()> {
-    refuse_folder(&args.out)?;
-    let served = ServedArgs::new(&args.reward, &args.model, &args.compute);
-    let served = Served::open(&served)?;
-    let basis = Policies::read(&args.basis.join("policies.safetensors"), &served.lm)?;
-    let report: policy::PpoReport = run::read_json(&args.basis.join("report.json"))?;
-    let d = served.people.population.map.nrows();
-    let names: Vec<String> = (1..=d as i64).map(feature_name).collect();
-    if basis.users != names {
-        let message = format!(
-            "{}: expected the policies {}, found {}",
-            args.basis.display(),
-            names.join(", "),
-            basis.users.join(", ")
-        );
-        return Err(problem(message, "train them with `whose = \"features\"` against this very reward model"));
-    }
-    let deviations: Vec<f64> = names.iter().map(|name| f64::from(report.scales[name].deviation)).collect();
-    let users = if args.user.is_empty() { served.people.tastes.keys().cloned().collect() } else { args.user.clone() };
-    let mut all = Vec::new();
-    for user in &users {
-        let taste = served.taste(user)?.ok_or_else(|| {
-            let message = format!("{}: expected a taste of `{user}`, found none", args.reward.display());
-            problem(message, "`idiolect adapt` makes the model know a new user")
-        })?;
-        all.push(weights(taste.mean.as_slice(), &deviations, args.strength).ok_or_else(|| {
-            problem(format!("`{user}`: expected a taste that is not zero everywhere"), "ask for more votes")
-        })?);
-    }
-    let policies = basis.combined(&served.lm, &users, &all, args.rank)?;
-    let aside = begin(&args.out)?;
-    policies.write(&aside.join("policies.safetensors"))?;
-    run::write_json(
-        &aside.join("weights.json"),
-        &users.iter().zip(&all).collect::<std::collections::BTreeMap<_, _>>(),
-    )?;
-    publish(&aside, &args.out)?;
-    let rank = policies.bank.config().lora.rank;
-    table::print(&format!("{} policies of rank {rank} from {d} of features, without training", users.len()));
-    Ok(())
-}
-
 /// The number of a user among those of the reward model; 0 with a truth, which must know them.
 fn known(user: &String, truth: Option<&Truth>, model: Option<&RewardModel>) -> Result<usize> {
     let stranger = |users: Vec<String>| {
@@ -272,17 +193,4 @@ fn by_reward(
         places.iter().map(|own| own.iter().map(rate).collect()).collect()
     };
     Ok(judges.iter().map(rates).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_users_weights_are_the_tastes_in_units_of_the_basis() {
-        // 3 * 2 and -4 * 2: a norm of 10.
-        assert_eq!(weights(&[3.0, -4.0], &[2.0, 2.0], 1.0), Some(vec![0.6, -0.8]));
-        assert_eq!(weights(&[3.0, -4.0], &[2.0, 0.0], 0.5), Some(vec![0.5, 0.0]));
-        assert_eq!(weights(&[0.0, 0.0], &[2.0, 2.0], 1.0), None);
-    }
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use lm::{Compute, Lm, Prefix};
+use policy::Whose;
 use reward::{Errors, RewardModel};
 use run::Run;
 use serde_json::{Value, json};
 
 use crate::base;
+use crate::combine::{BASIS, combined, feature_name};
 use crate::pairs_stage::{decided_votes, training_prompts};
 use crate::problem::problem;
 use crate::served::people_of;
@@ -26,10 +28,12 @@ pub(crate) fn execute(
     let votes = data::read_votes(&inputs["data"].join("votes.parquet"))?;
     let prompts = training_prompts(&votes);
     let users = match (config.whose, model.head.features.as_ref()) {
-        (policy::Whose::Users, _) => model.users.clone(),
-        (policy::Whose::Features, Some(features)) => (1..=features.size()[0]).map(feature_name).collect(),
-        (policy::Whose::Features, None) => {
-            let message = "ppo, `whose`: expected a reward model with reward features, found one without";
+        (Whose::Users, _) => model.users.clone(),
+        (Whose::Features(_), Some(features)) if people.is_some() => {
+            (1..=features.size()[0] as usize).map(feature_name).collect()
+        }
+        (Whose::Features(_), _) => {
+            let message = "ppo, `whose`: expected a reward model with at least two reward features, found one without";
             return Err(problem(message, "fit it with `variant = \"rfm\"`, or leave `whose` out"));
         }
     };
@@ -40,12 +44,21 @@ pub(crate) fn execute(
     let wanted = config.reward.caution != 0.0;
     let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(&votes, &model))?;
     let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| match config.whose {
-        policy::Whose::Users => scores(&lm, &model, &errors, prefix, asked),
-        policy::Whose::Features => features(&lm, &model, prefix, asked),
+        Whose::Users => scores(&lm, &model, &errors, prefix, asked),
+        Whose::Features(_) => features(&lm, &model, prefix, asked),
     };
-    let (policies, report) = policy::train_ppo(config, &lm, &tokenizer, &prompts, &users, start, &mut rewards, run)?;
-    policies.write(&run.path("policies.safetensors"))?;
+    let (mut policies, report) =
+        policy::train_ppo(config, &lm, &tokenizer, &prompts, &users, start, &mut rewards, run)?;
     run::write_json(&run.path("report.json"), &report)?;
+    if let (Whose::Features(how), Some(people)) = (config.whose, &people) {
+        // What was said in training is the features'; the stages behind ask for users'.
+        policies.write(&run.path(BASIS))?;
+        fs_err::rename(run.path("rollouts.parquet"), run.path("basis-rollouts.parquet"))?;
+        let (users, weights) = combined(&policies, &report, &people.tastes, how, &lm)?;
+        run::write_json(&run.path("weights.json"), &weights)?;
+        policies = users;
+    }
+    policies.write(&run.path("policies.safetensors"))?;
     let each = report.users.iter().map(|(user, r)| {
         format!(
             "{user}: {} rounds, {} answers, score {:.2} to {:.2}, KL {:.2} nats an answer, {} guarded",
@@ -60,15 +73,18 @@ pub(crate) fn execute(
         report.prompts,
         report.rows
     );
+    if let Whose::Features(_) = config.whose {
+        text += &format!(
+            "\n{} policies of rank {} from those of {} features, without training",
+            policies.users.len(),
+            policies.bank.config().lora.rank,
+            users.len()
+        );
+    }
     for (user, why) in &report.quarantined {
         text += &format!("\nquarantined: {user}: {why}");
     }
     Ok((json!(report), text))
-}
-
-/// What a reward feature, counted from 1, is called among policies.
-pub(crate) fn feature_name(number: i64) -> String {
-    format!("feature {number}")
 }
 
 /// Reward features of (row, feature); nobody's votes stand behind them, and no error.

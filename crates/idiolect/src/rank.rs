@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use estimate::Scorer;
-use reward::{ByFactors, ByTaste, RewardModel};
+use reward::{ByFactors, ByTaste, Errors, RewardModel};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::data_command::refuse_existing;
 use crate::problem::problem;
@@ -24,12 +25,12 @@ pub(crate) struct RankArgs {
     /// The JSON lines to write: `prompt`, `best` (from 0), `rewards`, `errors`, and `beside` (its pick) with --beside; must not exist
     #[arg(long)]
     out: PathBuf,
-    /// Rank by reward minus so many standard errors
+    /// Rank by reward minus so many standard errors: Laplace's of a taste, or the half-width of the ball around a user's factors
     #[arg(long, default_value_t = 0.0)]
     caution: f64,
-    /// Squared radius of the ball around a user's factors, for standard errors of a model without reward features
-    #[arg(long, default_value_t = 0.0)]
-    zeta: f64,
+    /// Squared radius of that ball [default: with --caution by its formula, from the votes of training]
+    #[arg(long)]
+    zeta: Option<f64>,
     /// A reward.safetensors that picks as well, such as one reward for all; judged by the first model
     #[arg(long)]
     beside: Option<PathBuf>,
@@ -56,12 +57,11 @@ struct Ranked {
 
 pub(crate) fn run(args: &RankArgs) -> Result<()> {
     refuse_existing(&args.out)?;
-    if !(args.caution.is_finite() && args.zeta.is_finite() && args.zeta >= 0.0) {
-        let message = format!(
-            "--caution, --zeta: expected finite numbers, zeta at least 0, found {}, {}",
-            args.caution, args.zeta
-        );
-        return Err(problem(message, "leave them out for the plain reward"));
+    for (flag, value) in [("--caution", args.caution), ("--zeta", args.zeta.unwrap_or(0.0))] {
+        if !(value.is_finite() && value >= 0.0) {
+            let message = format!("{flag}: expected a finite number of at least 0, found {value}");
+            return Err(problem(message, "leave it out for the plain reward"));
+        }
     }
     let asked = read(&args.answers)?;
     let ranked = if args.served.model.join("people.safetensors").exists() {
@@ -72,7 +72,12 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
     } else {
         let (lm, tokenizer) = base::load(&args.served.base, &args.served.compute.resolve()?)?;
         let model = RewardModel::read(&args.served.model.join("reward.safetensors"), &lm)?;
-        let mut scorer = ByFactors { model: &model, lm: &lm, tokenizer: &tokenizer, zeta: args.zeta };
+        let zeta = match args.zeta {
+            Some(zeta) => zeta,
+            None if args.caution == 0.0 => 0.0,
+            None => Errors::ball(&model, decided_votes(&args.served.model, &model)?)?,
+        };
+        let mut scorer = ByFactors { model: &model, lm: &lm, tokenizer: &tokenizer, zeta };
         rank(args, &asked, &mut scorer, &lm, &tokenizer)?
     };
     let lines: Vec<String> = ranked.iter().map(|r| serde_json::to_string(r).expect("plain data") + "\n").collect();
@@ -101,6 +106,17 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
     }
     table::print(&said);
     Ok(())
+}
+
+/// Decided training votes of a user, on average, by the report of the stage that fitted the model.
+fn decided_votes(folder: &Path, model: &RewardModel) -> Result<f64> {
+    let file = folder.join("report.json");
+    let hint = "name the folder of a reward stage, or give --zeta";
+    let report: Value = if file.exists() { run::read_json(&file)? } else { Value::Null };
+    let count = |key: &str| report["fit"][key].as_f64();
+    let votes = count("votes").zip(count("ties")).map(|(votes, ties)| votes - ties);
+    let votes = votes.ok_or_else(|| problem(format!("{}: expected fit.votes and fit.ties", file.display()), hint))?;
+    Ok(votes / model.users.len() as f64)
 }
 
 fn read(path: &Path) -> Result<Vec<Asked>> {

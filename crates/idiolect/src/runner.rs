@@ -264,10 +264,12 @@ fn without_nulls(value: Value) -> Value {
 /// Users whose figures are in a line of the table.
 const LISTED: usize = 8;
 
-/// One table over all cells of a matrix: the reward model's test accuracy and the policies' win rates.
+/// One table over all cells of a matrix: the reward model's test accuracy, and the policies' win rates and divergences, which
+/// `frontier.svg` shows as a line for each user.
 fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]) -> Result<()> {
     let mut rows = Vec::new();
     let mut entries = Vec::new();
+    let mut frontier: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for (label, manifests) in results {
         let reward = manifests.get("reward").map(|m| &m.summary["test"]);
         let evaluation = manifests.get("evaluate").map(|m| &m.summary["users"]);
@@ -280,7 +282,13 @@ fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]
             .iter()
             .map(|u| format!("{} {}", u["user"].as_str().unwrap_or_default(), number(&u["accuracy"]["mean"])));
         let wins = evaluation.and_then(Value::as_object).map(|map| {
-            map.iter().map(|(user, v)| format!("{user} {}", number(&v["win_rate"]))).collect::<Vec<_>>().join(", ")
+            let each = map.iter().map(|(user, v)| {
+                if let (Some(kl), Some(win)) = (v["kl"].as_f64(), v["win_rate"].as_f64()) {
+                    frontier.entry(user.clone()).or_default().push((kl, win));
+                }
+                format!("{user} {} at {:.1}", number(&v["win_rate"]), v["kl"].as_f64().unwrap_or(f64::NAN))
+            });
+            each.collect::<Vec<_>>().join(", ")
         });
         rows.push(vec![
             label.clone(),
@@ -291,9 +299,20 @@ fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]
         entries.push(json!({"cell": label, "reward_test_accuracy": accuracy, "reward_test_users": users,
                             "policy_users": evaluation.cloned().unwrap_or(Value::Null)}));
     }
-    let text = table::markdown(&["cell", "test accuracy", "by user", "win rate over base"], &rows);
+    let text = table::markdown(&["cell", "test accuracy", "by user", "win rate over base, at nats an answer"], &rows);
     run::write_json(&folder.join("results.json"), &entries)?;
     run::write_atomic(&folder.join("results.md"), text.as_bytes())?;
+    if !frontier.is_empty() {
+        let lines: Vec<run::Series> = frontier
+            .into_iter()
+            .map(|(name, mut points)| {
+                points.sort_by(|a, b| a.0.total_cmp(&b.0));
+                run::Series { name, points, reference: false }
+            })
+            .collect();
+        let (x, y) = ("divergence from the base, nats an answer", "win rate over the base");
+        run::line_plot(&folder.join("frontier.svg"), "What policies gain, and how far they go", x, y, &lines)?;
+    }
     table::print(&text);
     Ok(())
 }

@@ -101,7 +101,7 @@ pub(crate) enum Stage {
     Sft(policy::SftConfig),
     Pairs(PairsConfig),
     Dpo(policy::DpoConfig),
-    Ppo(policy::PpoConfig),
+    Ppo(Box<policy::PpoConfig>),
     Evaluate(study::EvaluateConfig),
     Export(export::ExportConfig),
 }
@@ -204,7 +204,7 @@ impl Stage {
             Self::Pairs(_) => &["import", "data", "reward"],
             Self::Dpo(policy::DpoConfig { start: policy::Start::Sft, .. }) => &["import", "pairs", "sft"],
             Self::Dpo(_) => &["import", "pairs"],
-            Self::Ppo(policy::PpoConfig { start: policy::Start::Sft, .. }) => &["import", "data", "reward", "sft"],
+            Self::Ppo(c) if c.start == policy::Start::Sft => &["import", "data", "reward", "sft"],
             Self::Ppo(_) => &["import", "data", "reward"],
             Self::Evaluate(_) => &["import", "simulate", "policies"],
             Self::Export(_) => &["import", "policies"],

@@ -38,7 +38,7 @@ pub use losses::{PairLogps, PairLoss, PairObjective};
 pub use model::{Personal, Policies};
 pub use pairs::{Pair, PairCounts, Weighting, certainty, rank_pairs, read_pairs, vote_pairs, write_pairs};
 pub use ppo::train as train_ppo;
-pub use ppo_config::{CriticConfig, KlTerm, Method, OwnSettings, PpoConfig, RewardTerms, Whose};
+pub use ppo_config::{Combination, CriticConfig, KlTerm, Method, OwnSettings, PpoConfig, RewardTerms, Whose};
 pub use ppo_record::{PpoReport, PpoUserReport};
 pub use ppo_rewards::{Rewards, Scale};
 pub use rollouts::{Ask, Rollout, roll_out};

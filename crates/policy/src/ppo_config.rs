@@ -84,14 +84,30 @@ pub struct PpoConfig {
 }
 
 /// For whom policies are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Whose {
     /// The users of the reward model.
     #[default]
     Users,
-    /// Its reward features, each wanted for itself: a basis from which users' policies are combined ([`crate::Policies::combined`]).
-    Features,
+    /// Its reward features, each wanted for itself: a basis from which every user's policy is combined ([`crate::Policies::combined`]).
+    Features(Combination),
+}
+
+/// How users' policies come from those of reward features.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Combination {
+    /// The nearest adapters of this rank; without it they are exact, at the basis's rank times the features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<NonZero<usize>>,
+    /// How far users' policies go: 1 is as far as the basis's.
+    #[serde(default = "one")]
+    pub strength: f64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// What an answer is compared with.
@@ -233,6 +249,9 @@ impl PpoConfig {
         if let KlControl::Adaptive { target, horizon, .. } = self.kl.control {
             positive("kl.control target", target)?;
             positive("kl.control horizon", horizon)?;
+        }
+        if let Whose::Features(Combination { strength, .. }) = self.whose {
+            positive("whose.features.strength", strength)?;
         }
         self.kl_stop.map_or(Ok(()), |limit| positive("kl_stop", limit))?;
         self.max_kl.map_or(Ok(()), |limit| positive("max_kl", limit))?;

@@ -22,8 +22,14 @@ impl<'a> Errors<'a> {
         Ok(match people {
             _ if !wanted => Self::None,
             Some(people) => Self::Tastes(people),
-            None => Self::Ball(Pessimism { constant: 1.0, delta: 0.05 }.zeta(&model.spread(votes)?)),
+            None => Self::Ball(Self::ball(model, votes)?),
         })
+    }
+
+    /// The squared radius of P-ShareLoRA's ball (constant 1, delta .05) around a user's factors, where users have `votes` decided votes on
+    /// average.
+    pub fn ball(model: &RewardModel, votes: f64) -> Result<f64> {
+        Ok(Pessimism { constant: 1.0, delta: 0.05 }.zeta(&model.spread(votes)?))
     }
 
     /// One user's rewards of `rows` and their standard errors; 0 where nobody asks. The prefix ends where the model's adapters begin.

@@ -4,7 +4,7 @@ use estimate::{Scorer, Taste};
 use lm::{Lm, TokenRow};
 use text::{Ending, Message, Tokenizer};
 
-use crate::{Error, Reader, Result, RewardModel};
+use crate::{Error, Errors, Reader, Result, RewardModel};
 
 /// Any reward model for one of its users. The standard error is the half-width of P-ShareLoRA's ball ([`crate::Pessimism`]), `sqrt(zeta)`
 /// times the norm of the gradient over what is personal: 0 for a model that shares everything.
@@ -37,13 +37,9 @@ impl Scorer for ByFactors<'_> {
             .collect::<Result<_>>()?;
         let all: Vec<usize> = (0..rows.len()).collect();
         let prefix = self.model.prefix(self.lm, rows, |_| ())?;
-        if self.zeta == 0.0 {
-            let scores = self.model.score(self.lm, &prefix, &all, index);
-            return Ok(scores.into_iter().map(|s| (f64::from(s), 0.0)).collect());
-        }
-        let width = self.zeta.sqrt();
-        let scores = self.model.score_and_gradient(self.lm, &prefix, &all, index)?;
-        Ok(scores.into_iter().map(|(s, norm)| (f64::from(s), width * f64::from(norm))).collect())
+        let errors = if self.zeta == 0.0 { Errors::None } else { Errors::Ball(self.zeta) };
+        let rated = errors.rated(self.lm, self.model, &prefix, &all, index)?;
+        Ok(rated.into_iter().map(|(reward, error)| (f64::from(reward), f64::from(error))).collect())
     }
 }
 
