@@ -164,8 +164,9 @@ fn many_votes_show_an_accuracy_and_wrong_input_is_told() {
     let (rewards, errors, best) = (numbers("rewards"), numbers("errors"), line["best"].as_u64().unwrap() as usize);
     assert!(rewards.len() == 3 && errors.iter().all(|e| *e > 0.0));
     assert!(rewards.iter().all(|r| *r <= rewards[best]));
-    fs_err::write(workspace.path("answers.jsonl"), "{\"prompt\": 3}\n").unwrap();
     fs_err::remove_file(&ranked).unwrap();
+    refused(&[&rank[..], &["--zeta", "1"]].concat(), "--zeta: expected a model without reward features");
+    fs_err::write(workspace.path("answers.jsonl"), "{\"prompt\": 3}\n").unwrap();
     refused(&rank, "answers.jsonl, line 1");
 }
 

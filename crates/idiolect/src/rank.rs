@@ -65,6 +65,11 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
     }
     let asked = read(&args.answers)?;
     let ranked = if args.served.model.join("people.safetensors").exists() {
+        if args.zeta.is_some() {
+            let message =
+                format!("--zeta: expected a model without reward features, found {}", args.served.model.display());
+            return Err(problem(message, "leave it out: the standard errors are those of tastes"));
+        }
         let served = Served::open(&args.served)?;
         let own = served.taste(&args.user)?;
         let mut scorer = ByTaste { reader: served.reader()?, taste: |_: &str| own.clone() };
