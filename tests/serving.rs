@@ -220,6 +220,13 @@ fn any_reward_model_ranks_beside_another() {
         .collect();
     assert!(factors.len() == 24 && factors[0] > 0.0, "{factors:?}");
     assert!(factors.iter().all(|f| (f / factors[0] - 1.0).abs() < 1e-3), "{factors:?}");
+    let lm =
+        lm::Lm::load(&workspace.path("checkpoints/tiny/import"), &lm::Compute::new("cpu", "float32", Some(1)).unwrap());
+    let fitted = reward::RewardModel::read(&model, &lm.unwrap()).unwrap();
+    let votes = data::read_votes(&workspace.path("checkpoints/tiny/data/votes.parquet")).unwrap();
+    let decided = votes.iter().filter(|v| v.split == data::Split::Train && !v.tie).count() as f64;
+    let zeta = reward::Errors::ball(&fitted, decided / fitted.users.len() as f64).unwrap();
+    assert!((0.25 * factors[0].powi(2) / zeta - 1.0).abs() < 1e-3, "{} for {zeta}", factors[0]);
     // Votes that nobody counted are not guessed.
     let bare = workspace.path("bare");
     fs_err::create_dir(&bare).unwrap();

@@ -50,14 +50,6 @@ pub(crate) fn feature_name(number: usize) -> String {
     format!("feature {number}")
 }
 
-/// Weights `c_k = w_k s_k / |w s|` of a taste `w`, where the basis's features have deviations `s`: the user's reward in units of its own
-/// deviation, features taken to be independent. None for a taste without a direction.
-fn weights(taste: &[f64], deviations: &[f64], strength: f64) -> Option<Vec<f64>> {
-    let scaled: Vec<f64> = taste.iter().zip(deviations).map(|(w, s)| w * s).collect();
-    let norm = scaled.iter().map(|c| c * c).sum::<f64>().sqrt();
-    (norm > 0.0).then(|| scaled.into_iter().map(|c| strength * c / norm).collect())
-}
-
 /// Policies of these users, in their order, from the policies `basis` of reward features whose training `report` tells of; and each user's
 /// weights of the features.
 ///
@@ -85,7 +77,7 @@ pub(crate) fn combined(
     let deviations: Vec<f64> = names.iter().map(|name| f64::from(report.scales[name].deviation)).collect();
     let mut all = BTreeMap::new();
     for (user, taste) in tastes {
-        let own = weights(taste.mean.as_slice(), &deviations, how.strength).ok_or_else(|| {
+        let own = policy::taste_weights(taste.mean.as_slice(), &deviations, how.strength).ok_or_else(|| {
             problem(format!("`{user}`: expected a taste that is not zero everywhere"), "ask for more votes")
         })?;
         all.insert(user.clone(), own);
@@ -119,17 +111,4 @@ pub(crate) fn run(args: &CombineArgs) -> Result<()> {
     let features = basis.users.len();
     table::print(&format!("{} policies of rank {rank} from {features} of features, without training", tastes.len()));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_users_weights_are_the_tastes_in_units_of_the_basis() {
-        // 3 * 2 and -4 * 2: a norm of 10.
-        assert_eq!(weights(&[3.0, -4.0], &[2.0, 2.0], 1.0), Some(vec![0.6, -0.8]));
-        assert_eq!(weights(&[3.0, -4.0], &[2.0, 0.0], 0.5), Some(vec![0.5, 0.0]));
-        assert_eq!(weights(&[0.0, 0.0], &[2.0, 2.0], 1.0), None);
-    }
 }

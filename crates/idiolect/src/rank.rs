@@ -80,7 +80,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
         let zeta = match args.zeta {
             Some(zeta) => zeta,
             None if args.caution == 0.0 => 0.0,
-            None => Errors::ball(&model, decided_votes(&args.served.model, &model)?)?,
+            None => Errors::ball(&model, votes_of_fit(&args.served.model, &model)?)?,
         };
         let mut scorer = ByFactors { model: &model, lm: &lm, tokenizer: &tokenizer, zeta };
         rank(args, &asked, &mut scorer, &lm, &tokenizer)?
@@ -114,7 +114,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
 }
 
 /// Decided training votes of a user, on average, by the report of the stage that fitted the model.
-fn decided_votes(folder: &Path, model: &RewardModel) -> Result<f64> {
+fn votes_of_fit(folder: &Path, model: &RewardModel) -> Result<f64> {
     let file = folder.join("report.json");
     let hint = "name the folder of a reward stage, or give --zeta";
     let report: Value = if file.exists() { run::read_json(&file)? } else { Value::Null };

@@ -12,6 +12,14 @@ use tch::{Kind, no_grad};
 
 use crate::{Error, Policies, Result};
 
+/// Weights `c_k = w_k s_k / |w s|`, times `strength`, of a taste `w` over reward features whose deviations are `s`: the user's reward in units
+/// of its own deviation, features taken to be independent. None for a taste without a direction.
+pub fn taste_weights(taste: &[f64], deviations: &[f64], strength: f64) -> Option<Vec<f64>> {
+    let scaled: Vec<f64> = taste.iter().zip(deviations).map(|(w, s)| w * s).collect();
+    let norm = scaled.iter().map(|c| c * c).sum::<f64>().sqrt();
+    (norm > 0.0).then(|| scaled.into_iter().map(|c| strength * c / norm).collect())
+}
+
 impl Policies {
     /// For every new user of `users` the sum of our policies' updates, weighted by `weights[user]` (one number for each of ours). Exact: the
     /// factors stand side by side, at as many times the rank; or the nearest of rank `rank` (Eckart and Young), by a singular value
@@ -91,6 +99,14 @@ fn nearest(down: &Tensor, up: &Tensor, rank: i64) -> (Tensor, Tensor) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_users_weights_are_the_tastes_in_units_of_the_basis() {
+        // 3 * 2 and -4 * 2: a norm of 10.
+        assert_eq!(taste_weights(&[3.0, -4.0], &[2.0, 2.0], 1.0), Some(vec![0.6, -0.8]));
+        assert_eq!(taste_weights(&[3.0, -4.0], &[2.0, 0.0], 0.5), Some(vec![0.5, 0.0]));
+        assert_eq!(taste_weights(&[0.0, 0.0], &[2.0, 2.0], 1.0), None);
+    }
 
     #[test]
     fn the_nearest_of_full_rank_is_the_matrix_and_of_a_lower_rank_the_best() {

@@ -28,6 +28,7 @@ mod sft;
 mod surrogate;
 
 pub use advantages::{gae, group_relative, leave_one_out, whiten};
+pub use combine::taste_weights;
 pub use dpo::train as train_dpo;
 pub use dpo_config::{DpoConfig, DpoOwn, Start};
 pub use dpo_record::{DpoReport, UserReport, WorstDecile};
