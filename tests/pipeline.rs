@@ -183,6 +183,7 @@ fn a_matrix_of_policies_ends_with_its_frontier() {
     assert!(table.contains(&format!("at {:.1}", kl(0))) && table.contains("nats an answer"), "{table}");
     let plot = fs_err::read_to_string(folder.join("frontier.svg")).unwrap();
     assert!(plot.contains("ann") && plot.matches("<circle").count() >= 4, "two cells of two users");
+    assert!(!folder.join("comparison.md").exists(), "one reward model is not two methods");
 }
 
 #[test]
@@ -225,13 +226,16 @@ fn named_steps_folds_and_seeds_end_in_a_comparison_of_methods() {
         fs_err::read_to_string(workspace.path("checkpoints/tiny/comparison.md")).unwrap().contains("| SI + swap |")
     );
 
+    let drawn = fs_err::read_to_string(workspace.path("checkpoints/tiny/comparison.svg")).unwrap();
+    assert_eq!(drawn.matches("<circle").count(), 6, "two methods held against the first, three ways");
+
     // A saved model is judged alone as it was in its stage.
     let stage = workspace.path("checkpoints/tiny/reward@data.selection.split.test=1,method=local,reward.seed=2");
     let mut eval = program();
     eval.args(["reward", "eval", "--dtype", "float32", "--threads", "1", "--seed", "2", "--model"]);
     eval.arg(stage.join("reward.safetensors")).arg("--base").arg(workspace.path("checkpoints/tiny/import"));
     eval.arg("--votes").arg(workspace.path("checkpoints/tiny/data@data.selection.split.test=1/votes.parquet"));
-    eval.arg("--json").arg(workspace.path("eval.json"));
+    eval.arg("--json").arg(workspace.path("eval.json")).arg("--reliability").arg(workspace.path("reliability.svg"));
     let printed = eval.assert().success();
     let printed = String::from_utf8_lossy(&printed.get_output().stdout).into_owned();
     assert!(printed.contains("| accuracy, mean over users |"), "{printed}");
@@ -239,6 +243,9 @@ fn named_steps_folds_and_seeds_end_in_a_comparison_of_methods() {
     let there: Value = run::read_json(&stage.join("report.json")).unwrap();
     assert_eq!(alone["users"], there["test"]["users"]);
     assert_eq!(alone["accuracy"], there["test"]["accuracy"]);
+    let drawn = fs_err::read_to_string(workspace.path("reliability.svg")).unwrap();
+    assert_eq!(drawn.matches("<circle").count(), alone["calibration"]["bins"].as_array().unwrap().len());
+    assert!(fs_err::read_to_string(stage.join("reliability.svg")).unwrap().contains("test, ECE"));
     let again = eval.output().unwrap();
     assert!(again.status.code() == Some(2) && stderr(&again).contains("expected a new file"), "{}", stderr(&again));
 }

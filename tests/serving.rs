@@ -294,6 +294,9 @@ fn policies_of_features_become_everybodys_without_training() {
     let stranger = combine("stranger", &["--user", "eve"]);
     assert_eq!(stranger.status.code(), Some(2));
     assert!(stderr(&stranger).contains("a taste of `eve`") && !workspace.path("stranger").exists());
+    let back = combine("back", &["--strength=-1"]);
+    assert_eq!(back.status.code(), Some(2));
+    assert!(stderr(&back).contains("--strength: expected a positive number") && !workspace.path("back").exists());
 }
 
 #[test]

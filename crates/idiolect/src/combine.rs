@@ -89,6 +89,10 @@ pub(crate) fn combined(
 
 pub(crate) fn run(args: &CombineArgs) -> Result<()> {
     refuse_folder(&args.out)?;
+    if !(args.strength.is_finite() && args.strength > 0.0) {
+        let message = format!("--strength: expected a positive number, found {}", args.strength);
+        return Err(problem(message, "1 goes as far as the basis"));
+    }
     let served = Served::open(&ServedArgs::new(&args.reward, &args.model, &args.compute))?;
     let basis = Policies::read(&args.basis.join(BASIS), &served.lm)?;
     let report: PpoReport = run::read_json(&args.basis.join("report.json"))?;

@@ -296,6 +296,7 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
         }
         evaluations.push(reward::evaluate(&said, split.name(), &users, run.seed()));
     }
+    reward::plot_reliability(&run.path("reliability.svg"), &evaluations.iter().collect::<Vec<_>>())?;
     let accuracy =
         |e: &reward::Evaluation| if e.votes == 0 { "(no votes)".into() } else { format!("{:.3}", e.mean_accuracy) };
     let summary = json!({"fit": report, "newcomers": newcomers.len(), "newcomers_fit": welcomed, "dev": evaluations[0], "test": evaluations[1]});

@@ -1,6 +1,6 @@
 //! Reward models of all cells of a matrix on the votes that they were tested on: folds together, seeds as fits of one method.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
@@ -20,15 +20,19 @@ struct Tested<'p> {
     swapped: Vec<f64>,
 }
 
-/// Writes and prints `comparison.json` and `comparison.md`, where several methods have a tested reward model.
+/// Writes `comparison.json`, `comparison.md`, which it prints, and `comparison.svg`, where several methods have a tested reward model.
 pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
     let mut tested: Vec<Tested> = Vec::new();
+    let mut seen = BTreeSet::new();
     for cell in &pipeline.cells {
         let reward = cell.stages.iter().find_map(|plan| match &plan.stage {
             Stage::Reward(config) => Some((folder.join(&plan.folder), config)),
             _ => None,
         });
         let Some((stage, config)) = reward else { return Ok(()) };
+        if !seen.insert(stage.clone()) {
+            continue; // cells that differ in their policies share a reward model
+        }
         let predictions = stage.join("predictions-test.parquet");
         if !predictions.exists() {
             return Ok(()); // `--until` a stage before it
@@ -60,6 +64,7 @@ pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
         return Ok(());
     };
     run::write_json(&folder.join("comparison.json"), &comparison)?;
+    comparison.plot(&folder.join("comparison.svg"))?;
     let text = comparison.markdown();
     run::write_atomic(&folder.join("comparison.md"), text.as_bytes())?;
     table::print(&text);

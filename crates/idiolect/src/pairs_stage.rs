@@ -12,7 +12,7 @@ use text::{Answer, Ending, Message, Tokenizer};
 
 use crate::base;
 use crate::problem::problem;
-use crate::served::people_of;
+use crate::served::{decided_votes, people_of};
 use crate::stages::{Inputs, PairsConfig, RankedPairs};
 
 /// `report.json`
@@ -38,11 +38,6 @@ pub(crate) fn training_prompts(votes: &[Vote]) -> Vec<Vec<Message>> {
     prompts
 }
 
-/// Decided training votes of a user of `model`, on average.
-pub(crate) fn decided_votes(votes: &[Vote], model: &RewardModel) -> f64 {
-    votes.iter().filter(|v| v.split == Split::Train && !v.tie).count() as f64 / model.users.len() as f64
-}
-
 pub(crate) fn execute(
     config: &PairsConfig,
     inputs: &Inputs,
@@ -65,7 +60,7 @@ pub(crate) fn execute(
         let people = people_of(&inputs["reward"])?;
         // How sure a taste is of two rewards is known without caution too.
         let wanted = how.caution != 0.0 || (people.is_some() && how.weighting == policy::Weighting::Certainty);
-        let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(&votes, &model))?;
+        let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(&inputs["reward"], &model)?)?;
         if let Errors::Ball(zeta) = errors {
             made.radius = Some(zeta.sqrt());
         }

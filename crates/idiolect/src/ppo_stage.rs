@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::base;
 use crate::combine::{BASIS, combined, feature_name};
-use crate::pairs_stage::{decided_votes, training_prompts};
+use crate::pairs_stage::training_prompts;
 use crate::problem::problem;
-use crate::served::people_of;
+use crate::served::{decided_votes, people_of};
 use crate::stages::Inputs;
 
 pub(crate) fn execute(
@@ -42,7 +42,7 @@ pub(crate) fn execute(
         policy::Start::Sft => Some(policy::Policies::read(&inputs["sft"].join("policies.safetensors"), &lm)?),
     };
     let wanted = config.reward.caution != 0.0;
-    let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(&votes, &model))?;
+    let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(&inputs["reward"], &model)?)?;
     let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| match config.whose {
         Whose::Users => scores(&lm, &model, &errors, prefix, asked),
         Whose::Features(_) => features(&lm, &model, prefix, asked),

@@ -7,11 +7,10 @@ use clap::Args;
 use estimate::Scorer;
 use reward::{ByFactors, ByTaste, Errors, RewardModel};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::data_command::refuse_existing;
 use crate::problem::problem;
-use crate::served::{Served, ServedArgs};
+use crate::served::{Served, ServedArgs, decided_votes};
 use crate::{base, table};
 
 #[derive(Args)]
@@ -80,7 +79,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
         let zeta = match args.zeta {
             Some(zeta) => zeta,
             None if args.caution == 0.0 => 0.0,
-            None => Errors::ball(&model, votes_of_fit(&args.served.model, &model)?)?,
+            None => Errors::ball(&model, decided_votes(&args.served.model, &model)?)?,
         };
         let mut scorer = ByFactors { model: &model, lm: &lm, tokenizer: &tokenizer, zeta };
         rank(args, &asked, &mut scorer, &lm, &tokenizer)?
@@ -111,17 +110,6 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
     }
     table::print(&said);
     Ok(())
-}
-
-/// Decided training votes of a user, on average, by the report of the stage that fitted the model.
-fn votes_of_fit(folder: &Path, model: &RewardModel) -> Result<f64> {
-    let file = folder.join("report.json");
-    let hint = "name the folder of a reward stage, or give --zeta";
-    let report: Value = if file.exists() { run::read_json(&file)? } else { Value::Null };
-    let count = |key: &str| report["fit"][key].as_f64();
-    let votes = count("votes").zip(count("ties")).map(|(votes, ties)| votes - ties);
-    let votes = votes.ok_or_else(|| problem(format!("{}: expected fit.votes and fit.ties", file.display()), hint))?;
-    Ok(votes / model.users.len() as f64)
 }
 
 fn read(path: &Path) -> Result<Vec<Asked>> {

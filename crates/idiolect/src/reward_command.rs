@@ -53,6 +53,9 @@ pub(crate) struct EvalArgs {
     /// Write what the model says of each vote as Parquet; must not exist
     #[arg(long)]
     predictions: Option<PathBuf>,
+    /// Draw how often predictions of a confidence were right, as SVG; must not exist
+    #[arg(long)]
+    reliability: Option<PathBuf>,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -67,7 +70,7 @@ impl RewardCommand {
 }
 
 fn eval(args: &EvalArgs) -> Result<()> {
-    for out in args.json.iter().chain(&args.predictions) {
+    for out in args.json.iter().chain(&args.predictions).chain(&args.reliability) {
         refuse_existing(out)?;
     }
     let Some(split) = Split::parse(&args.split) else {
@@ -94,6 +97,9 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let evaluation = reward::evaluate(&said, split.name(), &model.users, args.seed);
     if let Some(path) = &args.json {
         run::write_json(path, &evaluation)?;
+    }
+    if let Some(path) = &args.reliability {
+        reward::plot_reliability(path, &[&evaluation])?;
     }
     if let Some(path) = &args.predictions {
         reward::write_predictions(path, &said.votes)?;

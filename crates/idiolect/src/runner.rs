@@ -47,9 +47,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     }
     let mut results = Vec::new();
     let mut forced = args.force.clone();
-    for cell in &pipeline.cells {
+    for (number, cell) in pipeline.cells.iter().enumerate() {
         if !cell.label.is_empty() {
-            eprintln!("[{}]", cell.label);
+            eprintln!("[{} of {}: {}]", number + 1, pipeline.cells.len(), cell.label);
         }
         let manifests = run_cell(cell, &folder, args, &compute, &mut forced)?;
         results.push((cell.label.clone(), manifests));
@@ -246,7 +246,8 @@ fn execute(
     run::write_atomic(&run.path("config.toml"), config.as_bytes())?;
     let (summary, text) = plan.stage.execute(inputs, compute, &mut run)?;
     let manifest = run.finish(summary)?;
-    eprintln!("{}: done in {:.0} s", plan.folder, started.elapsed().as_secs_f64());
+    let memory = run::memory_mib("VmHWM").map_or(String::new(), |most| format!(", at most {most:.0} MiB so far"));
+    eprintln!("{}: done in {:.0} s{memory}", plan.folder, started.elapsed().as_secs_f64());
     table::print(&text);
     Ok(manifest)
 }

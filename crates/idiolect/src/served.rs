@@ -8,6 +8,7 @@ use estimate::Taste;
 use nalgebra::{DMatrix, DVector};
 use reward::{People, Reader, RewardModel};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::base;
 use crate::cli::ComputeArgs;
@@ -68,6 +69,18 @@ pub(crate) struct Adapted {
 pub(crate) fn people_of(folder: &Path) -> Result<Option<People>> {
     let people = folder.join("people.safetensors");
     Ok(people.exists().then(|| People::read(&people)).transpose()?)
+}
+
+/// Decided training votes of a user of `model`, on average, by the report of the reward stage in `folder` that fitted it: what the size of
+/// the ball around a user's factors goes by.
+pub(crate) fn decided_votes(folder: &Path, model: &RewardModel) -> Result<f64> {
+    let file = folder.join("report.json");
+    let hint = "name the folder of a reward stage, or give --zeta";
+    let report: Value = if file.exists() { run::read_json(&file)? } else { Value::Null };
+    let count = |key: &str| report["fit"][key].as_f64();
+    let votes = count("votes").zip(count("ties")).map(|(votes, ties)| votes - ties);
+    let votes = votes.ok_or_else(|| problem(format!("{}: expected fit.votes and fit.ties", file.display()), hint))?;
+    Ok(votes / model.users.len() as f64)
 }
 
 impl Served {

@@ -42,13 +42,6 @@ fn bank(lm: &Lm, users: usize) -> Bank {
     Bank::new(&config, lm, &names, &Storage::memory(), |_| rand_chacha::ChaCha8Rng::seed_from_u64(1)).unwrap()
 }
 
-/// Peak resident memory of this process, MiB.
-fn peak_mib() -> f64 {
-    let status = fs_err::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [what, model, inputs, dtype, threads, rest @ ..] = arguments.as_slice() else {
@@ -74,7 +67,7 @@ fn main() {
         other => panic!("`{other}`"),
     };
     result["load_s"] = json!(load_s);
-    result["peak_mib"] = json!(peak_mib());
+    result["peak_mib"] = json!(run::memory_mib("VmHWM"));
     println!("RESULT {result}");
 }
 

@@ -31,13 +31,6 @@ use run::{Identity, Run};
 use serde_json::{Value, json};
 use text::{Answer, Message, Tokenizer};
 
-/// Peak resident memory of this process, MiB.
-fn peak_mib() -> f64 {
-    let status = fs_err::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
-
 fn count(n: usize) -> NonZero<usize> {
     NonZero::new(n).unwrap()
 }
@@ -265,6 +258,6 @@ fn main() {
         "users" => bench.users(numbers[2], numbers[3]),
         other => panic!("no job `{other}`"),
     };
-    result["peak_mib"] = json!(peak_mib());
+    result["peak_mib"] = json!(run::memory_mib("VmHWM"));
     println!("RESULT {result}");
 }

@@ -23,13 +23,6 @@ use run::{Identity, Run};
 use serde_json::{Value, json};
 use text::{Message, Tokenizer};
 
-/// A line of this process's `/proc/self/status`, MiB.
-fn status_mib(key: &str) -> f64 {
-    let status = fs_err::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with(key)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
-
 fn config(kept: Kept) -> RewardConfig {
     RewardConfig {
         variant: Variant::PShareLora,
@@ -111,7 +104,7 @@ fn measure(model: &str, users: usize, storage: &str) {
         let watcher = scope.spawn(|| {
             let mut most = 0f64;
             while !over.load(Ordering::Relaxed) {
-                most = most.max(status_mib("RssAnon:"));
+                most = most.max(run::memory_mib("RssAnon").unwrap());
                 std::thread::sleep(Duration::from_millis(10));
             }
             most
@@ -128,7 +121,7 @@ fn measure(model: &str, users: usize, storage: &str) {
     println!(
         "RESULT {}",
         json!({"users": users, "storage": storage, "factors_mib": factors_mib, "anonymous_mib": anonymous,
-               "resident_mib": status_mib("VmHWM:"), "seconds": seconds, "steps": fitted.steps, "loss": fitted.final_loss})
+               "resident_mib": run::memory_mib("VmHWM"), "seconds": seconds, "steps": fitted.steps, "loss": fitted.final_loss})
     );
 }
 

@@ -21,13 +21,6 @@ use run::{Identity, Run};
 use serde_json::json;
 use text::{Message, Tokenizer};
 
-/// Peak resident memory of this process, MiB.
-fn peak_mib() -> f64 {
-    let status = fs_err::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
-}
-
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let [model, pairs, dtype, threads, batch, steps, users] = arguments.as_slice() else {
@@ -118,6 +111,6 @@ fn main() {
     println!(
         "RESULT {}",
         json!({"tokens": report.tokens - first.tokens, "seconds": all - before, "loss": report.final_loss,
-               "process_s": started.elapsed().as_secs_f64(), "peak_mib": peak_mib()})
+               "process_s": started.elapsed().as_secs_f64(), "peak_mib": run::memory_mib("VmHWM")})
     );
 }

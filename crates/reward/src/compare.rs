@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use estimate::{Cell, Each, Interval, Population, calibration, shrink, two_way_mean};
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::{Numbers, OWN_FIGURES, deviation, item_of, right, worst_decile};
+use crate::Result;
+use crate::evaluate::{Numbers, OWN_FIGURES, deviation, item_of, loss, right, worst_decile};
 use crate::predictions::Prediction;
 
 /// A method's predictions of the test votes: one list a seed, each over all folds.
@@ -37,6 +38,12 @@ pub struct MethodRow {
     pub between_seeds: f64,
     /// Mean of -ln P(chosen), over votes and seeds.
     pub log_loss: f64,
+    /// It minus that of the model that is one for all, over votes: below zero where the method is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_loss_minus_global: Option<Interval>,
+    /// It minus that of separate models, over votes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_loss_minus_local: Option<Interval>,
     /// Brier score, over votes and seeds.
     pub brier: f64,
     /// Expected calibration error, over votes and seeds.
@@ -162,11 +169,11 @@ pub fn compare(
         let many: Vec<f64> =
             by_user.values().filter(|(_, n)| *n >= OWN_FIGURES as f64).map(|(sum, n)| sum / n).collect();
         // Of two methods with several seeds each, fits are paired in order; one with a single fit stands against all.
-        let minus = |other: Option<usize>, each| {
+        let minus = |other: Option<usize>, each, what: fn(&Prediction) -> f64| {
             other.filter(|o| *o != m).map(|o| {
                 let theirs = methods[o].seeds.len();
                 let difference =
-                    cells(&|v, s| right(of(m, v, s % seeds)) - right(of(o, v, s % theirs)), seeds.max(theirs));
+                    cells(&|v, s| what(of(m, v, s % seeds)) - what(of(o, v, s % theirs)), seeds.max(theirs));
                 interval(&difference, each, "difference")
             })
         };
@@ -184,14 +191,16 @@ pub fn compare(
             accuracy_by_vote: interval(&own, Each::Vote, "accuracy"),
             between_seeds: if seeds > 1 { deviation(&each_seed) } else { 0.0 },
             log_loss: judged.log_loss,
+            log_loss_minus_global: minus(global, Each::Vote, loss),
+            log_loss_minus_local: minus(local, Each::Vote, loss),
             brier: judged.brier,
             ece: judged.ece,
             worst_decile: worst_decile(if many.is_empty() { accuracies.clone() } else { many }),
             dispersion: deviation(&accuracies),
-            minus_global: minus(global, Each::User),
-            minus_local: minus(local, Each::User),
-            minus_global_by_vote: minus(global, Each::Vote),
-            minus_local_by_vote: minus(local, Each::Vote),
+            minus_global: minus(global, Each::User, right),
+            minus_local: minus(local, Each::User, right),
+            minus_global_by_vote: minus(global, Each::Vote, right),
+            minus_local_by_vote: minus(local, Each::Vote, right),
             swapped: method.swapped,
         }
     });
@@ -213,13 +222,13 @@ pub fn compare(
     }
 
     let verdicts = global.zip(personal).and_then(|(g, p)| {
-        let loss = |m: usize, v: usize| {
+        let mean_loss = |m: usize, v: usize| {
             let seeds = methods[m].seeds.len();
-            (0..seeds).map(|s| -of(m, v, s).probability.max(f64::MIN_POSITIVE).ln()).sum::<f64>() / seeds as f64
+            (0..seeds).map(|s| loss(of(m, v, s))).sum::<f64>() / seeds as f64
         };
         let mut gains: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (v, p_vote) in one.iter().enumerate() {
-            gains.entry(&p_vote.user).or_default().push(loss(g, v) - loss(p, v));
+            gains.entry(&p_vote.user).or_default().push(mean_loss(g, v) - mean_loss(p, v));
         }
         let values: Vec<Vec<f64>> = gains.values().cloned().collect();
         let Population { users, .. } = shrink(&values)?;
@@ -266,6 +275,25 @@ fn by_vote(method: &Method) -> BTreeMap<Key<'_>, Vec<&Prediction>> {
 }
 
 impl Comparison {
+    /// Paired differences to the model that is one for all, as a plot; nothing without one.
+    pub fn plot(&self, path: &std::path::Path) -> Result<()> {
+        let held: Vec<&MethodRow> = self.methods.iter().filter(|m| m.minus_global.is_some()).collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let panel = |what: &str, of: fn(&MethodRow) -> Option<Interval>| {
+            (what.to_owned(), held.iter().map(|m| of(m).map(|i| [i.mean, i.low, i.high])).collect())
+        };
+        let panels = [
+            panel("accuracy over users, minus global", |m| m.minus_global),
+            panel("accuracy over votes, minus global", |m| m.minus_global_by_vote),
+            panel("log-loss over votes, minus global", |m| m.log_loss_minus_global),
+        ];
+        let names: Vec<String> = held.iter().map(|m| m.name.clone()).collect();
+        let title = format!("{} decided test votes of {} users, 95%", self.votes, self.users);
+        Ok(run::interval_plot(path, &title, &names, &panels)?)
+    }
+
     /// The tables, for a reader.
     pub fn markdown(&self) -> String {
         let number = |x: f64| format!("{x:.3}");
@@ -289,12 +317,14 @@ impl Comparison {
             ];
             text += &format!("| {} |\n", cells.join(" | "));
         }
-        text += "\n| method | log-loss | Brier | ECE | worst decile of users | deviation over users | over seeds | others' factors |\n";
-        text += "| --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        text += "\n| method | log-loss, over votes | minus global | minus local | Brier | ECE | worst decile of users | deviation over users | over seeds | others' factors |\n";
+        text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
         for m in &self.methods {
             let cells = [
                 m.name.clone(),
                 number(m.log_loss),
+                signed(&m.log_loss_minus_global),
+                signed(&m.log_loss_minus_local),
                 number(m.brier),
                 number(m.ece),
                 number(m.worst_decile),
@@ -373,6 +403,10 @@ mod tests {
         assert!((own.accuracy.mean - 0.875).abs() < 1e-12 && own.between_seeds == 0.0);
         let minus = own.minus_global.unwrap();
         assert!((minus.mean - 0.125).abs() < 1e-12 && minus.low > 0.05 && minus.high < 0.2, "{minus:?}");
+        // ln(1 + e^-2) for ten of the twenty, in place of ln(1 + e^-1), which is 1 more where the margin is -1.
+        let [sure, unsure] = [2.0f64, 1.0].map(|margin| (-margin).exp().ln_1p());
+        let loss = own.log_loss_minus_global.unwrap();
+        assert!((loss.mean - (sure - unsure - 0.25) / 2.0).abs() < 1e-12 && loss.high < 0.0, "{loss:?}");
         assert!((own.worst_decile - 0.75).abs() < 1e-12);
         let personal: Vec<&str> =
             got.verdicts.iter().filter(|v| v.verdict == "personal").map(|v| v.user.as_str()).collect();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use estimate::{Calibration, Cell, Each, Interval, calibration, clustered_mean, two_way_mean};
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::predictions::{Prediction, Predictions, half_for_equal};
 
 /// One user's figures on decided votes.
@@ -72,6 +73,11 @@ pub(crate) fn right(p: &Prediction) -> f64 {
     half_for_equal(p.margin, 0.0)
 }
 
+/// `-ln P(chosen)` of a decided vote, nats.
+pub(crate) fn loss(p: &Prediction) -> f64 {
+    -p.probability.max(f64::MIN_POSITIVE).ln()
+}
+
 /// Numbers names in order of appearance.
 pub(crate) struct Numbers<'a>(BTreeMap<&'a str, usize>);
 
@@ -131,7 +137,7 @@ pub fn evaluate(predictions: &Predictions, split: &str, users: &[String], seed: 
                 user: (*user).to_owned(),
                 votes: own.len(),
                 accuracy: clustered_mean(&clusters, &mut run::rng(seed, &["bootstrap", split, user]))?,
-                log_loss: mean(own, &|p| -p.probability.max(f64::MIN_POSITIVE).ln()),
+                log_loss: mean(own, &loss),
                 brier: mean(own, &|p| (1.0 - p.probability).powi(2)),
                 longer: mean(own, &|p| p.longer),
                 swapped: swapped.get(user).map(|(sum, n)| sum / n),
@@ -171,4 +177,22 @@ pub fn evaluate(predictions: &Predictions, split: &str, users: &[String], seed: 
         users: of_users,
         rows: predictions.rows,
     }
+}
+
+/// How often predictions of a confidence were right, a line for each evaluation that has votes, beside what they say of themselves.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn plot_reliability(path: &std::path::Path, evaluations: &[&Evaluation]) -> Result<()> {
+    let judged = evaluations.iter().filter_map(|e| Some((e, e.calibration.as_ref()?)));
+    let mut lines: Vec<run::Series> = judged
+        .map(|(e, judged)| run::Series {
+            name: format!("{}, ECE {:.3}", e.split, judged.ece),
+            points: judged.bins.iter().map(|bin| (bin.confidence, bin.accuracy)).collect(),
+            reference: false,
+        })
+        .collect();
+    lines.push(run::Series { name: "as they say".into(), points: vec![(0.5, 0.5), (1.0, 1.0)], reference: true });
+    let (x, y) = ("confidence, mean of a bin", "share that was right");
+    Ok(run::line_plot(path, "Reliability on decided votes", x, y, &lines)?)
 }

@@ -30,7 +30,7 @@ pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
 pub use config::{EarlyStopping, Factors, Kept, Personal, Phase, RewardConfig, Role, Structure, Variant};
 pub use embeddings::{Embedded, embed};
 pub use estimate::Slope;
-pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate};
+pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate, plot_reliability};
 pub use fit::{FitReport, fit};
 pub use lab::{LabRow, NO_TAIL, ShareLoraLab, slopes};
 pub use lm::{Error, Result}; // nothing goes wrong here that has no place there

@@ -20,6 +20,8 @@
 mod error;
 mod folder;
 mod identity;
+mod interval_plot;
+mod memory;
 mod plot;
 mod progress;
 mod seed;
@@ -29,6 +31,8 @@ pub use folder::{
     ADDED, Manifest, Run, Standing, read_json, standing, sync_folder, write_aside, write_atomic, write_json,
 };
 pub use identity::{Identity, hash_bytes, hash_file};
+pub use interval_plot::interval_plot;
+pub use memory::memory_mib;
 pub use plot::{Series, bar_plot, line_plot, log_plot};
 pub use progress::Progress;
 pub use seed::{derive, rng};

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 const SIZE: (u32, u32) = (720, 440);
 
-fn failed(path: &Path, error: &impl std::fmt::Display) -> Error {
+pub(crate) fn failed(path: &Path, error: &impl std::fmt::Display) -> Error {
     Error::Io(std::io::Error::other(format!("{}: the plot could not be drawn: {error}", path.display())))
 }
 
