@@ -28,6 +28,7 @@ pub(crate) fn reward_config(variant: Variant) -> RewardConfig {
         personal: Personal::Down,
         depth: None,
         features: None,
+        personal_rate: 1.0,
         objective: Objective::default(),
         early_stopping: None,
         newcomer_epochs: 20.0,
@@ -146,6 +147,37 @@ fn a_phase_trains_what_it_names_and_nothing_else() {
         assert_eq!(moved(apart(&model, 0, &start, 0)), roles.contains(&Role::Down), "{name}");
         assert_eq!(moved(distance(&model.head.weight, &start.head.weight)), roles.contains(&Role::Head), "{name}");
         assert_eq!(moved(distance(&ups(&model), &ups(&start))), roles.contains(&Role::Up), "{name}");
+    }
+}
+
+#[test]
+fn what_is_personal_learns_at_a_rate_of_its_own() {
+    let bench = Bench::new();
+    // Adam's first step moves every number that has a gradient by the learning rate, whatever the gradient's size. A first pass lifts the
+    // up-projections from zero: without them a kernel has none.
+    let steps = |personal_rate: f64, name: &str| {
+        let constant = lm::AdamWConfig { schedule: lm::Schedule::Constant, warmup_ratio: 0.0, ..optimizer(1e-2) };
+        let only = Phase { train: Some(vec![Role::Up, Role::Head]), ..phase(Factors::Personal, 1.0) };
+        let config = RewardConfig {
+            structure: Structure::Kernel,
+            optimizer: constant,
+            personal_rate,
+            batch_votes: count(56),
+            phases: vec![only, phase(Factors::Personal, 1.0)],
+            ..reward_config(Variant::PShareLora)
+        };
+        fit_on(&bench, &config, &votes(), &users(), name).0
+    };
+    let largest = |a: &RewardModel, b: &RewardModel, role: &str| {
+        let both = a.bank.parameters().into_iter().zip(b.bank.parameters());
+        let of_role = both.filter(|(a, _)| a.name.ends_with(role));
+        of_role.map(|(a, b)| (a.tensor - b.tensor).abs().max().double_value(&[])).fold(0.0, f64::max)
+    };
+    // As good as not moved at all, moved once, and moved once three times as far.
+    let [still, plain, far] = [1e-9, 1.0, 3.0].map(|rate| steps(rate, &rate.to_string()));
+    for (model, wanted) in [(&plain, 1e-2), (&far, 3e-2)] {
+        assert!((largest(model, &still, "kernel") - wanted).abs() < 1e-4, "{}", largest(model, &still, "kernel"));
+        assert!(largest(model, &still, "up") == 0.0 && largest(model, &still, "down") == 0.0);
     }
 }
 

@@ -51,6 +51,7 @@ fn config(kept: Kept) -> RewardConfig {
             epsilon: 1e-8,
             max_grad_norm: 1.0,
         },
+        personal_rate: 1.0,
         objective: Objective::default(),
         batch_votes: NonZero::new(32).unwrap(),
         phases: vec![Phase { factors: Factors::Personal, epochs: 1.0, train: None }],

@@ -82,6 +82,7 @@ fn main() {
             epsilon: 1e-8,
             max_grad_norm: 1.0,
         },
+        personal_rate: 1.0,
         objective: Objective::default(),
         batch_votes: NonZero::new(batch).unwrap(),
         phases: vec![Phase { factors: Factors::Personal, epochs: 1.0, train: None }],

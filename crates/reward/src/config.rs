@@ -142,6 +142,9 @@ pub struct RewardConfig {
     pub lora: LoraConfig,
     /// Peak learning rate, schedule, clip.
     pub optimizer: AdamWConfig,
+    /// Times the learning rate for what is users' own. A kernel or a scale of r numbers a user needs more of it than a projection.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub personal_rate: f64,
     /// The likelihood of a vote.
     #[serde(default)]
     pub objective: Objective,
@@ -177,6 +180,15 @@ pub struct RewardConfig {
     /// Judge every user's votes by every other user's factors as well.
     #[serde(default)]
     pub swap: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_one(rate: &f64) -> bool {
+    *rate == 1.0
 }
 
 fn newcomer_epochs() -> f64 {
@@ -282,6 +294,9 @@ impl RewardConfig {
         if !(self.newcomer_epochs > 0.0 && self.newcomer_epochs.is_finite()) {
             return Err(invalid("newcomer_epochs", "a positive number", self.newcomer_epochs));
         }
+        if !(self.personal_rate > 0.0 && self.personal_rate.is_finite()) {
+            return Err(invalid("personal_rate", "a positive number", self.personal_rate));
+        }
         if (self.variant == Variant::Rfm) != self.features.is_some() {
             let found = if self.features.is_some() { "features" } else { "none" };
             return Err(invalid("features", "a number with `variant = \"rfm\"`, and only there", found));
@@ -354,6 +369,7 @@ mod tests {
         assert!(with(vec![phase(Factors::Personal, 0.0)]).is_err());
         let empty = Phase { train: Some(vec![]), ..phase(Factors::Personal, 1.0) };
         assert!(with(vec![empty]).is_err());
+        assert!(config("personal_rate = 3.0").check().is_ok() && config("personal_rate = -1.0").check().is_err());
         let global = RewardConfig { variant: Variant::LoraGlobal, ..config("") };
         assert_eq!(global.own_phases(), vec![phase(Factors::Global, 3.0)]);
     }

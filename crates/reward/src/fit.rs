@@ -103,6 +103,7 @@ pub(crate) fn train(
         pooling,
         head_scale,
         ref optimizer,
+        personal_rate,
         objective,
         early_stopping,
         max_row_tokens,
@@ -277,7 +278,7 @@ pub(crate) fn train(
         }
 
         let rate = optimizer.rate(step, count);
-        let rates: Vec<(usize, f64)> = present.iter().map(|u| (*u, rate)).collect();
+        let rates: Vec<(usize, f64)> = present.iter().map(|u| (*u, rate * personal_rate)).collect();
         let norms = adam.step(&gradients.unwrap_or_default(), rate, &rates, &place)?;
         means.pull(&model, &here, &present, rate * objective.shrinkage);
         storage.release();
