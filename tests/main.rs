@@ -13,6 +13,8 @@ mod features;
 mod house;
 /// Learners: equals a reference, repeats exactly, gets better, keeps its invariant.
 mod learners;
+/// Pipelines with a matrix: what cells share, and the tables that they end with.
+mod matrix;
 /// Where pairs come from, and how carefully.
 mod pairs;
 /// Every stage from raw data to exported models, twice.

@@ -23,7 +23,7 @@ struct Tested<'p> {
 /// Writes `comparison.json`, `comparison.md`, which it prints, and `comparison.svg`, where several methods have a tested reward model.
 pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
     let mut tested: Vec<Tested> = Vec::new();
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut without) = (BTreeSet::new(), BTreeSet::new());
     for cell in &pipeline.cells {
         let reward = cell.stages.iter().find_map(|plan| match &plan.stage {
             Stage::Reward(config) => Some((folder.join(&plan.folder), config)),
@@ -35,7 +35,8 @@ pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
         }
         let predictions = stage.join("predictions-test.parquet");
         if !predictions.exists() {
-            return Ok(()); // `--until` a stage before it
+            without.insert(cell.method.as_str());
+            continue; // it diverged, or `--until` a stage before
         }
         let known = tested.iter().position(|t| t.name == cell.method);
         let at = known.unwrap_or_else(|| {
@@ -46,6 +47,12 @@ pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
         tested[at].swapped.extend(report["test"]["swapped"].as_f64());
         let of_fit = tested[at].fits.entry(cell.fit.clone()).or_default();
         of_fit.extend(reward::read_predictions(&predictions)?);
+    }
+    let found = tested.len();
+    tested.retain(|t| !without.contains(t.name.as_str()));
+    if found > 0 && !without.is_empty() {
+        let names: Vec<&str> = without.into_iter().collect();
+        eprintln!("not compared, since cells of theirs have no result: {}", names.join(", "));
     }
     if tested.len() < 2 {
         return Ok(());

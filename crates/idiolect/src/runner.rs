@@ -46,20 +46,42 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         return Ok(());
     }
     let mut results = Vec::new();
+    let mut diverged = Vec::new();
     let mut forced = args.force.clone();
+    let count = pipeline.cells.len();
     for (number, cell) in pipeline.cells.iter().enumerate() {
         if !cell.label.is_empty() {
-            eprintln!("[{} of {}: {}]", number + 1, pipeline.cells.len(), cell.label);
+            eprintln!("[{} of {count}: {}]", number + 1, cell.label);
         }
-        let manifests = run_cell(cell, &folder, args, &compute, &mut forced)?;
-        results.push((cell.label.clone(), manifests));
+        match run_cell(cell, &folder, args, &compute, &mut forced) {
+            Ok(manifests) => results.push((cell.label.clone(), manifests)),
+            // A step size too large for one cell says nothing about the others.
+            Err(error) if count > 1 && has_diverged(&error) => {
+                eprintln!("[{}] ends here, the other cells go on: {error:#}", cell.label);
+                diverged.push(error.context(cell.label.clone()));
+            }
+            Err(error) => return Err(error),
+        }
     }
-    if pipeline.cells.len() > 1 {
+    if count > 1 {
         compare(&folder, &results)?;
         methods::compare(&pipeline, &folder)?;
     }
+    let ended = diverged.len();
+    if let Some(first) = diverged.into_iter().next() {
+        return Err(first.context(format!("{ended} of {count} cells ended without a result, the first")));
+    }
     let quarantined: Vec<_> = results.iter().flat_map(|(label, manifests)| quarantined(label, manifests)).collect();
     if quarantined.is_empty() { Ok(()) } else { Err(Quarantined(quarantined).into()) }
+}
+
+/// Did training leave the finite numbers?
+fn has_diverged(error: &anyhow::Error) -> bool {
+    let not_finite = |e: &lm::Error| matches!(e, lm::Error::NotFinite { .. });
+    error.chain().any(|e| {
+        e.downcast_ref().is_some_and(not_finite)
+            || matches!(e.downcast_ref(), Some(policy::Error::Lm(inner)) if not_finite(inner))
+    })
 }
 
 /// Users whose training a cell's stages stopped.
