@@ -24,6 +24,12 @@ fn pairs_can_be_ranked_with_caution() {
     assert!(careful != plain && said["radius"].as_f64().unwrap() > 0.0, "{said}");
     let wrong = workspace.run(&["--until", "pairs", "--set", "pairs.caution=-1.0"]).assert().code(2);
     assert!(String::from_utf8_lossy(&wrong.get_output().stderr).contains("`caution`"));
+    let short = workspace.run(&["--until", "pairs", "--set", "pairs.max_row_tokens=9"]).assert().code(2);
+    let said = String::from_utf8_lossy(&short.get_output().stderr).into_owned();
+    assert!(
+        said.contains("expected at most 9 tokens, found") && said.contains("hint: raise `max_row_tokens`"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -94,6 +94,31 @@ pub(crate) fn execute(
     Ok((json!(made), text))
 }
 
+/// Which row is an answer's, prompt by prompt; none for an empty answer.
+pub(crate) type RowOf = Vec<Vec<Option<usize>>>;
+
+/// Rows of the answers to each prompt, as reward models read votes: with the end-of-turn token.
+pub(crate) fn answer_rows(
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<Message>],
+    answers: &[Vec<Answer>],
+) -> text::Result<(Vec<TokenRow>, RowOf)> {
+    let (mut rows, mut row_of) = (Vec::new(), RowOf::new());
+    for (prompt, answers) in prompts.iter().zip(answers) {
+        let mut own = Vec::new();
+        for answer in answers {
+            if answer.text.trim().is_empty() {
+                own.push(None);
+                continue;
+            }
+            own.push(Some(rows.len()));
+            rows.push(tokenizer.row(prompt, &answer.text, Ending::Finished)?.into());
+        }
+        row_of.push(own);
+    }
+    Ok((rows, row_of))
+}
+
 /// Every user's pairs from the same samples.
 fn rank(
     model: &RewardModel,
@@ -105,32 +130,15 @@ fn rank(
     errors: &Errors,
     counts: &mut PairCounts,
 ) -> Result<Vec<Pair>> {
-    let mut rows: Vec<TokenRow> = Vec::new();
-    let mut row_of: Vec<Vec<Option<usize>>> = Vec::new(); // of each prompt and sample; none for an empty one
-    for (prompt, answers) in prompts.iter().zip(samples) {
-        let mut indices = Vec::new();
-        for answer in answers {
-            if answer.text.trim().is_empty() {
-                indices.push(None);
-                continue;
-            }
-            // Scored as the votes were: with the end-of-turn token.
-            let row = tokenizer.row(prompt, &answer.text, Ending::Finished)?;
-            if row.ids.len() > how.max_row_tokens {
-                return Err(problem(
-                    format!(
-                        "pairs, prompt `{}`: expected at most {} tokens, found {}",
-                        prompt.last().map_or("", |m| &m.content),
-                        how.max_row_tokens,
-                        row.ids.len()
-                    ),
-                    "raise `max_row_tokens`",
-                ));
-            }
-            rows.push(row.into());
-            indices.push(Some(rows.len() - 1));
+    let (rows, row_of) = answer_rows(tokenizer, prompts, samples)?;
+    for (prompt, own) in prompts.iter().zip(&row_of) {
+        let longest = own.iter().flatten().map(|row| rows[*row].ids.len()).max().unwrap_or(0);
+        if longest > how.max_row_tokens {
+            let prompt = prompt.last().map_or("", |m| &m.content);
+            let message =
+                format!("pairs, prompt `{prompt}`: expected at most {} tokens, found {longest}", how.max_row_tokens);
+            return Err(problem(message, "raise `max_row_tokens`"));
         }
-        row_of.push(indices);
     }
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut bar = Progress::new("pairs: frozen blocks", rows.len(), 0);

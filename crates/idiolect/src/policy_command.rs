@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use lm::{Lm, TokenRow};
+use lm::Lm;
 use policy::Policies;
 use reward::RewardModel;
 use run::Run;
 use study::{Asked, EvaluateConfig, EvaluationSplit, Own, Rates, SamplingConfig, Truth};
-use text::{Answer, Ending, Message, Tokenizer};
+use text::{Answer, Message, Tokenizer};
 
 use crate::cli::ComputeArgs;
 use crate::combine::{self, CombineArgs};
+use crate::pairs_stage::answer_rows;
 use crate::problem::{problem, refuse_folder};
 use crate::{base, table};
 
@@ -173,18 +174,7 @@ fn by_reward(
     prompts: &[Vec<Message>],
     answers: &[Vec<Answer>],
 ) -> study::Result<Rates> {
-    let mut rows: Vec<TokenRow> = Vec::new();
-    let mut places: Vec<Vec<Option<usize>>> = Vec::new();
-    for (prompt, list) in prompts.iter().zip(answers) {
-        let mut own = Vec::new();
-        for answer in list {
-            own.push((!answer.text.is_empty()).then_some(rows.len()));
-            if !answer.text.is_empty() {
-                rows.push(tokenizer.row(prompt, &answer.text, Ending::Finished)?.into());
-            }
-        }
-        places.push(own);
-    }
+    let (rows, places) = answer_rows(tokenizer, prompts, answers)?;
     let all: Vec<usize> = (0..rows.len()).collect();
     let prefix = model.prefix(lm, rows, |_| ())?;
     let rates = |user: &usize| {
