@@ -287,7 +287,7 @@ impl Comparison {
         let panels = [
             panel("accuracy over users, minus global", |m| m.minus_global),
             panel("accuracy over votes, minus global", |m| m.minus_global_by_vote),
-            panel("log-loss over votes, minus global", |m| m.log_loss_minus_global),
+            panel("log-loss over votes, minus global: less is better", |m| m.log_loss_minus_global),
         ];
         let names: Vec<String> = held.iter().map(|m| m.name.clone()).collect();
         let title = format!("{} decided test votes of {} users, 95%", self.votes, self.users);

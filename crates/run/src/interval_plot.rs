@@ -38,7 +38,7 @@ pub fn interval_plot(
                 .margin(10)
                 .x_label_area_size(44)
                 .y_label_area_size(if p == 0 { NAMES - 10 } else { 0 })
-                .build_cartesian_2d((low - margin)..(high + margin), (0..rows).into_segmented())
+                .build_cartesian_2d((low - margin)..(high + margin), (0..rows.max(1) - 1).into_segmented())
                 .map_err(|e| failed(&e))?;
             // The first name is at the top.
             let place = |row: usize| SegmentValue::CenterOf(rows - 1 - row);
@@ -51,11 +51,12 @@ pub fn interval_plot(
                 .disable_y_mesh()
                 .x_desc(x)
                 .x_labels(6)
-                .y_labels(rows + 1)
+                .x_label_formatter(&|x| format!("{}", (x * 1e3).round() / 1e3 + 0.0)) // no "-0"
+                .y_labels(rows)
                 .y_label_formatter(&name)
                 .draw()
                 .map_err(|e| failed(&e))?;
-            let zero = [(0.0, SegmentValue::Exact(0)), (0.0, SegmentValue::Exact(rows))];
+            let zero = [(0.0, SegmentValue::Exact(0)), (0.0, SegmentValue::Last)];
             chart.draw_series(LineSeries::new(zero, BLACK.mix(0.6))).map_err(|e| failed(&e))?;
             for (row, [mean, low, high]) in values.iter().enumerate().filter_map(|(row, v)| Some((row, (*v)?))) {
                 let line = [(low, place(row)), (high, place(row))];
