@@ -1,6 +1,8 @@
 //! Reward features of embeddings (RFM, arXiv 2503.17338, on a frozen encoder): what people's tastes differ along is learnt from many of
 //! them together; a new person is then a short vector of weights.
 
+use std::collections::HashMap;
+
 use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -58,24 +60,38 @@ impl RewardFeatures {
     /// Features of the training people's votes by [`Self::joint`], and how tastes over them vary with the `contexts`, one row a person.
     ///
     /// How many features there are and how far tastes are taken to vary is chosen by what serves new people best, as features fitted to some
-    /// votes make their people look more different than they are: each quarter of the people is new to a fit of the others; their even
-    /// votes are asked, their odd ones judged.
+    /// votes make their people look more different than they are: each quarter of the people is new to a fit of the others; every other
+    /// vote of theirs is asked, the rest judged.
     ///
     /// # Panics
     /// If there are fewer than two people, or sizes do not fit.
     pub fn fit(people: &[EmbeddedVotes], contexts: &[Vec<f64>], everybody: &DVector<f64>, how: &FeaturesFit) -> Self {
-        Self::fit_each(people, &[contexts], everybody, how).pop().expect("one of each")
+        Self::fit_each(people, None, &[contexts], everybody, how).pop().expect("one of each")
     }
 
-    /// The same for several kinds of contexts, whose features are the same ones.
+    /// The same for several kinds of contexts, whose features are the same ones. `about` numbers what each vote is about, such as its prompt:
+    /// then new people are asked about every other of these, and judged on the rest, as what votes on one prompt share need not say anything
+    /// about another. Who voted about one thing alone judges nothing.
+    ///
+    /// # Panics
+    /// As [`Self::fit`].
     pub fn fit_each(
         people: &[EmbeddedVotes],
+        about: Option<&[Vec<usize>]>,
         contexts: &[&[Vec<f64>]],
         everybody: &DVector<f64>,
         how: &FeaturesFit,
     ) -> Vec<Self> {
         let folds: Vec<(Vec<usize>, Vec<usize>)> =
             (0..FOLDS.min(people.len())).map(|fold| (0..people.len()).partition(|h| h % FOLDS == fold)).collect();
+        // Of each person's votes, which are asked.
+        let asked: Vec<Vec<bool>> = people
+            .iter()
+            .enumerate()
+            .map(|(h, own)| {
+                about.map_or_else(|| every_other(0..own.len()), |about| every_other(about[h].iter().copied()))
+            })
+            .collect();
         // (number of features, maps of the folds)
         let tried: Vec<(usize, Vec<DMatrix<f64>>)> = how
             .features
@@ -109,9 +125,9 @@ impl RewardFeatures {
                         let some = first.varying(varied);
                         let precision = some.precision();
                         let judges: Vec<usize> =
-                            new.iter().copied().filter(|h| people[*h].len() > 1).take(JUDGES).collect();
-                        let losses: Vec<f64> =
-                            judges.par_iter().map(|h| some.loss_on(&precision, &contexts[*h], &people[*h])).collect();
+                            new.iter().copied().filter(|h| asked[*h].contains(&false)).take(JUDGES).collect();
+                        let loss = |h: &usize| some.loss_on(&precision, &contexts[*h], &people[*h], &asked[*h]);
+                        let losses: Vec<f64> = judges.par_iter().map(loss).collect();
                         losses.iter().sum()
                     };
                     let loss = first.iter().zip(&folds).map(of_fold).sum::<f64>();
@@ -143,16 +159,17 @@ impl RewardFeatures {
         Self { map: self.map.clone(), tastes, rest: by.rest * along / self.map.nrows() as f64 }
     }
 
-    /// Log-loss on somebody's odd votes after their even ones.
-    fn loss_on(&self, precision: &DMatrix<f64>, context: &[f64], votes: &EmbeddedVotes) -> f64 {
-        let asked = judge(self.map.nrows(), votes.iter().step_by(2), <[f64]>::to_vec);
+    /// Log-loss on somebody's other votes after those that are `asked`.
+    fn loss_on(&self, precision: &DMatrix<f64>, context: &[f64], votes: &EmbeddedVotes, asked: &[bool]) -> f64 {
+        let of = |wanted: bool| votes.iter().zip(asked).filter(move |(_, asked)| **asked == wanted).map(|(v, _)| v);
+        let asked = judge(self.map.nrows(), of(true), <[f64]>::to_vec);
         let mean = &self.map * self.tastes.mean(context);
         let taste = Taste::of(&Prior { mean, precision: precision.clone() }, &asked);
         let loss = |(z, y): &(Vec<f64>, f64)| {
             let p = taste.probability(z).clamp(1e-12, 1.0 - 1e-12);
             -(y * p.ln() + (1.0 - y) * (1.0 - p).ln())
         };
-        votes.iter().skip(1).step_by(2).map(loss).sum()
+        of(false).map(loss).sum()
     }
 
     /// Features `[e, 1 + d]`: `everybody`'s reward `[e]`, and those that explain the training people's votes best together with a taste of
@@ -208,6 +225,17 @@ impl RewardFeatures {
     pub fn adapt(&self, context: &[f64], votes: &EmbeddedVotes) -> Taste {
         Taste::of(&self.prior(context), &judge(self.map.nrows(), votes, <[f64]>::to_vec))
     }
+}
+
+/// Is each of these about the first, third, fifth .. of the things that they are about, in the order in which these appear?
+fn every_other(about: impl Iterator<Item = usize>) -> Vec<bool> {
+    let mut known: HashMap<usize, usize> = HashMap::new();
+    about
+        .map(|thing| {
+            let next = known.len();
+            known.entry(thing).or_insert(next).is_multiple_of(2)
+        })
+        .collect()
 }
 
 /// Votes in `d` features of their embeddings.
@@ -267,5 +295,37 @@ mod tests {
         // Without votes it is the population's mean, which has no side.
         let nobody = found.adapt(&[1.0], &vec![]);
         assert!(nobody.mean[0].abs() < 0.3 * a.mean[0] && nobody.mean[1] > 0.0);
+    }
+
+    #[test]
+    fn what_people_share_on_one_prompt_alone_does_not_make_tastes_vary() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(5);
+        // Everybody takes one of two sides on each of four prompts, and sides on one say nothing of those on another.
+        let (mut people, mut about): (Vec<EmbeddedVotes>, Vec<Vec<usize>>) = (vec![], vec![]);
+        for _ in 0..60 {
+            let sides: [f64; 4] = std::array::from_fn(|_| if rng.random::<bool>() { 3.0 } else { -3.0 });
+            let prompts: Vec<usize> = (0..40).map(|v| v / 10).collect();
+            let vote = |prompt: &usize| {
+                let z: Vec<f64> = (0..6).map(|_| rng.sample(StandardNormal)).collect();
+                let p = 1.0 / (1.0 + (-(sides[*prompt] * z[0] + z[1])).exp());
+                (z, f64::from(u8::from(rng.random::<f64>() < p)))
+            };
+            people.push(prompts.iter().map(vote).collect());
+            about.push(prompts);
+        }
+        let mut everybody = DVector::zeros(6);
+        everybody[1] = 1.0;
+        let how = FeaturesFit { features: vec![1], ridge: 1.0, tastes: TastesFit::default() };
+        let contexts = vec![vec![1.0]; 60];
+        let spread = |about: Option<&[Vec<usize>]>| {
+            let found = RewardFeatures::fit_each(&people, about, &[&contexts], &everybody, &how).remove(0);
+            (&found.map * &found.tastes.covariance).dot(&found.map)
+        };
+        let (by_vote, by_prompt) = (spread(None), spread(Some(&about)));
+        assert!(by_prompt < 0.2 * by_vote, "{by_prompt} {by_vote}");
+        // Votes about a thing each are every other vote.
+        assert_eq!(every_other([4, 7, 4, 9, 7].into_iter()), [true, false, true, true, false]);
+        let one_each: Vec<Vec<usize>> = people.iter().map(|own| (0..own.len()).collect()).collect();
+        assert_eq!(spread(Some(&one_each)), by_vote);
     }
 }

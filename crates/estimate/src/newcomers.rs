@@ -143,16 +143,17 @@ struct Learnt {
 }
 
 impl NewcomerStudy {
-    /// Runs it on texts `[T, e]` with their `lengths`. People who do not have enough votes train, and are not judged.
+    /// Runs it on texts `[T, e]` with their `lengths`. People who do not have enough votes train, and are not judged. `rng` starts a stream by
+    /// its name: who is held out, and what is asked, do not depend on what methods draw.
     ///
     /// # Panics
     /// If there are fewer people than folds, or too few prompts to hold any out.
-    pub fn run(
+    pub fn run<R: Rng>(
         &self,
         texts: &DMatrix<f64>,
         lengths: &[usize],
         votes: &[EmbeddedVote],
-        rng: &mut impl Rng,
+        rng: impl Fn(&[&str]) -> R,
         mut progress: impl FnMut(usize, usize),
     ) -> Vec<NewcomerRow> {
         let texts = components(texts, self.components);
@@ -162,15 +163,16 @@ impl NewcomerStudy {
         let mut rows = Vec::new();
         for split in 0..self.splits {
             let mut drawn = prompts.clone();
-            drawn.shuffle(rng);
+            let stream = |what: &str, number: usize| rng(&[what, &split.to_string(), &number.to_string()]);
+            drawn.shuffle(&mut stream("prompts", 0));
             let test: BTreeSet<usize> = drawn[..held].iter().copied().collect();
             let mut order = people.clone();
-            order.shuffle(rng);
+            order.shuffle(&mut stream("people", 0));
             for fold in 0..self.folds {
                 let new: BTreeSet<usize> = order.iter().copied().skip(fold).step_by(self.folds).collect();
                 let train: Vec<&EmbeddedVote> =
                     votes.iter().filter(|v| !new.contains(&v.user) && !test.contains(&v.prompt)).collect();
-                let learnt = self.learn(&texts, lengths, &train, rng);
+                let learnt = self.learn(&texts, lengths, &train, &mut stream("learn", fold));
                 for user in &new {
                     let own = |held: bool| -> Vec<EmbeddedVote> {
                         let of = |v: &&EmbeddedVote| v.user == *user && test.contains(&v.prompt) == held;
@@ -182,8 +184,9 @@ impl NewcomerStudy {
                     if decided + judged.len() < self.least.0 || judged.len() < self.least.1 {
                         continue;
                     }
-                    asked.shuffle(rng);
-                    for (method, shots, right) in self.serve(&texts, lengths, &learnt, &asked, &judged, rng) {
+                    asked.shuffle(&mut stream("ask", *user));
+                    let own = &mut stream("serve", *user);
+                    for (method, shots, right) in self.serve(&texts, lengths, &learnt, &asked, &judged, own) {
                         rows.push(NewcomerRow { user: *user, split, method, shots, votes: judged.len(), right });
                     }
                 }
@@ -232,7 +235,11 @@ impl NewcomerStudy {
         let contexts = vec![vec![1.0]; people.len()];
         let how = TastesFit { scale: 0.3, ..TastesFit::default() };
         let mut embedded: Vec<EmbeddedVotes> = vec![Vec::new(); people.len()];
-        train.iter().for_each(|v| embedded[number[&v.user]].push((z(v), 1.0)));
+        let mut about: Vec<Vec<usize>> = vec![Vec::new(); people.len()];
+        for v in &train {
+            embedded[number[&v.user]].push((z(v), 1.0));
+            about[number[&v.user]].push(v.prompt);
+        }
         let fit = FeaturesFit { features: self.features.clone(), ridge: RIDGES[best].sqrt(), tastes: how };
         let all = Ways::of(with_ties.iter().copied(), lengths);
         let population = (all.longer / all.decided, all.ties / (all.decided + all.ties));
@@ -241,7 +248,8 @@ impl NewcomerStudy {
             *own = Ways::of(with_ties.iter().filter(|v| v.user == *user).copied(), lengths);
         }
         let contextual: Vec<Vec<f64>> = ways.iter().map(|w| w.context(population)).collect();
-        let mut learnt = RewardFeatures::fit_each(&embedded, &[&contexts, &contextual], &everybody, &fit).into_iter();
+        let mut learnt =
+            RewardFeatures::fit_each(&embedded, Some(&about), &[&contexts, &contextual], &everybody, &fit).into_iter();
         let [features, contextual] = [(); 2].map(|()| learnt.next().expect("one of each"));
         // Of every vote its person's other votes are the context: a vote does not explain itself.
         let others = |v: &&EmbeddedVote| {
@@ -386,7 +394,11 @@ mod tests {
         }
         let study =
             NewcomerStudy { splits: 2, components: 12, features: vec![2], least: (40, 10), ..NewcomerStudy::default() };
-        let rows = study.run(&texts, &lengths, &votes, &mut rng, |_, _| ());
+        let stream = |names: &[&str]| {
+            let seed = names.concat().bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
+            rand::rngs::StdRng::seed_from_u64(seed)
+        };
+        let rows = study.run(&texts, &lengths, &votes, stream, |_, _| ());
         let accuracy = |method: &str, shots: usize| {
             let of = rows.iter().filter(|r| r.method == method && r.shots == shots);
             let (right, all) = of.fold((0.0, 0), |(r, n), row| (r + row.right, n + row.votes));

@@ -90,8 +90,8 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
     }
     let texts = DMatrix::from_fn(rows, columns, |t, j| f64::from(embedded.texts[t][j]));
     let mut bar = run::Progress::new("new people", 0, 0);
-    let mut rng = run::rng(args.seed, &["lab", "newcomers"]);
-    let found = study.run(&texts, &embedded.lengths, &cast, &mut rng, |d, a| bar.reach(d, a));
+    let stream = |name: &[&str]| run::rng(args.seed, &[&["lab", "newcomers"], name].concat());
+    let found = study.run(&texts, &embedded.lengths, &cast, stream, |d, a| bar.reach(d, a));
     drop(bar);
     eprintln!(
         "{} votes of {} people on {} prompts, {ties} of them ties; {}; {} people have {} votes, and {} on prompts that were held out",

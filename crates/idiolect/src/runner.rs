@@ -67,12 +67,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         compare(&folder, &results)?;
         methods::compare(&pipeline, &folder)?;
     }
-    let ended = diverged.len();
-    if let Some(first) = diverged.into_iter().next() {
-        return Err(first.context(format!("{ended} of {count} cells ended without a result, the first")));
-    }
     let quarantined: Vec<_> = results.iter().flat_map(|(label, manifests)| quarantined(label, manifests)).collect();
-    if quarantined.is_empty() { Ok(()) } else { Err(Quarantined(quarantined).into()) }
+    let finished: Result<()> = if quarantined.is_empty() { Ok(()) } else { Err(Quarantined(quarantined).into()) };
+    let ended = diverged.len();
+    let Some(first) = diverged.into_iter().next() else { return finished };
+    if let Err(quarantined) = finished {
+        eprintln!("{quarantined}");
+    }
+    Err(first.context(format!("{ended} of {count} cells ended without a result, the first")))
 }
 
 /// Did training leave the finite numbers?
