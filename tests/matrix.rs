@@ -119,3 +119,18 @@ fn a_cell_that_diverges_does_not_end_the_others() {
     let names: Vec<&Value> = comparison["methods"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
     assert_eq!(names, ["global", "WU"]);
 }
+
+#[test]
+fn a_fine_tuned_base_that_diverges_does_not_end_the_other_cell() {
+    let workspace = Workspace::new().with_sft();
+    let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();
+    let matrix = "[matrix]\n\"sft.optimizer.learning_rate\" = [1e38, 1e-3]\n";
+    fs_err::write(workspace.path("pipelines/tiny.toml"), text + matrix).unwrap();
+    let output = workspace.run(&["--until", "sft"]).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("error: 1 of 2 cells ended without a result, the first: sft.optimizer"), "{said}");
+    let results: Vec<Value> = run::read_json(&workspace.path("checkpoints/tiny/results.json")).unwrap();
+    assert_eq!(results.len(), 1, "{results:?}");
+    assert!(workspace.path("checkpoints/tiny/sft@sft.optimizer.learning_rate=0.001/manifest.json").exists());
+}
