@@ -15,7 +15,7 @@ pub(crate) struct Speed {
 /// Forward passes at the measured rate that a counted token costs: in decoding, one at what small products and the cache leave of
 /// it; in training, forward and backward, less what rows share and what stops below the last block. Set by hand, on two idle
 /// EPYC cores in bfloat16, where the quickstart is then said to take 9 minutes (it takes 9 to 10), `ppo.toml` 26 (23) and a seed of
-/// `llmfao-full.toml` 113 (105). Not measurements.
+/// `llmfao-full.toml` 113 (about 105, by its cells' times). Not measurements.
 const DECODING_PASSES: f64 = 1.8;
 const TRAINING_PASSES: f64 = 2.4;
 
