@@ -3,7 +3,8 @@
 use std::num::NonZero;
 
 use data::{Split, Vote};
-use lm::{AdamWConfig, Blocks, Compute, InitBound, InitUsers, Lm, LoraConfig, Schedule, Targets};
+use device::Compute;
+use lm::{AdamWConfig, Blocks, InitBound, InitUsers, Lm, LoraConfig, Schedule, Targets};
 use run::{Identity, Run};
 use text::{Message, Tokenizer};
 

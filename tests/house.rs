@@ -11,16 +11,17 @@ use crate::tiny::repository;
 /// Imports go down a row or more, never up, never sideways.
 fn row(name: &str) -> Option<u32> {
     match name {
-        "idiolect" => Some(3),
-        "reward" | "policy" | "study" | "export" => Some(2),
-        "lm" | "data" => Some(1),
-        "text" | "estimate" | "dist" | "run" => Some(0),
+        "idiolect" => Some(5),
+        "reward" | "policy" | "study" | "export" => Some(4),
+        "lm" | "data" | "estimate" => Some(2),
+        "device" | "run" | "text" => Some(1),
+        "problem" => Some(0),
         _ => None,
     }
 }
 
 /// What may reach libtorch, and what may not.
-const WITHOUT_LIBTORCH: [&str; 4] = ["text", "estimate", "run", "data"];
+const WITHOUT_LIBTORCH: [&str; 5] = ["problem", "text", "estimate", "run", "data"];
 
 fn packages() -> BTreeMap<String, Value> {
     let output = Command::new(env!("CARGO"))

@@ -15,6 +15,8 @@ mod house;
 mod learners;
 /// Pipelines with a matrix: what cells share, and the tables that they end with.
 mod matrix;
+/// What the program says last, and its exit code.
+mod messages;
 /// Where pairs come from, and how carefully.
 mod pairs;
 /// Every stage from raw data to exported models, twice.

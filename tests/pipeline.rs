@@ -283,7 +283,7 @@ fn a_user_in_quarantine_is_told_of_to_the_end_and_the_exit_code_is_3() {
     let far = ["--set", "ppo.user={ \"Bo/../b\" = { learning_rate = 3.0 } }", "--set", "ppo.max_kl=2.0"];
     let ended = workspace.run(&far).assert().code(3);
     let said = String::from_utf8_lossy(&ended.get_output().stderr).into_owned();
-    assert!(said.contains("finished with users in quarantine") && said.contains("Bo/../b"), "{said}");
+    assert!(said.contains("finished, except: ") && said.contains("`Bo/../b` in quarantine"), "{said}");
     let read = |file: &str| -> Value { run::read_json(&workspace.path("checkpoints/tiny").join(file)).unwrap() };
     let judged = read("evaluate/report.json");
     assert_eq!(judged["users"].as_object().unwrap().keys().collect::<Vec<_>>(), ["ann"]);

@@ -29,7 +29,7 @@ fn a_run_killed_in_every_stage_that_checkpoints_ends_with_the_same_bytes() {
     for point in points {
         let output = killed.run(&[]).env("IDIOLECT_ABORT_AFTER", point).output().unwrap();
         assert!(!output.status.success(), "no checkpoint {point}: {}", stderr(&output));
-        assert!(stderr(&output).contains("aborting behind checkpoint"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("aborting after checkpoint"), "{}", stderr(&output));
         let stage = point.split(':').next().unwrap();
         assert!(!killed.path("checkpoints/tiny").join(stage).exists(), "no half-written {stage}");
     }
@@ -87,7 +87,7 @@ fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
     // Checkpoints come every two steps; the model dies behind every one of them.
     for _ in 0..(steps - 1) / 2 {
         let output = killed.run(&["--until", "reward"]).env("IDIOLECT_ABORT_AFTER", "reward:1").output().unwrap();
-        assert!(stderr(&output).contains("aborting behind checkpoint"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("aborting after checkpoint"), "{}", stderr(&output));
     }
     killed.run(&["--until", "reward"]).assert().success();
     for file in ["reward.safetensors", "report.json", "predictions-test.parquet", "metrics.jsonl"] {
@@ -106,7 +106,7 @@ fn ppo_killed_behind_every_checkpoint_ends_with_the_same_bytes_and_a_cold_optimi
     // The scale of rewards is the first; then one behind every second of seven rounds.
     for n in 0..4 {
         let output = killed.run(&[]).env("IDIOLECT_ABORT_AFTER", "ppo:1").output().unwrap();
-        assert!(stderr(&output).contains("aborting behind checkpoint"), "{n}: {}", stderr(&output));
+        assert!(stderr(&output).contains("aborting after checkpoint"), "{n}: {}", stderr(&output));
     }
     let state = killed.path("checkpoints/tiny/ppo.partial/state");
     let cold = Workspace::new().with_ppo();

@@ -283,7 +283,7 @@ fn a_model_knows_when_it_is_read_on_another_base() {
     assert!(RewardModel::read(&path, &bench.lm).is_ok());
     let folder = bench.folder.path().join("other");
     write_model_with(&folder, 6);
-    let other = lm::Lm::load(&folder, &lm::Compute::new("cpu", "float32", Some(1)).unwrap()).unwrap();
+    let other = lm::Lm::load(&folder, &device::Compute::new("cpu", "float32", Some(1)).unwrap()).unwrap();
     let error = RewardModel::read(&path, &other).unwrap_err();
     assert!(error.to_string().contains("stored scores again") && error.hint().is_some(), "{error}");
 }

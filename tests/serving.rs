@@ -220,8 +220,10 @@ fn any_reward_model_ranks_beside_another() {
         .collect();
     assert!(factors.len() == 24 && factors[0] > 0.0, "{factors:?}");
     assert!(factors.iter().all(|f| (f / factors[0] - 1.0).abs() < 1e-3), "{factors:?}");
-    let lm =
-        lm::Lm::load(&workspace.path("checkpoints/tiny/import"), &lm::Compute::new("cpu", "float32", Some(1)).unwrap());
+    let lm = lm::Lm::load(
+        &workspace.path("checkpoints/tiny/import"),
+        &device::Compute::new("cpu", "float32", Some(1)).unwrap(),
+    );
     let fitted = reward::RewardModel::read(&model, &lm.unwrap()).unwrap();
     let votes = data::read_votes(&workspace.path("checkpoints/tiny/data/votes.parquet")).unwrap();
     let decided = votes.iter().filter(|v| v.split == data::Split::Train && !v.tie).count() as f64;
@@ -256,7 +258,7 @@ fn policies_of_features_become_everybodys_without_training() {
         run::read_json(&workspace.path("exact/weights.json")).unwrap();
     assert!(weights.values().all(|w| (w.iter().map(|c| c * c).sum::<f64>() - 1.0).abs() < 1e-9), "{weights:?}");
 
-    let compute = lm::Compute::new("cpu", "float32", Some(1)).unwrap();
+    let compute = device::Compute::new("cpu", "float32", Some(1)).unwrap();
     let lm = lm::Lm::load(&folder.join("import"), &compute).unwrap();
     let read = |folder: &std::path::Path| policy::Policies::read(&folder.join("policies.safetensors"), &lm).unwrap();
     let updates = |policies: &policy::Policies, user: usize| -> Vec<lm::Tensor> {

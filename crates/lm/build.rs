@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 fn main() {
-    for file in ["shim.h", "packed.cpp", "fused.cpp", "attention.cpp", "decode.cpp", "decode_kernel.h", "allocator.cpp"]
-    {
+    for file in ["shim.h", "shim.cpp", "packed.cpp", "fused.cpp", "attention.cpp", "decode.cpp", "decode_kernel.h"] {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -28,10 +27,6 @@ fn main() {
         .opt_level(3)
         .flag_if_supported("-fno-math-errno")
         .flag_if_supported("-fno-trapping-math")
-        .file("src/packed.cpp")
-        .file("src/fused.cpp")
-        .file("src/attention.cpp")
-        .file("src/decode.cpp")
-        .file("src/allocator.cpp")
+        .file("src/shim.cpp")
         .compile("idiolect_shim");
 }

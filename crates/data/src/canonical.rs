@@ -14,12 +14,13 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, Encoding};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
+use problem::{Problem, Result, unwritable};
 
-use crate::error::invalid;
-use crate::{Error, Result, Split};
+use crate::Split;
 
 /// Rows of a row group, fewer where rows are large.
 const GROUP_ROWS: usize = 131_072;
@@ -159,7 +160,7 @@ struct File {
 
 impl File {
     /// Writes what can be written.
-    fn advance(&mut self) -> std::result::Result<(), parquet::errors::ParquetError> {
+    fn advance(&mut self) -> std::result::Result<(), ParquetError> {
         while let Some(pending) = self.pending.get_mut(&self.turn) {
             pending.bytes = 0;
             for chunks in std::mem::take(&mut pending.groups) {
@@ -192,8 +193,8 @@ pub(crate) struct TableWriter {
     factory: ArrowRowGroupWriterFactory,
 }
 
-fn failed(path: &Path, error: &impl std::fmt::Display) -> Error {
-    invalid(path.display(), "to be written", error.to_string(), "is the disk full?")
+fn failed(path: &Path, error: &ParquetError) -> Problem {
+    unwritable(path.display(), error)
 }
 
 impl TableWriter {
@@ -278,7 +279,7 @@ impl UnitWriter<'_> {
         if self.columns.rows == 0 {
             return Ok(());
         }
-        let wrong = |e: parquet::errors::ParquetError| failed(&self.table.path, &e);
+        let wrong = |e: ParquetError| failed(&self.table.path, &e);
         let batch = self.columns.finish();
         let (mut writers, rows) = match self.group.take() {
             Some(group) => group,
@@ -302,7 +303,7 @@ impl UnitWriter<'_> {
     fn flush(&mut self) -> Result<()> {
         let Some((writers, _)) = self.group.take() else { return Ok(()) };
         let path = &self.table.path;
-        let wrong = |e: parquet::errors::ParquetError| failed(path, &e);
+        let wrong = |e: ParquetError| failed(path, &e);
         let chunks: Vec<ArrowColumnChunk> =
             writers.into_iter().map(ArrowColumnWriter::close).collect::<std::result::Result<_, _>>().map_err(wrong)?;
         let bytes = chunks.iter().map(|c| c.close().bytes_written as usize).sum();

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 
-use crate::error::invalid;
-use crate::{Result, Split};
+use crate::Split;
 
 /// A data set's description.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use problem::Result;
 use serde::{Deserialize, Serialize};
 use text::{Ending, Message, Tokenizer};
 
+use crate::Card;
 use crate::draft::{Choice, Draft};
 use crate::judgements::{Agreement, Judgement, Sums};
 use crate::spill::{Record, Spill};
 use crate::split::{prompt_key, texts_key};
 use crate::walk::{At, Source};
-use crate::{Card, Result};
 
 /// What a check looks for beside what ingestion refuses.
 #[derive(Debug, Default)]

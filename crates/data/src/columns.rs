@@ -8,12 +8,11 @@ use arrow::array::{
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
-
+use problem::{Problem, Result, invalid};
 use smallvec::smallvec;
 
-use crate::Result;
 use crate::draft::Turns;
-use crate::error::invalid;
+use crate::table::arrow_bug;
 
 /// Where a batch is from, for messages.
 #[derive(Clone, Debug)]
@@ -35,7 +34,7 @@ impl Place {
         format!("{}, row {}, column `{column}`", self.file, self.first_row + row + 1)
     }
 
-    fn wrong_type(&self, column: &str, expected: &str, found: &DataType) -> crate::Error {
+    fn wrong_type(&self, column: &str, expected: &str, found: &DataType) -> Problem {
         invalid(
             self.column(column),
             format!("{expected} values"),
@@ -226,8 +225,8 @@ pub(crate) fn field(array: &ArrayRef, name: &str, place: &Place, column: &str) -
     if whole.null_count() == 0 {
         return Ok(found.clone());
     }
-    let hidden = arrow::compute::is_null(array).map_err(|e| crate::error::bug(place.column(column), &e))?;
-    arrow::compute::nullif(found, &hidden).map_err(|e| crate::error::bug(place.column(column), &e))
+    let hidden = arrow::compute::is_null(array).map_err(|e| arrow_bug(place.column(column), &e))?;
+    arrow::compute::nullif(found, &hidden).map_err(|e| arrow_bug(place.column(column), &e))
 }
 
 /// A prompt, an answer or a whole conversation: plain text, or a list of messages.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use problem::Result;
 use smallvec::SmallVec;
 
 /// (role, content) of each message; most prompts have one or two.
@@ -88,4 +89,4 @@ impl Flaw {
 }
 
 /// A row's judgement, or what is wrong with it; `row` counts in the batch.
-pub(crate) type Emit<'e> = dyn FnMut(usize, Result<Draft<'_>, Flaw>) -> crate::Result<()> + 'e;
+pub(crate) type Emit<'e> = dyn FnMut(usize, Result<Draft<'_>, Flaw>) -> problem::Result<()> + 'e;

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use hf_hub::api::sync::ApiBuilder;
 use hf_hub::{Cache, Repo, RepoType};
-
-use crate::Result;
-use crate::error::invalid;
+use problem::{Result, invalid};
 
 /// Files of `owner/name[@revision]/path`, where the path may hold `*` or be a folder: their names and where they lie.
 /// `HF_HOME` moves the cache, `HF_TOKEN` opens gated data sets, `HF_HUB_OFFLINE=1` forbids the network.
@@ -52,6 +50,7 @@ pub(crate) fn fetch(dataset: &str) -> Result<Vec<(String, PathBuf)>> {
     names
         .into_iter()
         .map(|name| {
+            tracing::info!("{name}: from the Hugging Face Hub or its cache");
             let path = api.get(&name).map_err(|e| wrong(format!("{name}: {e}")))?;
             Ok((name, path))
         })

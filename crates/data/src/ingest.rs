@@ -6,16 +6,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use problem::{Result, invalid};
+
 use crate::canonical::{RowRef, TableWriter};
 use crate::draft::Choice;
-use crate::error::invalid;
 use crate::leakage::{Guard, Seen, guards, look};
 use crate::plan::{Plan, SPILL_AFTER, group_key, of_row, refuse, usable, user_key};
 use crate::select::Fate;
 use crate::spill::Spill;
 use crate::split::{HashedSet, prompt_key};
 use crate::walk::Source;
-use crate::{Card, Report, Result, Selection, Split, SplitRule};
+use crate::{Card, Report, Selection, Split, SplitRule};
 
 /// Reads, checks and splits a source (files, folders, globs, addresses), and writes the canonical table to `out`.
 ///
@@ -226,9 +227,9 @@ fn write(
         };
         let (what, hint) = match offence.first.guard {
             Guard::Prompt => ("prompt", "split by prompt: `split = { by = \"prompt\", dev = 0.1, test = 0.2 }`"),
-            Guard::Group => ("group", "report this as a bug"),
-            Guard::User => ("held-out user", "report this as a bug"),
-            Guard::UserAndPrompt => ("prompt of a user", "report this as a bug"),
+            Guard::Group => ("group", problem::REPORT),
+            Guard::User => ("held-out user", problem::REPORT),
+            Guard::UserAndPrompt => ("prompt of a user", problem::REPORT),
         };
         return Err(invalid(
             format!("rows {} and {}", name(offence.first), name(offence.second)),

@@ -7,9 +7,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::ReaderBuilder;
 use arrow::json::reader::{Decoder, infer_json_schema_from_iterator};
 use arrow::record_batch::RecordBatch;
+use problem::{Problem, Result, invalid};
 
-use crate::Result;
-use crate::error::invalid;
+use crate::table::arrow_bug;
 
 /// Lines that a file's types are told from.
 const TYPES_FROM: usize = 1000;
@@ -33,7 +33,7 @@ impl Objects {
         Self { file, reader, array: false, started: false, line: 0 }
     }
 
-    fn broken(&self, found: impl std::fmt::Display) -> crate::Error {
+    fn broken(&self, found: impl std::fmt::Display) -> Problem {
         let place = format!("{}, row {}", self.file, self.line + 1);
         let hint = "the file is damaged or cut, or is no JSON lines: fetch or write it again";
         invalid(place, "one JSON object a line", found.to_string(), hint)
@@ -180,7 +180,7 @@ fn decoder(schema: &SchemaRef) -> Result<Decoder> {
         .with_batch_size(BATCH_ROWS)
         .with_coerce_primitive(true)
         .build_decoder()
-        .map_err(|e| crate::error::bug("json", &e))
+        .map_err(|e| arrow_bug("json", &e))
 }
 
 impl JsonBatches {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use problem::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::spill::{Record, Spill};
-use crate::{Result, Split, SplitRule, Whole};
+use crate::{Split, SplitRule, Whole};
 
 /// What a split keeps on one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

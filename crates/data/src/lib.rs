@@ -6,7 +6,7 @@
 //! made of it, [`tokenise`] makes every distinct text's tokens once, [`write_users`] turns a survey into named numbers.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), data::Error> {
+//! # fn main() -> problem::Result<()> {
 //! let card = data::Card::read("datasets/llmfao/card.toml".as_ref())?;
 //! let split = data::SplitRule::Prompt { dev: 0.1, test: 0.2 };
 //! let selection = data::Selection { min_votes: 20, ..data::Selection::all(split) };
@@ -21,7 +21,6 @@ mod card;
 mod check;
 mod columns;
 mod draft;
-mod error;
 mod hub;
 mod ingest;
 mod input;
@@ -32,6 +31,8 @@ mod leakage;
 mod location;
 mod peek;
 mod plan;
+#[cfg_attr(not(feature = "clouds"), path = "no_remote.rs")]
+mod remote;
 mod select;
 mod selection;
 mod spill;
@@ -45,7 +46,6 @@ mod walk;
 
 pub use card::{Card, Columns, Layout, OneOrMore};
 pub use check::{Check, CheckOptions, Finding, Level, UserCheck, check};
-pub use error::{Error, Result};
 pub use ingest::{ingest, ingest_on};
 pub use judgements::Agreement;
 pub use leakage::Leakage;

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::Result;
-use crate::error::invalid;
-use crate::input::{Input, Remote};
+use problem::{Result, invalid};
+
+use crate::input::Input;
+use crate::remote::Remote;
 
 /// How a file is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +187,11 @@ mod tests {
         assert_eq!(names(&format!("{root}/*.jsonl")), ["a.jsonl", "b.jsonl"]);
         assert!(resolve(&[format!("{root}/*.parquet")]).unwrap_err().to_string().contains("found none"));
         assert!(resolve(&[format!("{root}/x.parquet")]).unwrap_err().to_string().contains("x.parquet"));
+        #[cfg(not(feature = "clouds"))]
+        {
+            let refused = resolve(&["s3://bucket/votes.parquet".into()]).unwrap_err();
+            assert!(refused.hint().unwrap().contains("just build-full"), "{refused}");
+        }
         assert!(resolve(&[format!("{root}/notes.md")]).unwrap_err().to_string().contains("another ending"));
     }
 }

@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use problem::{Result, invalid};
 use text::Message;
 
-use crate::error::invalid;
 use crate::location::resolve;
 use crate::units::open;
 use crate::walk::Source;
-use crate::{Card, Layout, OneOrMore, Result, Split, Vote};
+use crate::{Card, Layout, OneOrMore, Split, Vote};
 
 /// Names under which sources keep a user's id.
 const USERS: [&str; 8] =
@@ -72,7 +72,8 @@ pub fn recognise(sources: &[String]) -> Result<(Card, String)> {
             "write a card that says which column means what: datasets/llmfao/card.toml is an example",
         ));
     };
-    let layout_text = toml::to_string(&layout).map_err(|e| crate::error::bug(&name, &e))?;
+    let layout_text = toml::to_string(&layout)
+        .map_err(|e| problem::bug(&name, "a layout that can be written as TOML", e.to_string()))?;
     let why = format!("the columns of {name} are taken as: {}", layout_text.trim().replace('\n', ", "));
     let card = Card {
         name: name.rsplit('/').next().unwrap_or(&name).to_owned(),

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use problem::{Result, invalid};
+
 use crate::draft::{Choice, Draft, Flaw};
-use crate::error::invalid;
 use crate::select::{Fact, Folds, content_key, fates, rest_key, tally, targets};
 use crate::spill::Spill;
 use crate::split::{HashedSet, by_share, prompt_key, share, texts_key};
 use crate::walk::{At, Source};
-use crate::{BadRows, Columns, Report, Result, Selection, Split, SplitRule, Whole};
+use crate::{BadRows, Columns, Report, Selection, Split, SplitRule, Whole};
 
 /// Bytes of facts, and of keys, that stay in memory.
 pub(crate) const SPILL_AFTER: usize = 96 << 20;

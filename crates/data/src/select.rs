@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use problem::Result;
+
 use crate::draft::{Choice, Draft};
 use crate::spill::{Record, Spill};
 use crate::split::{by_share, share};
-use crate::{Result, Selection, Split, SplitRule};
+use crate::{Selection, Split, SplitRule};
 
 /// What must be known of a vote to judge it beside its user's others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 
-use crate::error::invalid;
-use crate::{Card, Leakage, Result, SplitRule, Whole};
+use crate::{Card, Leakage, SplitRule, Whole};
 
 /// What becomes of a row that is not as the card says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

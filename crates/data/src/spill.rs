@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::Result;
+use problem::Result;
 
 /// Something of a fixed number of bytes that knows its partition.
 pub(crate) trait Record: Sized {

@@ -12,9 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
-
-use crate::Result;
-use crate::error::{Error, invalid};
+use problem::{Problem, Result, bug, invalid};
 
 /// A column of a table that this program writes.
 #[derive(Clone, Debug)]
@@ -40,7 +38,12 @@ impl Column {
     }
 }
 
-pub(crate) fn damaged(file: &str, error: &impl std::fmt::Display) -> Error {
+/// Arrow refused what it never should.
+pub(crate) fn arrow_bug(place: impl std::fmt::Display, error: &impl std::fmt::Display) -> Problem {
+    bug(place, "an operation that Arrow accepts", error.to_string())
+}
+
+pub(crate) fn damaged(file: &str, error: &impl std::fmt::Display) -> Problem {
     invalid(file, "a whole file of its kind", error.to_string(), "the file is damaged or cut: fetch or write it again")
 }
 
@@ -64,7 +67,7 @@ pub fn write_table(path: &Path, columns: &[(&str, Column)]) -> Result<()> {
     let arrays: Vec<(&str, ArrayRef)> = columns.iter().map(|(name, column)| (*name, column.array())).collect();
     let fields: Vec<Field> = arrays.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), false)).collect();
     let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays.into_iter().map(|(_, a)| a).collect())
-        .map_err(|e| invalid(path.display(), "columns of equal length", e.to_string(), "report this as a bug"))?;
+        .map_err(|e| bug(path.display(), "columns of equal length", e.to_string()))?;
     write_batch(path, &batch)
 }
 
@@ -180,7 +183,7 @@ impl Table {
     }
 
     /// The error of a null at `row` (from 0; messages count from 1).
-    pub(crate) fn null(&self, name: &str, row: usize) -> Error {
+    pub(crate) fn null(&self, name: &str, row: usize) -> Problem {
         invalid(
             format!("{}, row {}, column `{name}`", self.place, row + 1),
             "a value",

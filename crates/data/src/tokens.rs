@@ -19,13 +19,12 @@ use arrow::ipc::writer::FileWriter;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use problem::{Problem, Result, invalid, unwritable};
 use serde::{Deserialize, Serialize};
 use text::{Ending, KnownRows, Message, Row, Tokenizer};
 
-use crate::error::invalid;
 use crate::split::texts_key;
 use crate::table::damaged;
-use crate::{Error, Result};
 
 /// Raised when the file's columns change.
 const FORMAT: &str = "1";
@@ -98,8 +97,7 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
     let aside = out.with_extension("arrow.part");
     let (file, _) = fs_err::File::create(&aside)?.into_parts();
     let schema = schema(tokenizer);
-    let failed =
-        |e: &dyn std::fmt::Display| invalid(out.display(), "to be written", e.to_string(), "is the disk full?");
+    let failed = |e: &arrow::error::ArrowError| unwritable(out.display(), e);
     let mut writer = FileWriter::try_new(std::io::BufWriter::new(file), &schema).map_err(|e| failed(&e))?;
     let mut report = TokenReport::default();
     let mut known: HashSet<u128> = HashSet::new();
@@ -152,8 +150,8 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
     Ok(report)
 }
 
-fn refused(source: &str, error: &text::Error) -> Error {
-    let hint = error.hint().unwrap_or_else(|| "drop the row, or choose another base".into());
+fn refused(source: &str, error: &Problem) -> Problem {
+    let hint = error.hint().unwrap_or("drop the row, or choose another base");
     invalid(source, "a text that the tokenizer takes", error.to_string(), hint)
 }
 

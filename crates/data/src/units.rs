@@ -18,10 +18,9 @@ use parquet::column::page::{Page, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::serialized_reader::SerializedPageReader;
+use problem::{Result, invalid};
 
-use crate::Result;
 use crate::columns::Place;
-use crate::error::invalid;
 use crate::input::{Input, Section};
 use crate::json::{JsonBatches, infer};
 use crate::location::{Format, Packing, SourceFile};

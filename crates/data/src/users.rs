@@ -8,13 +8,13 @@ use arrow::array::{ArrayRef, AsArray, Float32Array, ListArray, StringArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use arrow::record_batch::RecordBatch;
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::columns::{Lists, Reals, Texts};
-use crate::error::invalid;
 use crate::layouts::Bound;
 use crate::location::resolve;
+use crate::table::arrow_bug;
 use crate::table::{read_table, write_batch};
 use crate::units::open;
 
@@ -231,7 +231,7 @@ fn write(users: &Users, report: &UsersReport, out: &Path) -> Result<()> {
     ])
     .with_metadata(metadata);
     let columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(lists)];
-    let batch = RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| crate::error::bug(out.display(), &e))?;
+    let batch = RecordBatch::try_new(Arc::new(schema), columns).map_err(|e| arrow_bug(out.display(), &e))?;
     write_batch(out, &batch)
 }
 

@@ -5,12 +5,12 @@ use std::path::Path;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Float32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
+use problem::{Result, invalid};
 use text::Message;
 
+use crate::Split;
 use crate::canonical::{RowRef, TableWriter};
-use crate::error::invalid;
 use crate::table::read_table;
-use crate::{Result, Split};
 
 /// One user's judgement of two answers.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use problem::{Problem, Result, invalid};
+
+use crate::Card;
 use crate::columns::Place;
 use crate::draft::{Draft, Flaw};
 use crate::layouts::{self, Bound, Memory};
 use crate::location::resolve;
 use crate::units::{Opened, Unit, open};
-use crate::{Card, Error, Result};
 
 /// A source, opened.
 #[derive(Debug)]
@@ -39,9 +41,9 @@ pub(crate) struct At<'a> {
 
 impl At<'_> {
     /// A flaw as an error.
-    pub(crate) fn error(&self, flaw: Flaw) -> Error {
+    pub(crate) fn error(&self, flaw: Flaw) -> Problem {
         let place = format!("{}, row {}, column `{}`", self.file, self.row, flaw.column);
-        crate::error::invalid(place, flaw.expected, flaw.found, flaw.hint)
+        invalid(place, flaw.expected, flaw.found, flaw.hint)
     }
 }
 
@@ -64,7 +66,7 @@ impl<'c> Source<'c> {
                 if found != *wanted {
                     let place = file.name.to_string();
                     let hint = "fetch the file again, or correct the card";
-                    return Err(crate::error::invalid(place, format!("SHA-256 {wanted}"), found, hint));
+                    return Err(invalid(place, format!("SHA-256 {wanted}"), found, hint));
                 }
             }
             let opened = open(file)?;
@@ -126,7 +128,7 @@ impl<'c> Source<'c> {
         work: impl Fn(&mut S, usize) -> Result<()> + Sync,
     ) -> Result<Vec<S>> {
         let next = AtomicUsize::new(0);
-        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        let failed: Mutex<Option<(usize, Problem)>> = Mutex::new(None);
         let worker = || {
             let mut own = state();
             loop {

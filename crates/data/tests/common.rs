@@ -55,7 +55,7 @@ pub(crate) fn all() -> Selection {
 }
 
 /// Ingests one source and reads the table back.
-pub(crate) fn ingest(card: &Card, source: &Path, selection: &Selection) -> data::Result<(Vec<Vote>, Report)> {
+pub(crate) fn ingest(card: &Card, source: &Path, selection: &Selection) -> problem::Result<(Vec<Vote>, Report)> {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("votes.parquet");
     let result = data::ingest(card, &[source.display().to_string()], selection, 7, &out);

@@ -7,5 +7,7 @@ mod ingestion;
 mod layouts;
 mod mutations;
 mod properties;
+#[cfg(feature = "clouds")]
+mod remote;
 mod sources;
 mod tables;

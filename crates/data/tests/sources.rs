@@ -1,7 +1,6 @@
 //! Where files come from, and how they are packed.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::Write;
 use std::path::Path;
 
 use arrow::array::RecordBatch;
@@ -9,7 +8,7 @@ use arrow::ipc::writer::FileWriter;
 
 use crate::common::{NAMES, all, file, ingest, texts, votes_card, write_rows};
 
-fn rows(n: usize) -> Vec<[String; 6]> {
+pub(crate) fn rows(n: usize) -> Vec<[String; 6]> {
     (0..n)
         .map(|i| {
             [
@@ -24,7 +23,7 @@ fn rows(n: usize) -> Vec<[String; 6]> {
         .collect()
 }
 
-fn jsonl(rows: &[[String; 6]]) -> String {
+pub(crate) fn jsonl(rows: &[[String; 6]]) -> String {
     let line = |r: &[String; 6]| {
         let object: serde_json::Map<_, _> =
             NAMES.iter().zip(r).map(|(n, v)| ((*n).to_owned(), v.as_str().into())).collect();
@@ -97,71 +96,6 @@ fn a_file_with_another_checksum_is_refused() {
     card.sha256.insert("v.parquet".into(), "00".into());
     let error = ingest(&card, &path, &all()).unwrap_err().to_string();
     assert!(error.contains("expected SHA-256 00"), "{error}");
-}
-
-/// Serves one file over HTTP, ranges included, to so many requests.
-fn serve(bytes: Vec<u8>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (mut stream, bytes) = (stream.unwrap(), bytes.clone());
-            std::thread::spawn(move || {
-                let mut request = Vec::new();
-                let mut byte = [0u8];
-                while !request.ends_with(b"\r\n\r\n") {
-                    if stream.read(&mut byte).unwrap_or(0) == 0 {
-                        return;
-                    }
-                    request.push(byte[0]);
-                }
-                let request = String::from_utf8_lossy(&request).to_lowercase();
-                if request.contains(" /missing") {
-                    stream
-                        .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                        .unwrap();
-                    return;
-                }
-                let range = request.lines().find_map(|l| l.strip_prefix("range: bytes=")?.split_once('-'));
-                let (status, from, to) = match range {
-                    Some((from, to)) => (
-                        "206 Partial Content",
-                        from.trim().parse().unwrap(),
-                        to.trim().parse::<usize>().unwrap().min(bytes.len() - 1) + 1,
-                    ),
-                    None => ("200 OK", 0, bytes.len()),
-                };
-                let head = format!(
-                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{}\r\nAccept-Ranges: bytes\r\n\
-                     Last-Modified: Tue, 01 Jan 2030 00:00:00 GMT\r\nETag: \"x\"\r\nConnection: close\r\n\r\n",
-                    to - from,
-                    to - 1,
-                    bytes.len()
-                );
-                stream.write_all(head.as_bytes()).unwrap();
-                if !request.starts_with("head") {
-                    stream.write_all(&bytes[from..to]).unwrap();
-                }
-            });
-        }
-    });
-    format!("http://{address}")
-}
-
-#[test]
-fn files_behind_an_address_are_read_by_ranges() {
-    let rows = rows(2000);
-    let (_dir, path) = file(&rows);
-    let (want, _) = ingest(&votes_card(), &path, &all()).unwrap();
-    let root = serve(fs_err::read(&path).unwrap());
-    let (votes, _) = ingest(&votes_card(), Path::new(&format!("{root}/v.parquet")), &all()).unwrap();
-    assert_eq!(votes, want);
-    let root = serve(jsonl(&rows).into_bytes());
-    let (votes, _) = ingest(&votes_card(), Path::new(&format!("{root}/some/v.jsonl")), &all()).unwrap();
-    assert_eq!(votes.len(), want.len());
-    let error = ingest(&votes_card(), Path::new(&format!("{root}/missing.jsonl")), &all()).unwrap_err().to_string();
-    assert!(error.contains("/missing.jsonl"), "{error}");
-    assert!(ingest(&votes_card(), Path::new("nonsense://x/y.parquet"), &all()).is_err());
 }
 
 #[test]

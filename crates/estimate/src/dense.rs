@@ -1,13 +1,12 @@
 //! Products of large matrices: pure Rust on Linux, Accelerate on macOS, OpenBLAS where the feature `openblas` asks for it.
 
-use nalgebra::DMatrix;
-use ndarray::{Array2, ArrayView2, ShapeBuilder};
-use rayon::prelude::*;
-
 #[cfg(target_os = "macos")]
 use accelerate_src as _; // links it
+use nalgebra::DMatrix;
+use ndarray::{Array2, ArrayView2, ShapeBuilder};
 #[cfg(feature = "openblas")]
 use openblas_src as _;
+use rayon::prelude::*;
 
 /// `a b`, `[n, k] [k, m]`
 pub(crate) fn product(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {

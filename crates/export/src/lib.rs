@@ -8,7 +8,6 @@ mod names;
 mod peft;
 mod write;
 
-pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use merged::write_merged;
 pub use names::folder_name;
 pub use peft::{read_adapter, write_adapter};

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use lm::{Bank, Lm, Tensor};
+use problem::{Result, bug};
 use tch::{Device, Kind};
-
-use crate::Result;
 
 /// Files of the base's folder that a merged model needs beside its weights.
 const COPIED: [&str; 6] = [
@@ -25,9 +24,9 @@ pub fn write_merged(folder: &Path, base: &Path, lm: &Lm, bank: &Bank, user: usiz
         // A checkpoint may have been saved without the base model's prefix.
         let short = name.split_once('.').map_or("", |(_, rest)| rest);
         let stored = if weights.contains_key(&name) { name.as_str() } else { short };
-        let place = weights.get_mut(stored).ok_or_else(|| {
-            lm::invalid(base.display(), format!("the tensor `{name}`"), "none of that name", "report this as a bug")
-        })?;
+        let place = weights
+            .get_mut(stored)
+            .ok_or_else(|| bug(base.display(), format!("the tensor `{name}`"), "none of that name"))?;
         *place = merged.to_device(Device::Cpu);
     }
     let weights: Vec<(String, Tensor)> = weights.into_iter().collect();

@@ -3,10 +3,9 @@
 use std::num::NonZero;
 use std::path::Path;
 
-use lm::{Bank, Blocks, InitBound, InitUsers, Lm, LoraConfig, Targets, UserFactors, invalid};
+use lm::{Bank, Blocks, InitBound, InitUsers, Lm, LoraConfig, Targets, UserFactors};
+use problem::{Result, invalid};
 use serde_json::{Value, json};
-
-use crate::Result;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

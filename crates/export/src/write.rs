@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lm::{Bank, Compute, Lm, full_logits, invalid};
+use device::Compute;
+use lm::{Bank, Lm, full_logits};
+use problem::{Result, bug, invalid};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use text::{Message, Tokenizer};
 
 use crate::merged::write_merged;
 use crate::peft::write_adapter;
-use crate::{Result, folder_name, read_adapter};
+use crate::{folder_name, read_adapter};
 
 /// An export, as written in `configs/export/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,11 +86,10 @@ pub fn write(
             if difference <= *tolerance {
                 return Ok(difference);
             }
-            Err(invalid(
+            Err(bug(
                 format!("export, {what} of `{user}`"),
                 format!("logits within {tolerance} of the trained factors'"),
                 difference.to_string(),
-                "report this as a bug",
             ))
         };
 

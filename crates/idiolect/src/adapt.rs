@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Args;
 use data::Vote;
 use estimate::{Judgements, Prior, Taste, clustered_mean};
+use problem::{Result, mistake};
 
-use crate::problem::problem;
 use crate::served::{Served, ServedArgs};
 use crate::table;
 
@@ -36,13 +35,13 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
     if votes.is_empty() {
         let message =
             format!("{}: expected votes of `{}`, found {} votes of others", args.votes.display(), args.user, all.len());
-        return Err(problem(message, "see who is there: `idiolect data stats`"));
+        return Err(mistake(message, "see who is there: `idiolect data stats`"));
     }
     let served = Served::open(&args.served)?;
     let file = served.file_of(&args.user);
     if !args.replace && (file.exists() || served.people.tastes.contains_key(&args.user)) {
         let message = format!("--user: expected somebody new, found `{}` among those whom the model serves", args.user);
-        return Err(problem(message, "--replace puts the new taste in the old one's place"));
+        return Err(mistake(message, "--replace puts the new taste in the old one's place"));
     }
     let mut reader = served.reader()?;
     let before = reader.known();
@@ -50,7 +49,7 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
     let texts = reader.known() - before;
     if judged.is_empty() {
         let message = format!("{}: expected a vote within --max-row-tokens, found none", args.votes.display());
-        return Err(problem(message, "raise --max-row-tokens"));
+        return Err(mistake(message, "raise --max-row-tokens"));
     }
     let prior = served.people.population.prior(&[1.0]);
     let taste = Taste::of(&prior, &judged);
@@ -58,17 +57,19 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
     let accuracy = held_out(&prior, &judged);
     let file = served.keep(&args.user, &taste, ties, accuracy)?;
 
-    eprintln!(
+    tracing::info!(
         "{}: {} votes, {ties} of them ties; {dropped} over --max-row-tokens left out; {texts} texts read, the others were known",
         args.user,
         judged.len()
     );
     match accuracy {
-        Some(a) => eprintln!(
+        Some(a) => tracing::info!(
             "accuracy on votes that were held out, {FOLDS} folds: {:.3} [{:.3}, {:.3}]",
-            a.mean, a.low, a.high
+            a.mean,
+            a.low,
+            a.high
         ),
-        None => eprintln!("accuracy is not shown: it needs {ENOUGH} decided votes, found {}", judged.len() - ties),
+        None => tracing::info!("accuracy is not shown: it needs {ENOUGH} decided votes, found {}", judged.len() - ties),
     }
     let rows: Vec<Vec<String>> = (0..taste.mean.len())
         .map(|k| {
@@ -85,8 +86,8 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
     table::print(&table::markdown(
         &["feature", "weight", "standard error", "before any vote", "deviation of people"],
         &rows,
-    ));
-    eprintln!("written: {}", file.display());
+    ))?;
+    tracing::info!("written: {}", file.display());
     Ok(())
 }
 

@@ -5,14 +5,13 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
 use clap::Args;
 use data::{Split, Vote};
 use estimate::{Criterion, Taste};
+use problem::{Result, mistake};
 use rand::Rng;
 
 use crate::adapt::{differences, judge};
-use crate::problem::problem;
 use crate::served::{Served, ServedArgs};
 
 #[derive(Args)]
@@ -54,7 +53,7 @@ pub(crate) fn run(args: &AskArgs) -> Result<()> {
         "determinant" => Criterion::Determinant,
         other => {
             let message = format!("--criterion: expected information or determinant, found `{other}`");
-            return Err(problem(message, "leave it out for information"));
+            return Err(mistake(message, "leave it out for information"));
         }
     };
     let pool = data::read_votes(&args.pairs)?;
@@ -72,7 +71,7 @@ pub(crate) fn run(args: &AskArgs) -> Result<()> {
     let asked: BTreeSet<String> = own.iter().map(|v| key(v)).collect();
     let mut left = candidates(&mut reader, &pool, &asked)?;
     let tie = served.model.tie_width();
-    eprintln!("{} pairs to choose from; {} votes of {} so far", left.len(), judged.len(), args.user);
+    tracing::info!("{} pairs to choose from; {} votes of {} so far", left.len(), judged.len(), args.user);
 
     let mut rng = run::rng(args.seed, &["ask", &args.user, &votes.len().to_string()]);
     let mut input = std::io::stdin().lock();
@@ -124,8 +123,8 @@ pub(crate) fn run(args: &AskArgs) -> Result<()> {
         answered += 1;
     };
     let taste = Taste::of(&prior, &judged);
-    eprintln!("{end}; {answered} answered, {skipped} skipped; {} votes in {}", votes.len(), args.out.display());
-    eprintln!(
+    tracing::info!("{end}; {answered} answered, {skipped} skipped; {} votes in {}", votes.len(), args.out.display());
+    tracing::info!(
         "what is not known of this taste, in deviations of people: {:.0}%",
         100.0 * spread(&taste, &served.people.population.covariance)
     );
@@ -163,10 +162,10 @@ fn candidates<'a>(
         .filter_map(|(vote, difference)| difference.map(|difference| Candidate { vote, difference }))
         .collect();
     if left.len() < all {
-        eprintln!("{} pairs over --max-row-tokens left out", all - left.len());
+        tracing::info!("{} pairs over --max-row-tokens left out", all - left.len());
     }
     if left.is_empty() {
-        return Err(problem("--pairs: expected pairs that were not asked yet, found none", "name a table with more"));
+        return Err(mistake("--pairs: expected pairs that were not asked yet, found none", "name a table with more"));
     }
     Ok(left)
 }

@@ -2,18 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use lm::{Compute, Lm};
+use device::Compute;
+use lm::Lm;
+use problem::{Result, mistake};
 use text::Tokenizer;
-
-use crate::problem::problem;
 
 /// Loads a folder strictly. A tokenizer that can yield an id without an embedding is refused.
 pub(crate) fn load(folder: &Path, compute: &Compute) -> Result<(Lm, Tokenizer)> {
     let tokenizer = Tokenizer::from_folder(folder)?;
     let config = lm::ModelConfig::read(folder)?.shape;
     if tokenizer.largest_id() >= config.vocab_size {
-        return Err(problem(
+        return Err(mistake(
             format!(
                 "{}: expected token ids below `vocab_size` {}, found a tokenizer that yields {}",
                 folder.display(),

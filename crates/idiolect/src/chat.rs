@@ -3,15 +3,14 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Args;
 use lm::{Bank, BankConfig, Hooks, Lm, Sampling, Storage};
 use policy::Policies;
+use problem::{Result, mistake};
 use text::{Message, Tokenizer};
 
 use crate::base;
 use crate::cli::ComputeArgs;
-use crate::problem::problem;
 
 /// The name of the model without an adapter.
 const BASE: &str = "base";
@@ -59,7 +58,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         let message = format!(
             "--temperature, --max-new-tokens: expected a number of at least 0 and at least one token, found {found}"
         );
-        return Err(problem(message, "leave them out for 0.7 and 256"));
+        return Err(mistake(message, "leave them out for 0.7 and 256"));
     }
     let (lm, tokenizer) = base::load(&args.model, &args.compute.resolve()?)?;
     let policies = Policies::read(&args.policies.join("policies.safetensors"), &lm)?;
@@ -69,7 +68,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     let start: Vec<Message> = args.system.iter().map(|s| Message::system(s.as_str())).collect();
     let speaker = |name: &String| match users.iter().position(|u| u == name) {
         Some(index) => Ok(Speaker { name: name.clone(), index, history: start.clone() }),
-        None => Err(problem(
+        None => Err(mistake(
             format!("expected a user of {}, found `{name}`", args.policies.display()),
             format!("the models are: {}", users.join(", ")),
         )),
@@ -80,7 +79,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         ..Sampling::greedy(args.max_new_tokens, tokenizer.stop_ids().to_vec())
     };
     let names: Vec<&str> = speakers.iter().map(|s| s.name.as_str()).collect();
-    eprintln!("talking to {}; /reset begins anew, Ctrl-D ends", names.join(" and "));
+    tracing::info!("talking to {}; /reset begins anew, Ctrl-D ends", names.join(" and "));
     let mut input = std::io::stdin().lock();
     for turn in 0usize.. {
         out("you> ");
@@ -103,7 +102,7 @@ fn with_base(lm: &Lm, policies: &Policies) -> Result<Bank> {
     let config = BankConfig { users: 1, ..policies.bank.config().clone() };
     let zero = Bank::new(&config, lm, &[BASE.to_owned()], &Storage::memory(), |name| run::rng(0, &["chat", name]))?;
     let order: Vec<usize> = (0..=policies.users.len()).collect();
-    Ok(policies.bank.joined(&zero, &order, &Storage::memory())?)
+    policies.bank.joined(&zero, &order, &Storage::memory())
 }
 
 /// One turn: what was said, and everybody's answer while it comes.
@@ -126,7 +125,7 @@ fn say(
     let room = most.saturating_sub(args.max_new_tokens);
     if let Some(long) = prompts.iter().map(Vec::len).find(|n| *n > room) {
         let message = format!("the conversation: expected at most {room} tokens, found {long}");
-        return Err(problem(message, "begin anew with /reset, or lower --max-new-tokens"));
+        return Err(mistake(message, "begin anew with /reset, or lower --max-new-tokens"));
     }
     let owners: Vec<usize> = speakers.iter().map(|s| s.index).collect();
     let seed = |s: &Speaker| run::derive(args.seed, &["chat", &s.name, &turn.to_string()]);
@@ -207,7 +206,7 @@ impl Screen {
             self.names.iter().zip(texts).for_each(|(name, text)| out(&format!("{name}> {text}\n")));
         }
         for (name, _) in self.names.iter().zip(finished).filter(|(_, finished)| !**finished) {
-            eprintln!("({name} was cut at --max-new-tokens)");
+            tracing::info!("({name} was cut at --max-new-tokens)");
         }
     }
 }

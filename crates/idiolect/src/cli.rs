@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use problem::{Result, mistake};
 
 use crate::data_command::DataCommand;
+use crate::exit::Outcome;
 use crate::lab_command::LabCommand;
 use crate::policy_command::PolicyCommand;
 use crate::reward_command::RewardCommand;
@@ -16,6 +17,17 @@ use crate::{adapt, ask, chat, doctor, execute, runner, score};
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Lines on stderr: `text`, or `json` with time, level, fields and spans; `RUST_LOG` filters both
+    #[arg(long, global = true, default_value = "text", value_parser = log_format, help_heading = "Global options")]
+    pub(crate) log_format: run::LogFormat,
+}
+
+fn log_format(text: &str) -> Result<run::LogFormat, String> {
+    match text {
+        "text" => Ok(run::LogFormat::Text),
+        "json" => Ok(run::LogFormat::Json),
+        _ => Err("expected `text` or `json`".into()),
+    }
 }
 
 #[derive(Subcommand)]
@@ -63,14 +75,11 @@ pub(crate) struct ComputeArgs {
 }
 
 impl ComputeArgs {
-    pub(crate) fn resolve(&self) -> Result<lm::Compute> {
+    pub(crate) fn resolve(&self) -> Result<device::Compute> {
         if self.threads == Some(0) {
-            return Err(crate::problem::problem(
-                "--threads: expected at least 1, found 0",
-                "leave the flag out for all cores",
-            ));
+            return Err(mistake("--threads: expected at least 1, found 0", "leave the flag out for all cores"));
         }
-        Ok(lm::Compute::new(&self.device, &self.dtype, self.threads)?)
+        device::Compute::new(&self.device, &self.dtype, self.threads)
     }
 }
 
@@ -110,9 +119,9 @@ struct ImportArgs {
 }
 
 impl Cli {
-    pub(crate) fn execute(self) -> Result<()> {
+    pub(crate) fn execute(self) -> Result<Outcome> {
         match self.command {
-            Command::Run(args) => runner::run(&args),
+            Command::Run(args) => return runner::run(&args),
             Command::Data(command) => command.execute(),
             Command::Reward(command) => command.execute(),
             Command::Policy(command) => command.execute(),
@@ -121,12 +130,9 @@ impl Cli {
             Command::Chat(args) => chat::run(&args),
             Command::Lab(command) => command.execute(),
             Command::Score(args) => score::score(&args),
-            Command::Doctor => {
-                doctor::print();
-                Ok(())
-            }
+            Command::Doctor => doctor::print(),
             Command::Import(ImportArgs { model, revision, folder }) => {
-                crate::problem::refuse_folder(&folder)?;
+                crate::exit::refuse_folder(&folder)?;
                 let aside = folder.with_extension("part");
                 if aside.exists() {
                     fs_err::remove_dir_all(&aside)?;
@@ -139,9 +145,10 @@ impl Cli {
                     execute::copy_hub_model(&model.to_string_lossy(), revision.as_deref(), &aside)?
                 };
                 fs_err::rename(&aside, &folder)?;
-                eprintln!("{said}");
+                tracing::info!("{said}");
                 Ok(())
             }
-        }
+        }?;
+        Ok(Outcome::Done)
     }
 }

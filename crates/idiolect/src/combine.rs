@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Args;
 use estimate::Taste;
 use lm::Lm;
 use policy::{Combination, Policies, PpoReport};
+use problem::{Result, mistake};
 
 use crate::cli::ComputeArgs;
+use crate::exit::refuse_folder;
 use crate::lab_command::{begin, publish};
-use crate::problem::{problem, refuse_folder};
 use crate::served::{Served, ServedArgs};
 use crate::table;
 
@@ -72,13 +72,13 @@ pub(crate) fn combined(
         } else {
             format!("in quarantine: {}; lower `learning_rate` or widen `max_kl`", why.join("; "))
         };
-        return Err(problem(message, hint));
+        return Err(mistake(message, hint));
     }
     let deviations: Vec<f64> = names.iter().map(|name| f64::from(report.scales[name].deviation)).collect();
     let mut all = BTreeMap::new();
     for (user, taste) in tastes {
         let own = policy::taste_weights(taste.mean.as_slice(), &deviations, how.strength).ok_or_else(|| {
-            problem(format!("`{user}`: expected a taste that is not zero everywhere"), "ask for more votes")
+            mistake(format!("`{user}`: expected a taste that is not zero everywhere"), "ask for more votes")
         })?;
         all.insert(user.clone(), own);
     }
@@ -91,7 +91,7 @@ pub(crate) fn run(args: &CombineArgs) -> Result<()> {
     refuse_folder(&args.out)?;
     if !(args.strength.is_finite() && args.strength > 0.0) {
         let message = format!("--strength: expected a positive number, found {}", args.strength);
-        return Err(problem(message, "1 goes as far as the basis"));
+        return Err(mistake(message, "1 goes as far as the basis"));
     }
     let served = Served::open(&ServedArgs::new(&args.reward, &args.model, &args.compute))?;
     let basis = Policies::read(&args.basis.join(BASIS), &served.lm)?;
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &CombineArgs) -> Result<()> {
     for user in users {
         let taste = served.taste(&user)?.ok_or_else(|| {
             let message = format!("{}: expected a taste of `{user}`, found none", args.reward.display());
-            problem(message, "`idiolect adapt` makes the model know a new user")
+            mistake(message, "`idiolect adapt` makes the model know a new user")
         })?;
         tastes.insert(user, taste);
     }
@@ -113,6 +113,6 @@ pub(crate) fn run(args: &CombineArgs) -> Result<()> {
     publish(&aside, &args.out)?;
     let rank = policies.bank.config().lora.rank;
     let features = basis.users.len();
-    table::print(&format!("{} policies of rank {rank} from {features} of features, without training", tastes.len()));
+    table::print(&format!("{} policies of rank {rank} from {features} of features, without training", tastes.len()))?;
     Ok(())
 }

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use clap::{Args, Subcommand};
 use data::{Card, Check, CheckOptions, Level, Selection, SplitRule};
+use problem::{Result, mistake};
 use text::{Ending, Message, Tokenizer};
 
-use crate::problem::problem;
 use crate::table::{markdown, print};
 
 #[derive(Subcommand)]
@@ -118,10 +117,10 @@ pub(crate) struct TokeniseArgs {
 impl SourceArgs {
     fn card(&self) -> Result<Card> {
         if let Some(path) = &self.card {
-            return Ok(Card::read(path)?);
+            return Card::read(path);
         }
         let (card, why) = data::recognise(&self.sources)?;
-        eprintln!("no --card: {why}");
+        tracing::info!("no --card: {why}");
         Ok(card)
     }
 }
@@ -151,7 +150,7 @@ fn check(args: &CheckArgs) -> Result<()> {
     if let Some(path) = &args.json {
         run::write_json(path, &check)?;
     }
-    print(&counts(&check));
+    print(&counts(&check))?;
     let findings: Vec<Vec<String>> = check
         .findings
         .iter()
@@ -160,18 +159,18 @@ fn check(args: &CheckArgs) -> Result<()> {
             vec![level.into(), f.kind.clone(), f.count.to_string(), f.users.to_string(), f.first.join(", ")]
         })
         .collect();
-    print("");
+    print("")?;
     if findings.is_empty() {
-        print("Nothing wrong found.");
+        print("Nothing wrong found.")?;
     } else {
-        print(&markdown(&["level", "finding", "count", "users", "first"], &findings));
+        print(&markdown(&["level", "finding", "count", "users", "first"], &findings))?;
     }
-    print("");
-    print(&users(&check, args.top));
+    print("")?;
+    print(&users(&check, args.top))?;
     if check.has(Level::Error) || (args.strict && check.has(Level::Warning)) {
         let worst = check.findings.first().map_or(String::new(), |f| format!("{} of `{}`", f.count, f.kind));
         let hint = "mend the rows named above, or let ingestion drop them: `bad_rows = \"drop\"`";
-        return Err(problem(format!("{}: expected no findings, found {worst}", args.source.sources.join(", ")), hint));
+        return Err(mistake(format!("{}: expected no findings, found {worst}", args.source.sources.join(", ")), hint));
     }
     Ok(())
 }
@@ -235,13 +234,13 @@ fn show(args: &ShowArgs) -> Result<()> {
     let votes = data::first_votes(&card, &args.source.sources, args.rows, args.user.as_deref())?;
     if votes.is_empty() {
         let found = args.user.as_ref().map_or("none".into(), |u| format!("none of user `{u}`"));
-        return Err(problem(format!("expected votes, found {found}"), "look at `idiolect data check`"));
+        return Err(mistake(format!("expected votes, found {found}"), "look at `idiolect data check`"));
     }
     for vote in votes {
         let verdict = if vote.tie { "tie" } else { "decided" };
-        print(&format!("── {} · user {} · {verdict}", vote.source_row, vote.user_id.escape_debug()));
+        print(&format!("── {} · user {} · {verdict}", vote.source_row, vote.user_id.escape_debug()))?;
         for (name, answer) in [("chosen", &vote.chosen), ("rejected", &vote.rejected)] {
-            print(&shown(&tokenizer, &vote.prompt, name, answer)?);
+            print(&shown(&tokenizer, &vote.prompt, name, answer)?)?;
         }
     }
     Ok(())
@@ -269,9 +268,9 @@ fn stats(args: &StatsArgs) -> Result<()> {
     run::write_json(&args.out.join("stats.json"), &check)?;
     let bins = votes_per_user(&check);
     run::bar_plot(&args.out.join("votes.svg"), &format!("{}: votes per user", card.name), "votes", "users", &bins)?;
-    print(&counts(&check));
-    eprintln!("wrote {}", args.out.join("stats.json").display());
-    eprintln!("wrote {}", args.out.join("votes.svg").display());
+    print(&counts(&check))?;
+    tracing::info!("wrote {}", args.out.join("stats.json").display());
+    tracing::info!("wrote {}", args.out.join("votes.svg").display());
     Ok(())
 }
 
@@ -300,7 +299,7 @@ fn ingest(args: &IngestArgs) -> Result<()> {
     };
     let report = data::ingest_on(&card, &args.source.sources, &selection, args.seed, &args.out, args.source.threads)?;
     run::write_json(&args.out.with_extension("report.json"), &report)?;
-    print(&described(&report));
+    print(&described(&report))?;
     Ok(())
 }
 
@@ -309,7 +308,7 @@ fn tokenise(args: &TokeniseArgs) -> Result<()> {
     let tokenizer = Tokenizer::from_folder(&args.tokenizer)?;
     let data::TokenReport { texts, distinct, tokens, longest } =
         data::tokenise(&args.table, &tokenizer, &args.out, args.threads)?;
-    print(&format!("{distinct} distinct of {texts} texts, {tokens} tokens, the longest {longest}"));
+    print(&format!("{distinct} distinct of {texts} texts, {tokens} tokens, the longest {longest}"))?;
     Ok(())
 }
 
@@ -322,14 +321,14 @@ fn selection(text: &str) -> Result<Selection> {
         table.try_into()
     };
     parse().map_err(|e| {
-        problem(format!("--selection: expected keys as in configs/data/*.toml, found: {e}"), "see docs/data.md")
+        mistake(format!("--selection: expected keys as in configs/data/*.toml, found: {e}"), "see docs/data.md")
     })
 }
 
 pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
     if out.exists() {
         let message = format!("{}: expected a new file, found one that exists", out.display());
-        return Err(problem(message, "name another file"));
+        return Err(mistake(message, "name another file"));
     }
     Ok(())
 }

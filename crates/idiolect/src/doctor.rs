@@ -3,47 +3,55 @@
 use std::path::Path;
 use std::time::Duration;
 
+use device::{Compute, Device, Rate};
+use problem::Result;
+
+use crate::estimate_time::Speed;
 use crate::{hub, table};
 
 /// How long each product is measured.
 const SPAN: Duration = Duration::from_millis(200);
 
 /// Prints what was found; what is missing comes last, with its remedy.
-pub(crate) fn print() {
+pub(crate) fn print() -> Result<()> {
     let mut missing: Vec<String> = Vec::new();
     let line = |name: &str, value: String| table::print(&format!("{name:<12}{value}"));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (folder, version) = lm::libtorch();
-    line("libtorch", format!("{version}, from {}", folder.map_or("?".into(), |f| f.display().to_string())));
-    line("machine", format!("{}, {threads} cores", lm::machine()));
+    let folder = device::libtorch_folder().map_or("?".into(), |f| f.display().to_string());
+    line("libtorch", format!("{}, from {folder}", device::LIBTORCH_VERSION))?;
+    line("machine", format!("{}, {threads} cores", device::instruction_set()))?;
+    let cpu = device::cpu_kind();
+    let why = if cpu.has_fast_bfloat16() { "has bfloat16 products" } else { "has no bfloat16 products" };
+    let default = Compute::new("cpu", "auto", None)?;
+    line("dtype", format!("{} by default, since this processor ({}) {why}", default.dtype(), cpu.name()))?;
     let (total, free) = (memory("MemTotal:"), memory("MemAvailable:"));
-    line("memory", format!("{free:.1} GiB available of {total:.1} GiB"));
+    line("memory", format!("{free:.1} GiB available of {total:.1} GiB"))?;
 
-    if let Err(error) = lm::Compute::new("cpu", "auto", None) {
-        missing.push(error.to_string());
-    }
-    let mut devices = vec![("cpu".to_owned(), lm::Device::Cpu)];
-    let cuda = lm::cuda_devices();
-    devices.extend((0..cuda).map(|i| (format!("cuda:{i}"), lm::Device::Cuda(i as usize))));
+    let mut devices = vec![("cpu".to_owned(), Device::Cpu)];
+    let cuda = device::cuda_devices();
+    devices.extend((0..cuda).map(|i| (format!("cuda:{i}"), Device::Cuda(i))));
     for (name, device) in devices {
-        let rates = lm::product_rates(device, SPAN);
-        let fastest = rates.iter().map(|r| r.packed.unwrap_or(r.plain)).fold(0.0, f64::max);
-        for lm::Rate { dtype, plain, packed } in rates {
-            let best = packed.unwrap_or(plain);
+        let rates = device::product_rates(device, SPAN).map(|r| {
+            let packed = lm::packed_product_rate(device, r.kind, SPAN);
+            (packed.unwrap_or(r.plain), packed, r)
+        });
+        let fastest = rates.iter().map(|(best, ..)| *best).fold(0.0, f64::max);
+        for (best, packed, Rate { dtype, plain, .. }) in rates {
             let packed = packed.map_or(String::new(), |p| format!(", {p:.0} with packed weights"));
             let mark = if best == fastest { ": the fastest here" } else { "" };
-            line(&name, format!("{dtype} products at {plain:.0} GFLOP/s{packed}{mark}"));
+            line(&name, format!("{dtype} products at {plain:.0} GFLOP/s{packed}{mark}"))?;
         }
     }
+    line("docs", Speed::measure(&default, 1.0).beside_the_documents())?;
     if cuda == 0 {
-        line("cuda", "no device".into());
+        line("cuda", "no device".into())?;
         if Path::new("/proc/driver/nvidia/version").exists() {
             missing.push("an NVIDIA driver is here but no CUDA half of libtorch: run ./setup".into());
         }
     }
     let base = Path::new(".deps/base");
     if base.exists() {
-        line("base", format!("{} is fetched", base.display()));
+        line("base", format!("{} is fetched", base.display()))?;
     } else {
         missing.push(format!("{}: the default base is not fetched: run ./setup in the repository", base.display()));
     }
@@ -53,11 +61,11 @@ pub(crate) fn print() {
             "models by name {}",
             if hub::offline() { "from the cache alone (HF_HUB_OFFLINE)" } else { "are fetched on demand" }
         ),
-    );
+    )?;
     if missing.is_empty() {
-        line("missing", "nothing".into());
+        line("missing", "nothing".into())?;
     }
-    missing.iter().for_each(|m| line("missing", m.clone()));
+    missing.iter().try_for_each(|m| line("missing", m.clone()))
 }
 
 /// A line of /proc/meminfo in GiB; 0 where there is no such file.

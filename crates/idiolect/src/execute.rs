@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::Result;
 use data::{Card, Split};
-use lm::Compute;
+use device::Compute;
+use problem::{Result, mistake};
 use run::Run;
 use serde_json::{Value, json};
 
-use crate::problem::problem;
 use crate::stages::{DataConfig, ImportConfig, Inputs, Stage};
 use crate::{base, data_command, hub, pairs_stage, ppo_stage, reward_command};
 
@@ -117,7 +116,7 @@ fn add_template(file: Option<&Path>, folder: &Path) -> Result<()> {
     if text::Tokenizer::from_folder(folder)?.template().is_ok() {
         let message =
             format!("import, `chat_template`: expected a base without a template, found one in {}", folder.display());
-        return Err(problem(message, "leave `chat_template` out"));
+        return Err(mistake(message, "leave `chat_template` out"));
     }
     fs_err::copy(file, folder.join("chat_template.jinja"))?;
     text::Tokenizer::from_folder(folder)?; // it compiles
@@ -162,7 +161,7 @@ fn ingest(config: &DataConfig, inputs: &Inputs, run: &mut Run) -> Result<(Value,
     if let Some(users) = users {
         let card = card.users.as_ref().ok_or_else(|| {
             let message = format!("card `{}`: expected a table [users] for `users`, found none", card.name);
-            problem(message, "say there which columns are the user's id, numbers and categories")
+            mistake(message, "say there which columns are the user's id, numbers and categories")
         })?;
         let ids: BTreeSet<String> = data::user_ids(&data::read_votes(&table)?).into_iter().collect();
         let report = data::write_users(card, users.all(), &ids, &run.path("users.parquet"))?;
@@ -196,7 +195,7 @@ fn load_with_rows(inputs: &Inputs, compute: &Compute) -> Result<(lm::Lm, text::T
     }
     let cache = data::TokenCache::open(&path)?;
     if !cache.is_of(&tokenizer) {
-        eprintln!("{}: another tokenizer's or template's rows, not used", path.display());
+        tracing::info!("{}: another tokenizer's or template's rows, not used", path.display());
         return Ok((lm, tokenizer));
     }
     Ok((lm, tokenizer.with_known(cache)))

@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
-
-use crate::problem::problem;
+use problem::{Problem, Result, mistake};
 
 /// Files of a model beside its weights; those marked are needed.
 const FILES: [(&str, bool); 6] = [
@@ -34,9 +32,12 @@ pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     };
     let get = |name: &str| -> Result<PathBuf> {
         match &remote {
-            Some(remote) => remote.get(name).map_err(|e| trouble(model, &revision, &format!("{name}: {e}"))),
+            Some(remote) => {
+                tracing::info!("{model}: {name}, from the Hugging Face Hub or its cache");
+                remote.get(name).map_err(|e| trouble(model, &revision, &format!("{name}: {e}")))
+            }
             None => cached.get(name).ok_or_else(|| {
-                problem(
+                mistake(
                     format!(
                         "{model} at {revision}: expected `{name}` in the cache {}, found none",
                         cache.path().display()
@@ -86,8 +87,8 @@ fn shards(index: &Path) -> Result<std::collections::BTreeSet<String>> {
     Ok(names.filter_map(|v| v.as_str().map(str::to_owned)).collect())
 }
 
-fn trouble(model: &str, revision: &str, found: &str) -> anyhow::Error {
-    problem(
+fn trouble(model: &str, revision: &str, found: &str) -> Problem {
+    mistake(
         format!("{model} at {revision}: expected its files from the Hugging Face Hub, found: {found}"),
         "check name, revision and network; HF_TOKEN opens gated models; HF_HUB_OFFLINE=1 takes what the cache has",
     )

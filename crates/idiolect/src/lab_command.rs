@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use clap::{Args, Subcommand};
 use data::Column;
+use problem::{Result, mistake};
 use reward::{LabRow, ShareLoraLab, Slope};
 use run::Series;
 use serde_json::json;
 
+use crate::exit::refuse_folder;
 use crate::lab_newcomers::NewcomersArgs;
-use crate::problem::{problem, refuse_folder};
 use crate::{lab_loco, lab_newcomers, lab_pessimism, lab_rfm, table};
 
 #[derive(Subcommand)]
@@ -59,7 +59,7 @@ impl LabArgs {
         let repetitions = self.repetitions.unwrap_or(default);
         if repetitions < 10 {
             let message = format!("--repetitions: expected at least 10, found {repetitions}");
-            return Err(problem(message, "an interval over fewer says little"));
+            return Err(mistake(message, "an interval over fewer says little"));
         }
         Ok((repetitions, begin(&self.out)?))
     }
@@ -130,7 +130,7 @@ fn share_lora(args: &LabArgs) -> Result<()> {
         run::log_plot(&aside.join(file), &format!("P-ShareLoRA: {experiment}"), x, y, &series)?;
     }
     publish(&aside, &args.out)?;
-    table::print(&markdown(&slopes));
+    table::print(&markdown(&slopes))?;
     Ok(())
 }
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
 use data::Column;
 use estimate::{Deployment, LocoLab, LocoRow, Slope};
+use problem::Result;
 use run::Series;
 use serde_json::{Value, json};
 
@@ -88,8 +88,8 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         run::log_plot(&aside.join(file), &title, "votes, N", "sub-optimality", &series)?;
     }
     publish(&aside, &args.out)?;
-    table::print(&markdown(&slopes));
-    table::print(&tables(&groups, &rows, args.seed));
+    table::print(&markdown(&slopes))?;
+    table::print(&tables(&groups, &rows, args.seed))?;
     Ok(())
 }
 

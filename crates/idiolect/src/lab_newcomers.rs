@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Args;
 use data::Column;
 use estimate::{EmbeddedVote, Interval, NewcomerRow, NewcomerStudy, clustered_mean};
 use nalgebra::DMatrix;
+use problem::{Result, mistake};
 use serde_json::{Value, json};
 
 use crate::cli::ComputeArgs;
 use crate::lab_command::{begin, publish, shown};
-use crate::problem::problem;
 use crate::{base, table};
 
 #[derive(Args)]
@@ -52,7 +51,7 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
     let (lm, tokenizer) = base::load(&args.base, &args.compute.resolve()?)?;
     if args.depth == 0 || args.depth > lm.depth() {
         let message = format!("--depth: expected 1 to the base's {} blocks, found {}", lm.depth(), args.depth);
-        return Err(problem(message, "leave it out for 16"));
+        return Err(mistake(message, "leave it out for 16"));
     }
     let mut bar = run::Progress::new("embedding", 0, 0);
     let limit = (args.max_row_tokens, text::OverLong::Drop);
@@ -86,14 +85,14 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
             users.len(),
             prompts.len()
         );
-        return Err(problem(message, "gather votes of more people"));
+        return Err(mistake(message, "gather votes of more people"));
     }
     let texts = DMatrix::from_fn(rows, columns, |t, j| f64::from(embedded.texts[t][j]));
     let mut bar = run::Progress::new("new people", 0, 0);
     let stream = |name: &[&str]| run::rng(args.seed, &[&["lab", "newcomers"], name].concat());
     let found = study.run(&texts, &embedded.lengths, &cast, stream, |d, a| bar.reach(d, a));
     drop(bar);
-    eprintln!(
+    tracing::info!(
         "{} votes of {} people on {} prompts, {ties} of them ties; {}; {} people have {} votes, and {} on prompts that were held out",
         cast.len(),
         users.len(),
@@ -125,7 +124,7 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
         &json!({"study": study, "seed": args.seed, "depth": args.depth, "rows": summary}),
     )?;
     publish(&aside, &args.out)?;
-    table::print(&text);
+    table::print(&text)?;
     Ok(())
 }
 

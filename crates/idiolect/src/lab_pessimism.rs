@@ -1,8 +1,8 @@
 //! `idiolect lab pessimism`: rows.parquet, summary.json, a plot.
 
-use anyhow::Result;
 use data::Column;
 use estimate::{PessimismLab, PessimismRow};
+use problem::Result;
 use run::Series;
 use serde_json::{Value, json};
 
@@ -93,6 +93,6 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
     let (x, y) = ("KL from the base, nats", "reward, deviations of the base");
     run::line_plot(&aside.join("over-optimisation.svg"), &title, x, y, &lines)?;
     publish(&aside, &args.out)?;
-    table::print(&printed.join("\n"));
+    table::print(&printed.join("\n"))?;
     Ok(())
 }

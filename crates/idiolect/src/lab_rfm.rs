@@ -1,8 +1,8 @@
 //! `idiolect lab rfm`: rows.parquet, summary.json, a plot.
 
-use anyhow::Result;
 use data::Column;
 use estimate::{RfmLab, RfmRow, Served};
+use problem::Result;
 use run::Series;
 use serde_json::{Value, json};
 
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<()> {
         .collect();
     run::log_plot(&aside.join("shots.svg"), "RFM: new raters", "votes of a new rater", "accuracy", &series)?;
     publish(&aside, &args.out)?;
-    table::print(&printed.join("\n"));
+    table::print(&printed.join("\n"))?;
     Ok(())
 }
 

@@ -1,8 +1,7 @@
 //! From preferences to one aligned language model per person.
 //!
-//! `idiolect run PIPELINE` executes a pipeline file: raw data in, exported models out. `main` maps errors to exit codes:
-//! 2 for what the user can mend (message, then a hint on its own line), 3 for a pipeline that finished with users in quarantine, 1 for
-//! anything else.
+//! `idiolect run PIPELINE` executes a pipeline file: raw data in, exported models out. `exit` says how the program ends: which
+//! message, and which exit code.
 
 mod adapt;
 mod ask;
@@ -14,6 +13,7 @@ mod data_command;
 mod doctor;
 mod estimate_time;
 mod execute;
+mod exit;
 mod hub;
 mod lab_command;
 mod lab_loco;
@@ -25,7 +25,6 @@ mod pairs_stage;
 mod pipeline;
 mod policy_command;
 mod ppo_stage;
-mod problem;
 mod rank;
 mod reward_command;
 mod runner;
@@ -37,9 +36,11 @@ mod table;
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
-    lm::tune_allocator();
-    match cli::Cli::parse().execute() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => problem::report(&error),
-    }
+    let cli = cli::Cli::parse();
+    let code = exit::guarded(|| {
+        run::start_logs(cli.log_format)?;
+        device::tune_allocator();
+        cli.execute()
+    });
+    code.into()
 }

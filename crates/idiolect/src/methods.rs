@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::Result;
+use problem::Result;
 use reward::{Method, Prediction, RewardConfig, Variant};
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
     tested.retain(|t| !without.contains(t.name.as_str()));
     if found > 0 && !without.is_empty() {
         let names: Vec<&str> = without.into_iter().collect();
-        eprintln!("not compared, since cells of theirs have no result: {}", names.join(", "));
+        tracing::info!("not compared, since cells of theirs have no result: {}", names.join(", "));
     }
     if tested.len() < 2 {
         return Ok(());
@@ -67,13 +67,13 @@ pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
         .collect();
     let (global, local) = (first(Variant::LoraGlobal), first(Variant::LoraLocal));
     let Some(comparison) = reward::compare(&methods, global, local, personal, pipeline.seed) else {
-        eprintln!("no vote was predicted by every method with every seed: nothing to compare");
+        tracing::info!("no vote was predicted by every method with every seed: nothing to compare");
         return Ok(());
     };
     run::write_json(&folder.join("comparison.json"), &comparison)?;
     comparison.plot(&folder.join("comparison.svg"))?;
     let text = comparison.markdown();
     run::write_atomic(&folder.join("comparison.md"), text.as_bytes())?;
-    table::print(&text);
+    table::print(&text)?;
     Ok(())
 }

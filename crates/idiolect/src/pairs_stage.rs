@@ -1,9 +1,10 @@
 //! The stage `pairs`: every user's preference pairs, from votes, from samples that the user's reward model ranks, or both.
 
-use anyhow::Result;
 use data::{Split, Vote};
-use lm::{Compute, Lm, TokenRow};
+use device::Compute;
+use lm::{Lm, TokenRow};
 use policy::{Pair, PairCounts};
+use problem::{Result, mistake};
 use reward::{Errors, RewardModel};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,6 @@ use serde_json::{Value, json};
 use text::{Answer, Ending, Message, Tokenizer};
 
 use crate::base;
-use crate::problem::problem;
 use crate::served::{decided_votes, people_of};
 use crate::stages::{Inputs, PairsConfig, RankedPairs};
 
@@ -50,7 +50,7 @@ pub(crate) fn execute(
     if let Some(how) = config.ranked() {
         if !(how.caution >= 0.0 && how.caution.is_finite()) {
             let message = format!("pairs, `caution`: expected a finite number of at least 0, found {}", how.caution);
-            return Err(problem(message, "0 takes nothing off the rewards"));
+            return Err(mistake(message, "0 takes nothing off the rewards"));
         }
         let (lm, tokenizer) = base::load(&inputs["import"], compute)?;
         let model = RewardModel::read(&inputs["reward"].join("reward.safetensors"), &lm)?;
@@ -102,7 +102,7 @@ pub(crate) fn answer_rows(
     tokenizer: &Tokenizer,
     prompts: &[Vec<Message>],
     answers: &[Vec<Answer>],
-) -> text::Result<(Vec<TokenRow>, RowOf)> {
+) -> problem::Result<(Vec<TokenRow>, RowOf)> {
     let (mut rows, mut row_of) = (Vec::new(), RowOf::new());
     for (prompt, answers) in prompts.iter().zip(answers) {
         let mut own = Vec::new();
@@ -137,7 +137,7 @@ fn rank(
             let prompt = prompt.last().map_or("", |m| &m.content);
             let message =
                 format!("pairs, prompt `{prompt}`: expected at most {} tokens, found {longest}", how.max_row_tokens);
-            return Err(problem(message, "raise `max_row_tokens`"));
+            return Err(mistake(message, "raise `max_row_tokens`"));
         }
     }
     let all: Vec<usize> = (0..rows.len()).collect();

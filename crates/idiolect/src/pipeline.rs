@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use problem::{Result, mistake};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::problem::problem;
 use crate::stages::Stage;
 
 /// As written.
@@ -68,7 +67,7 @@ struct Setting {
 impl Setting {
     fn parse(text: &str) -> Result<Self> {
         let (key, value) = text.split_once('=').ok_or_else(|| {
-            problem(format!("--set {text}: expected `key=value`, found no `=`"), "such as --set reward.max_epochs=1")
+            mistake(format!("--set {text}: expected `key=value`, found no `=`"), "such as --set reward.max_epochs=1")
         })?;
         // A bare word is a text, as on any command line.
         let parsed = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
@@ -91,7 +90,7 @@ fn assign(table: &mut Table, path: &str, setting: &Setting) -> Result<()> {
         }
         Some(rest) => match table.get_mut(head) {
             Some(Value::Table(inner)) => assign(inner, rest, setting),
-            _ => Err(problem(
+            _ => Err(mistake(
                 format!("--set {}: expected a table `{head}`, found none", setting.key),
                 format!("the keys here are: {}", table.keys().cloned().collect::<Vec<_>>().join(", ")),
             )),
@@ -124,13 +123,13 @@ impl Step {
             return Ok(Self { word: word(&setting), axis, settings: vec![setting] });
         }
         let NamedStep { name, set } = value.clone().try_into().map_err(|e| {
-            problem(format!("[matrix], `{axis}`: {}", e.to_string().trim()), "write { name = \"..\", set = { .. } }")
+            mistake(format!("[matrix], `{axis}`: {}", e.to_string().trim()), "write { name = \"..\", set = { .. } }")
         })?;
         let safe = |c: char| c.is_ascii_alphanumeric() || "-_ +.".contains(c);
         if name.is_empty() || !name.chars().all(safe) {
             let message =
                 format!("[matrix], `{axis}`: expected a name of letters, digits, blanks, - _ + ., found `{name}`");
-            return Err(problem(message, "it becomes part of a folder's name"));
+            return Err(mistake(message, "it becomes part of a folder's name"));
         }
         let settings = set.into_iter().map(|(key, value)| Setting { key, value }).collect();
         Ok(Self { word: format!("{axis}={name}"), axis, settings })
@@ -142,7 +141,7 @@ fn combinations(matrix: &Table) -> Result<Vec<Vec<Step>>> {
     let mut cells: Vec<Vec<Step>> = vec![vec![]];
     for (key, values) in matrix {
         let Value::Array(values) = values else {
-            return Err(problem(format!("[matrix], `{key}`: expected a list, found {values}"), "write `key = [..]`"));
+            return Err(mistake(format!("[matrix], `{key}`: expected a list, found {values}"), "write `key = [..]`"));
         };
         let steps = values.iter().map(|value| Step::new(key, value)).collect::<Result<Vec<Step>>>()?;
         let longer = |cell: &Vec<Step>| -> Vec<Vec<Step>> {
@@ -163,13 +162,13 @@ impl Pipeline {
     pub(crate) fn read(path: &Path, set: &[String], seed: Option<u64>) -> Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let file: PipelineFile = toml::from_str(&text).map_err(|e| {
-            problem(format!("{}: {}", path.display(), e.to_string().trim()), "pipelines/quickstart.toml is an example")
+            mistake(format!("{}: {}", path.display(), e.to_string().trim()), "pipelines/quickstart.toml is an example")
         })?;
         let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if file.name.is_empty() || !file.name.chars().all(safe) {
             let message =
                 format!("{}, `name`: expected letters, digits, - and _, found `{}`", path.display(), file.name);
-            return Err(problem(message, "it names a folder below checkpoints/"));
+            return Err(mistake(message, "it names a folder below checkpoints/"));
         }
         let mut settings = set.iter().map(|s| Setting::parse(s)).collect::<Result<Vec<_>>>()?;
         // Variables mean what they stand for; one that was not given is asked for.
@@ -178,7 +177,7 @@ impl Pipeline {
                 settings.iter_mut().filter(|s| s.key == *name || s.key == *key).map(|s| s.key.clone_from(key)).count();
             if given == 0 {
                 let message = format!("{}: expected a value for the variable `{name}`, found none", path.display());
-                return Err(problem(message, format!("--set {name}=VALUE (it stands for `{key}`)")));
+                return Err(mistake(message, format!("--set {name}=VALUE (it stands for `{key}`)")));
             }
         }
         settings.extend(seed.map(|s| Setting { key: "seed".into(), value: Value::Integer(s as i64) }));
@@ -186,7 +185,7 @@ impl Pipeline {
         for setting in settings.iter().chain(steps.iter().flat_map(|s| &s.settings)) {
             if setting.key != "seed" && !file.stage.iter().any(|s| setting.key_in(&s.kind).is_some()) {
                 let kinds: Vec<&str> = file.stage.iter().map(|s| s.kind.as_str()).collect();
-                return Err(problem(
+                return Err(mistake(
                     format!(
                         "setting `{}`: expected `seed` or `<stage>.<key>`, found no such stage in {}",
                         setting.key,
@@ -212,7 +211,7 @@ impl Cell {
             let path = Path::new(&entry.config);
             let text = fs_err::read_to_string(path)?;
             let mut table: Table = toml::from_str(&text)
-                .map_err(|e| problem(format!("{}: {}", path.display(), e.to_string().trim()), "this is not TOML"))?;
+                .map_err(|e| mistake(format!("{}: {}", path.display(), e.to_string().trim()), "this is not TOML"))?;
             let mut seed = file.seed;
             let mut own: Vec<String> = Vec::new();
             let along = axes.iter().flat_map(|step| step.settings.iter().map(move |s| (s, Some(&step.word))));
@@ -222,7 +221,7 @@ impl Cell {
                     None => continue,
                     Some("seed") => {
                         seed = setting.value.as_integer().and_then(|s| u64::try_from(s).ok()).ok_or_else(|| {
-                            problem(
+                            mistake(
                                 format!("setting `{}`: expected a whole number, found {}", setting.key, setting.value),
                                 "such as seed=7",
                             )
@@ -241,7 +240,7 @@ impl Cell {
             own.sort();
             own.dedup();
             if stages.iter().any(|s| s.stage.kind() == stage.kind()) {
-                return Err(problem(
+                return Err(mistake(
                     format!("stage `{}`: expected once, found twice", stage.kind()),
                     "make a second pipeline",
                 ));
@@ -252,7 +251,7 @@ impl Cell {
                         "policies" => ("dpo` or `ppo", "dpo"),
                         other => (other, other),
                     };
-                    return Err(problem(
+                    return Err(mistake(
                         format!("stage `{}`: expected a stage `{wanted}` before it, found none", stage.kind()),
                         format!("add a [[stage]] with kind = \"{example}\""),
                     ));

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::{Args, Subcommand};
 use lm::Lm;
 use policy::Policies;
+use problem::{Result, mistake};
 use reward::RewardModel;
 use run::Run;
 use study::{Asked, EvaluateConfig, EvaluationSplit, Own, Rates, SamplingConfig, Truth};
@@ -13,8 +13,8 @@ use text::{Answer, Message, Tokenizer};
 
 use crate::cli::ComputeArgs;
 use crate::combine::{self, CombineArgs};
+use crate::exit::refuse_folder;
 use crate::pairs_stage::answer_rows;
-use crate::problem::{problem, refuse_folder};
 use crate::{base, table};
 
 #[derive(Subcommand)]
@@ -85,7 +85,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     refuse_folder(&args.out)?;
     if !(args.temperature > 0.0 && args.temperature.is_finite()) {
         let message = format!("--temperature: expected a positive number, found {}", args.temperature);
-        return Err(problem(message, "leave it out for 1"));
+        return Err(mistake(message, "leave it out for 1"));
     }
     let compute = args.compute.resolve()?;
     let system = args.system.as_deref();
@@ -143,7 +143,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let (report, _) = study::evaluate_by(&how, &lm, &tokenizer, own, &asked, bank, &mut judge, &mut run)?;
     let text = report.markdown();
     run.finish(serde_json::json!(report))?;
-    table::print(&text);
+    table::print(&text)?;
     Ok(())
 }
 
@@ -151,7 +151,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
 fn known(user: &String, truth: Option<&Truth>, model: Option<&RewardModel>) -> Result<usize> {
     let stranger = |users: Vec<String>| {
         let message = format!("user `{user}` of the policies: expected one whom the judge knows");
-        problem(message, format!("it knows {}", users.join(", ")))
+        mistake(message, format!("it knows {}", users.join(", ")))
     };
     match (truth, model) {
         (Some(truth), _) if truth.raters.contains_key(user) => Ok(0),
@@ -173,7 +173,7 @@ fn by_reward(
     judges: &[usize],
     prompts: &[Vec<Message>],
     answers: &[Vec<Answer>],
-) -> study::Result<Rates> {
+) -> problem::Result<Rates> {
     let (rows, places) = answer_rows(tokenizer, prompts, answers)?;
     let all: Vec<usize> = (0..rows.len()).collect();
     let prefix = model.prefix(lm, rows, |_| ())?;

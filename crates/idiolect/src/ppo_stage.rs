@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
-use lm::{Compute, Lm, Prefix};
+use device::Compute;
+use lm::{Lm, Prefix};
 use policy::Whose;
+use problem::{Result, mistake};
 use reward::{Errors, RewardModel};
 use run::Run;
 use serde_json::{Value, json};
@@ -12,7 +13,6 @@ use serde_json::{Value, json};
 use crate::base;
 use crate::combine::{BASIS, combined, feature_name};
 use crate::pairs_stage::training_prompts;
-use crate::problem::problem;
 use crate::served::{decided_votes, people_of};
 use crate::stages::Inputs;
 
@@ -34,7 +34,7 @@ pub(crate) fn execute(
         }
         (Whose::Features(_), _) => {
             let message = "ppo, `whose`: expected a reward model with at least two reward features, found one without";
-            return Err(problem(message, "fit it with `variant = \"rfm\"`, or leave `whose` out"));
+            return Err(mistake(message, "fit it with `variant = \"rfm\"`, or leave `whose` out"));
         }
     };
     let start = match config.start {
@@ -88,7 +88,12 @@ pub(crate) fn execute(
 }
 
 /// Reward features of (row, feature); nobody's votes stand behind them, and no error.
-fn features(lm: &Lm, model: &RewardModel, prefix: &Prefix, asked: &[(usize, usize)]) -> lm::Result<Vec<(f32, f32)>> {
+fn features(
+    lm: &Lm,
+    model: &RewardModel,
+    prefix: &Prefix,
+    asked: &[(usize, usize)],
+) -> problem::Result<Vec<(f32, f32)>> {
     let prefix = prefix.moved(lm, model.bank.first_block()..model.depth)?;
     let all: Vec<usize> = (0..prefix.rows().len()).collect();
     let features = model.features(lm, &prefix, &all).expect("a head with features");
@@ -102,7 +107,7 @@ fn scores(
     errors: &Errors,
     prefix: &Prefix,
     asked: &[(usize, usize)],
-) -> lm::Result<Vec<(f32, f32)>> {
+) -> problem::Result<Vec<(f32, f32)>> {
     let prefix = prefix.moved(lm, model.bank.first_block()..model.depth)?;
     let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     asked.iter().enumerate().for_each(|(place, (_, user))| places.entry(*user).or_default().push(place));

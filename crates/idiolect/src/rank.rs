@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use clap::Args;
 use estimate::Scorer;
+use problem::{Result, mistake};
 use reward::{ByFactors, ByTaste, Errors, RewardModel};
 use serde::{Deserialize, Serialize};
 
 use crate::data_command::refuse_existing;
-use crate::problem::problem;
 use crate::served::{Served, ServedArgs, decided_votes};
 use crate::{base, table};
 
@@ -59,7 +58,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
     for (flag, value) in [("--caution", args.caution), ("--zeta", args.zeta.unwrap_or(0.0))] {
         if !(value.is_finite() && value >= 0.0) {
             let message = format!("{flag}: expected a finite number of at least 0, found {value}");
-            return Err(problem(message, "leave it out for the plain reward"));
+            return Err(mistake(message, "leave it out for the plain reward"));
         }
     }
     let asked = read(&args.answers)?;
@@ -67,7 +66,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
         if args.zeta.is_some() {
             let message =
                 format!("--zeta: expected a model without reward features, found {}", args.served.model.display());
-            return Err(problem(message, "leave it out: the standard errors are those of tastes"));
+            return Err(mistake(message, "leave it out: the standard errors are those of tastes"));
         }
         let served = Served::open(&args.served)?;
         let own = served.taste(&args.user)?;
@@ -108,7 +107,7 @@ pub(crate) fn run(args: &RankArgs) -> Result<()> {
             100.0 * wins
         );
     }
-    table::print(&said);
+    table::print(&said)?;
     Ok(())
 }
 
@@ -119,14 +118,14 @@ fn read(path: &Path) -> Result<Vec<Asked>> {
         let place = || format!("{}, line {}", path.display(), number + 1);
         let hint = "a line is {\"prompt\": \"...\", \"answers\": [\"...\", \"...\"]}";
         let asked: Asked = serde_json::from_str(line)
-            .map_err(|e| problem(format!("{}: expected a prompt with answers, found {e}", place()), hint))?;
+            .map_err(|e| mistake(format!("{}: expected a prompt with answers, found {e}", place()), hint))?;
         if asked.answers.is_empty() {
-            return Err(problem(format!("{}: expected at least one answer, found none", place()), hint));
+            return Err(mistake(format!("{}: expected at least one answer, found none", place()), hint));
         }
         out.push(asked);
     }
     if out.is_empty() {
-        return Err(problem(
+        return Err(mistake(
             format!("{}: expected at least one line, found none", path.display()),
             "write some prompts",
         ));
@@ -138,7 +137,7 @@ fn read(path: &Path) -> Result<Vec<Asked>> {
 fn rank(
     args: &RankArgs,
     asked: &[Asked],
-    scorer: &mut dyn Scorer<Error = reward::Error>,
+    scorer: &mut dyn Scorer<Error = problem::Problem>,
     lm: &lm::Lm,
     tokenizer: &text::Tokenizer,
 ) -> Result<Vec<Ranked>> {

@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use clap::{Args, Subcommand};
 use data::{Column, Split};
+use problem::{Result, mistake};
 use reward::{Evaluation, OWN_FIGURES, Predictions};
 
 use crate::cli::ComputeArgs;
 use crate::data_command::refuse_existing;
-use crate::problem::problem;
 use crate::rank::RankArgs;
 use crate::{base, rank, table};
 
@@ -75,7 +74,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     }
     let Some(split) = Split::parse(&args.split) else {
         let message = format!("--split: expected train, dev, adapt or test, found `{}`", args.split);
-        return Err(problem(message, "leave it out for test"));
+        return Err(mistake(message, "leave it out for test"));
     };
     let votes = data::read_votes(&args.votes)?;
     let (lm, tokenizer) = base::load(&args.base, &args.compute.resolve()?)?;
@@ -92,7 +91,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
             args.votes.display(),
             split.name()
         );
-        return Err(problem(message, "name another split or table"));
+        return Err(mistake(message, "name another split or table"));
     }
     let evaluation = reward::evaluate(&said, split.name(), &model.users, args.seed);
     if let Some(path) = &args.json {
@@ -104,8 +103,8 @@ fn eval(args: &EvalArgs) -> Result<()> {
     if let Some(path) = &args.predictions {
         reward::write_predictions(path, &said.votes)?;
     }
-    eprintln!("votes of users whom the model does not know, left out: {strangers}; {}", evaluation.rows);
-    table::print(&table(&evaluation, usize::MAX));
+    tracing::info!("votes of users whom the model does not know, left out: {strangers}; {}", evaluation.rows);
+    table::print(&table(&evaluation, usize::MAX))?;
     Ok(())
 }
 
@@ -120,7 +119,7 @@ pub(crate) fn write_swap(path: &Path, said: &Predictions, users: &[String]) -> R
         ("votes", Column::Integer(said.swap.iter().map(|r| r.2 as i64).collect())),
         ("accuracy", Column::Real(said.swap.iter().map(|r| r.3).collect())),
     ];
-    Ok(data::write_table(path, &columns)?)
+    data::write_table(path, &columns)
 }
 
 /// An evaluation for a reader: all users together, then those with votes enough, at most `most` of them.

@@ -4,31 +4,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use lm::Compute;
+use device::Compute;
+use problem::{Problem, Result, bug, invalid, mistake};
 use run::{Manifest, Run, Standing};
 use serde_json::{Value, json};
 
 use crate::cli::RunArgs;
-use crate::estimate_time;
+use crate::estimate_time::Speed;
+use crate::exit::Outcome;
 use crate::methods;
 use crate::pipeline::{Cell, Pipeline, StagePlan};
-use crate::problem::{Quarantined, problem};
 use crate::stages::{Budget, Inputs, Stage};
 use crate::table;
 
 /// `idiolect run`
-pub(crate) fn run(args: &RunArgs) -> Result<()> {
+pub(crate) fn run(args: &RunArgs) -> Result<Outcome> {
+    if !args.pipeline.is_file() {
+        let hint = "pipelines/quickstart.toml is an example";
+        return Err(invalid(args.pipeline.display(), "a pipeline file", "none", hint));
+    }
     let file = fs_err::canonicalize(&args.pipeline)?;
     // Paths in pipelines and configs are relative to the folder above `pipelines/`.
     if let Some(root) = file.parent().and_then(Path::parent) {
-        std::env::set_current_dir(root).with_context(|| format!("cannot work in {}", root.display()))?;
+        std::env::set_current_dir(root).map_err(|e| Problem::from(e).within(root.display()))?;
     }
     let pipeline = Pipeline::read(&file, &args.set, args.seed)?;
     let known: Vec<&str> = pipeline.cells[0].stages.iter().map(|s| s.stage.kind()).collect();
     for name in args.until.iter().chain(&args.force) {
         if !known.contains(&name.as_str()) {
-            return Err(problem(
+            return Err(mistake(
                 format!("expected a stage of {}, found `{name}`", file.display()),
                 format!("the stages are: {}", known.join(", ")),
             ));
@@ -37,61 +41,65 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
     let folder = Path::new("checkpoints").join(&pipeline.name);
     fs_err::create_dir_all(&folder)?;
-    let lock = fs_err::File::create(folder.join(".lock"))?;
-    if lock.file().try_lock().is_err() {
-        return Err(run::Error::Locked(folder.display().to_string()).into());
-    }
+    let _lock = lock(&folder)?;
+    let _span = tracing::info_span!("pipeline", pipeline = pipeline.name).entered();
     announce(&pipeline, &folder, args, &compute)?;
     if args.dry_run {
-        return Ok(());
+        return Ok(Outcome::Done);
     }
     let mut results = Vec::new();
     let mut diverged = Vec::new();
     let mut forced = args.force.clone();
     let count = pipeline.cells.len();
     for (number, cell) in pipeline.cells.iter().enumerate() {
+        let _span = (!cell.label.is_empty()).then(|| tracing::info_span!("cell", cell = cell.label).entered());
         if !cell.label.is_empty() {
-            eprintln!("[{} of {count}: {}]", number + 1, cell.label);
+            tracing::info!("[{} of {count}: {}]", number + 1, cell.label);
         }
         match run_cell(cell, &folder, args, &compute, &mut forced) {
             Ok(manifests) => results.push((cell.label.clone(), manifests)),
             // A step size too large for one cell says nothing about the others.
-            Err(error) if count > 1 && has_diverged(&error) => {
-                eprintln!("[{}] ends here, the other cells go on: {error:#}", cell.label);
-                diverged.push(error.context(cell.label.clone()));
+            Err(problem) if count > 1 && problem.is_not_finite() => {
+                tracing::warn!("[{}] ends here, the other cells go on: {problem}", cell.label);
+                diverged.push(problem.within(format!("[{}]", cell.label)));
             }
-            Err(error) => return Err(error),
+            Err(problem) => return Err(problem),
         }
+    }
+    if results.is_empty()
+        && let Some(first) = diverged.pop()
+    {
+        return Err(first.within(format!("none of {count} cells has a result, the last")));
     }
     if count > 1 {
         compare(&folder, &results)?;
         methods::compare(&pipeline, &folder)?;
     }
-    let quarantined: Vec<_> = results.iter().flat_map(|(label, manifests)| quarantined(label, manifests)).collect();
-    let finished: Result<()> = if quarantined.is_empty() { Ok(()) } else { Err(Quarantined(quarantined).into()) };
-    let ended = diverged.len();
-    let Some(first) = diverged.into_iter().next() else { return finished };
-    if let Err(quarantined) = finished {
-        eprintln!("{quarantined}");
-    }
-    Err(first.context(format!("{ended} of {count} cells ended without a result, the first")))
+    let mut missing: Vec<String> =
+        results.iter().flat_map(|(label, manifests)| quarantined(label, manifests)).collect();
+    missing.extend(diverged.iter().map(ToString::to_string));
+    let hint = diverged.first().and_then(Problem::hint).map(str::to_owned);
+    Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Partly(missing, hint) })
 }
 
-/// Did training leave the finite numbers?
-fn has_diverged(error: &anyhow::Error) -> bool {
-    let not_finite = |e: &lm::Error| matches!(e, lm::Error::NotFinite { .. });
-    error.chain().any(|e| {
-        e.downcast_ref().is_some_and(not_finite)
-            || matches!(e.downcast_ref(), Some(policy::Error::Lm(inner)) if not_finite(inner))
-    })
+/// The pipeline's folder is one process's at a time.
+fn lock(folder: &Path) -> Result<fs_err::File> {
+    let lock = fs_err::File::create(folder.join(".lock"))?;
+    lock.file().try_lock().map_err(|_| {
+        let hint = "wait for it, or stop it; a stopped run is continued by the same command";
+        mistake(format!("{}: another run is working here", folder.display()), hint)
+    })?;
+    Ok(lock)
 }
 
-/// Users whose training a cell's stages stopped.
-fn quarantined(label: &str, manifests: &BTreeMap<&'static str, Manifest>) -> Vec<(String, String, String)> {
+/// Users whose training a cell's stages stopped, a sentence each.
+fn quarantined(label: &str, manifests: &BTreeMap<&'static str, Manifest>) -> Vec<String> {
     let of_stage = |(kind, manifest): (&&str, &Manifest)| {
         let users = manifest.summary["quarantined"].as_object().cloned().unwrap_or_default();
         let stage = if label.is_empty() { (*kind).to_owned() } else { format!("{kind} [{label}]") };
-        let each = |(user, why): (String, Value)| (stage.clone(), user, why.as_str().unwrap_or_default().to_owned());
+        let each = |(user, why): (String, Value)| {
+            format!("{stage}, `{user}` in quarantine: {}", why.as_str().unwrap_or_default())
+        };
         users.into_iter().map(each).collect::<Vec<_>>()
     };
     manifests.iter().flat_map(of_stage).collect()
@@ -173,19 +181,25 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
         }
     }
     if args.dry_run {
-        table::print(&table::markdown(&["stage", "why", "at most sampled", "at most trained"], &rows));
+        table::print(&table::markdown(&["stage", "why", "at most sampled", "at most trained"], &rows))?;
     }
     if total.sampled + total.trained > 0 {
-        let seconds = estimate_time::measure(compute, parameters).seconds(total);
-        eprintln!(
-            "{} on {:?} in {}, {} threads: up to {} tokens to sample and {} to train; about {:.0} minutes on this machine",
+        let speed = Speed::measure(compute, parameters);
+        tracing::info!(
+            "{} on {} in {}, {} threads: up to {} tokens to sample and {} to train; about {:.0} minutes on this machine",
             pipeline.name,
-            compute.device,
+            compute.device_name(),
             compute.dtype(),
             compute.threads,
             total.sampled,
             total.trained,
-            (seconds / 60.0).ceil()
+            (speed.seconds(total) / 60.0).ceil()
+        );
+        tracing::info!(
+            "this machine ({}, {} threads): {}",
+            device::cpu_kind().name(),
+            compute.threads,
+            speed.beside_the_documents()
         );
     }
     Ok(())
@@ -235,12 +249,12 @@ fn run_cell(
         let force = forced.iter().position(|f| f == kind).map(|i| forced.remove(i));
         let manifest = match standing {
             Standing::Finished(manifest) if force.is_none() => {
-                eprintln!("{}: stands", plan.folder);
+                tracing::info!("{}: stands", plan.folder);
                 *manifest
             }
             standing => {
                 let reason = if force.is_some() { "forced".into() } else { why(&standing) };
-                eprintln!("{}: running ({reason})", plan.folder);
+                tracing::info!("{}: running ({reason})", plan.folder);
                 execute(plan, &target, identity, &inputs, compute)?
             }
         };
@@ -264,15 +278,19 @@ fn execute(
     compute: &Compute,
 ) -> Result<Manifest> {
     let started = Instant::now();
-    let resolved = json!({"kind": plan.stage.kind(), "seed": plan.seed, "config": plan.stage.config()});
+    let kind = plan.stage.kind();
+    let _span = tracing::info_span!("stage", stage = kind).entered();
+    let resolved = json!({"kind": kind, "seed": plan.seed, "config": plan.stage.config()});
     let mut run = Run::begin(target, identity)?;
-    let config = toml::to_string(&without_nulls(resolved)).context("a config that cannot be written as TOML")?;
+    let _phase = run::phase(&plan.folder);
+    let config = toml::to_string(&without_nulls(resolved))
+        .map_err(|e| bug(run.path("config.toml").display(), "a config that can be written as TOML", e.to_string()))?;
     run::write_atomic(&run.path("config.toml"), config.as_bytes())?;
     let (summary, text) = plan.stage.execute(inputs, compute, &mut run)?;
-    let manifest = run.finish(summary)?;
     let memory = run::memory_mib("VmHWM").map_or(String::new(), |most| format!(", at most {most:.0} MiB so far"));
-    eprintln!("{}: done in {:.0} s{memory}", plan.folder, started.elapsed().as_secs_f64());
-    table::print(&text);
+    tracing::info!("{}: done in {:.0} s{memory}", plan.folder, started.elapsed().as_secs_f64());
+    let manifest = run.finish(summary)?;
+    table::print(&text)?;
     Ok(manifest)
 }
 
@@ -338,6 +356,6 @@ fn compare(folder: &Path, results: &[(String, BTreeMap<&'static str, Manifest>)]
         let (x, y) = ("divergence from the base, nats an answer", "win rate over the base");
         run::line_plot(&folder.join("frontier.svg"), "What policies gain, and how far they go", x, y, &lines)?;
     }
-    table::print(&text);
+    table::print(&text)?;
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use clap::Args;
+use device::Checked;
+use problem::Result;
 use serde_json::json;
 
 use crate::cli::ComputeArgs;
@@ -38,14 +39,14 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
     let bank = adapter.as_ref().map(|folder| export::read_adapter(folder, &lm)).transpose()?;
     let ids = tokenizer.encode(prompt)?;
     if ids.is_empty() {
-        return Err(crate::problem::problem("--prompt: expected at least one token, found none", "write some words"));
+        return Err(problem::mistake("--prompt: expected at least one token, found none", "write some words"));
     }
     let logits = lm::full_logits(&lm, &ids, bank.as_ref().map(|b| (b, 0))); // [T, V]
     if let Some(path) = dump {
-        logits.write_npy(path)?;
+        logits.write_npy(path).checked()?;
     }
     let (values, indices) = logits.get(-1).topk(8, -1, true, true);
-    let (values, indices) = (Vec::<f32>::try_from(values)?, Vec::<i64>::try_from(indices)?);
+    let (values, indices) = (Vec::<f32>::try_from(values).checked()?, Vec::<i64>::try_from(indices).checked()?);
     let sampling = lm::Sampling::greedy(*greedy, tokenizer.stop_ids().to_vec());
     let users = [0];
     let answer = lm::generate(
@@ -56,12 +57,12 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
         &sampling,
         lm::Hooks::default(),
     );
-    table::print(&serde_json::to_string_pretty(&json!({
+    let said = json!({
         "prompt_ids": ids,
         "top": indices.iter().zip(values).collect::<Vec<_>>(),
         "greedy_ids": answer[0].ids,
         "greedy_text": tokenizer.decode(&answer[0].ids)?,
         "dtype": compute.dtype(),
-    }))?);
-    Ok(())
+    });
+    table::print(&format!("{said:#}"))
 }

@@ -2,17 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use clap::Args;
 use estimate::Taste;
 use nalgebra::{DMatrix, DVector};
+use problem::{Result, mistake};
 use reward::{People, Reader, RewardModel};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base;
 use crate::cli::ComputeArgs;
-use crate::problem::problem;
 
 /// Which model, on what.
 #[derive(Args)]
@@ -68,7 +67,7 @@ pub(crate) struct Adapted {
 /// The people of a reward stage in `folder`, if its model has reward features.
 pub(crate) fn people_of(folder: &Path) -> Result<Option<People>> {
     let people = folder.join("people.safetensors");
-    Ok(people.exists().then(|| People::read(&people)).transpose()?)
+    people.exists().then(|| People::read(&people)).transpose()
 }
 
 /// Decided training votes of a user of `model`, on average, by the report of the reward stage in `folder` that fitted it: what the size of
@@ -79,7 +78,7 @@ pub(crate) fn decided_votes(folder: &Path, model: &RewardModel) -> Result<f64> {
     let report: Value = if file.exists() { run::read_json(&file)? } else { Value::Null };
     let count = |key: &str| report["fit"][key].as_f64();
     let votes = count("votes").zip(count("ties")).map(|(votes, ties)| votes - ties);
-    let votes = votes.ok_or_else(|| problem(format!("{}: expected fit.votes and fit.ties", file.display()), hint))?;
+    let votes = votes.ok_or_else(|| mistake(format!("{}: expected fit.votes and fit.ties", file.display()), hint))?;
     Ok(votes / model.users.len() as f64)
 }
 
@@ -91,7 +90,7 @@ impl Served {
         let people = args.model.join("people.safetensors");
         if !people.exists() {
             let message = format!("{}: expected people.safetensors, found none", args.model.display());
-            return Err(problem(
+            return Err(mistake(
                 message,
                 "name the folder of a reward stage with `variant = \"rfm\"` and at least two features",
             ));
@@ -110,7 +109,7 @@ impl Served {
     /// Reads texts; what it read lies in `features.safetensors` in the model's folder.
     pub(crate) fn reader(&self) -> Result<Reader<'_>> {
         let kept = (self.folder.join("features.safetensors"), self.hash.clone());
-        Ok(Reader::open(&self.model, &self.lm, &self.tokenizer, self.max_row_tokens, Some(kept))?)
+        Reader::open(&self.model, &self.lm, &self.tokenizer, self.max_row_tokens, Some(kept))
     }
 
     /// Where a user who came after training is kept.
@@ -133,7 +132,7 @@ impl Served {
         if own.model != self.hash || own.covariance.len() != d * d {
             let message =
                 format!("{}: expected a taste over this model's features, found another model's", file.display());
-            return Err(problem(message, "adapt the user again, with --replace"));
+            return Err(mistake(message, "adapt the user again, with --replace"));
         }
         Ok(Taste {
             mean: DVector::from_vec(own.mean),

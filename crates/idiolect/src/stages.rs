@@ -5,16 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::Result;
 use data::{OneOrMore, Selection};
-use lm::Compute;
+use device::Compute;
+use problem::{Result, mistake};
 use run::hash_file;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use study::SamplingConfig;
-
-use crate::problem::problem;
 
 /// Where the base model comes from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -141,7 +139,7 @@ fn known_hash(file: &Path) -> Result<String> {
 
 fn parse<T: DeserializeOwned>(table: toml::Table, path: &Path) -> Result<T> {
     T::deserialize(toml::Value::Table(table)).map_err(|e| {
-        problem(
+        mistake(
             format!("{}: {}", path.display(), e.to_string().trim()),
             "check the spelling against the files in configs/",
         )
@@ -152,7 +150,7 @@ impl Stage {
     pub(crate) fn parse(kind: &str, table: toml::Table, path: &Path) -> Result<Self> {
         Ok(match kind {
             "import" => Self::Import(parse(table, path).map_err(|_| {
-                problem(
+                mistake(
                     format!(
                         "{}: expected one key, `gguf`, `folder` or `hub` (with a `revision`), found others (with `chat_template` for a base that has none)",
                         path.display()
@@ -171,7 +169,7 @@ impl Stage {
             "export" => Self::Export(parse(table, path)?),
             other => {
                 let message = format!("`kind`: expected one of {}, found `{other}`", KINDS.join(", "));
-                return Err(problem(message, "pipelines/quickstart.toml has them all"));
+                return Err(mistake(message, "pipelines/quickstart.toml has them all"));
             }
         })
     }
@@ -241,7 +239,7 @@ impl Stage {
         let files: Vec<PathBuf> = match self {
             Self::Import(ImportConfig::Gguf { gguf }) => {
                 if !gguf.exists() {
-                    return Err(problem(
+                    return Err(mistake(
                         format!("{}: expected a GGUF file, found nothing", gguf.display()),
                         "run ./setup, which fetches the default base",
                     ));

@@ -1,9 +1,15 @@
 //! Results go to stdout; everything else goes to stderr.
 
-/// Prints a result.
-#[expect(clippy::print_stdout, reason = "this is the one place where results are printed")]
-pub(crate) fn print(text: &str) {
-    println!("{}", text.trim_end());
+use std::io::{ErrorKind, Write};
+
+use problem::Result;
+
+/// Prints a result. A reader that has seen enough, such as `head`, is no failure.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(problem::Problem::from(error).within("stdout")),
+        _ => Ok(()),
+    }
 }
 
 /// A Markdown table.

@@ -12,9 +12,10 @@
 use std::num::NonZero;
 use std::time::Instant;
 
+use device::Compute;
 use lm::{
-    Activations, AllBlocks, Bank, BankConfig, Blocks, Compute, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle,
-    Prefix, Sampling, Sharing, Storage, Targets, TokenRow, Trace,
+    Activations, AllBlocks, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle, Prefix,
+    Sampling, Sharing, Storage, Targets, TokenRow, Trace,
 };
 use rand::SeedableRng;
 use serde_json::json;
@@ -49,7 +50,7 @@ fn main() {
         return;
     };
     if std::env::var_os("IDIOLECT_PLAIN_ALLOCATOR").is_none() {
-        lm::tune_allocator();
+        device::tune_allocator();
     }
     let device = std::env::var("IDIOLECT_DEVICE").unwrap_or_else(|_| "cpu".into());
     let compute = Compute::new(&device, dtype, Some(threads.parse().unwrap())).unwrap();

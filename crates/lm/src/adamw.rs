@@ -3,11 +3,12 @@
 
 use std::num::NonZero;
 
+use device::Checked;
+use problem::{Problem, Result, not_finite};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::error::Error;
-use crate::{Result, Storage, Tensors};
+use crate::{Storage, Tensors};
 
 /// Who owns a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +145,8 @@ impl AdamW {
         present: &[(usize, f64)],
         place: &str,
     ) -> Result<GradientNorms> {
-        let not_finite = |what: String| Error::NotFinite { place: place.to_owned(), what };
-        no_grad(|| self.apply(gradients, shared, present, not_finite))
+        let refuse = |what: String| not_finite(place, what);
+        no_grad(|| self.apply(gradients, shared, present, refuse))
     }
 
     /// The norms of `gradients` as [`Self::step`] would find them, before anything is changed: so that several optimisers step together or
@@ -157,7 +158,7 @@ impl AdamW {
                 Owner::Shared => shared += gradient.square().sum(Kind::Double).double_value(&[]),
                 Owner::PerUser => {
                     let each = gradient.square().reshape([gradient.size()[0], -1]);
-                    let square: Vec<f64> = Vec::try_from(each.sum_dim_intlist(1, false, Kind::Double))?;
+                    let square: Vec<f64> = Vec::try_from(each.sum_dim_intlist(1, false, Kind::Double)).checked()?;
                     users.iter_mut().zip(square).for_each(|(sum, s)| *sum += s);
                 }
             }
@@ -180,14 +181,14 @@ impl AdamW {
         gradients: &[Tensor],
         shared_rate: f64,
         present: &[(usize, f64)],
-        not_finite: impl Fn(String) -> Error,
+        refuse: impl Fn(String) -> Problem,
     ) -> Result<GradientNorms> {
         let norms = self.norms(gradients, present.len())?;
         if !norms.shared.is_finite() {
-            return Err(not_finite("the gradient of the shared parameters".into()));
+            return Err(refuse("the gradient of the shared parameters".into()));
         }
         if let Some(number) = norms.users.iter().position(|n| !n.is_finite()) {
-            return Err(not_finite(format!("the gradient of user number {}", present[number].0)));
+            return Err(refuse(format!("the gradient of user number {}", present[number].0)));
         }
 
         self.shared_steps += 1;
@@ -238,7 +239,7 @@ impl AdamW {
 
     /// Puts back what [`Self::state`] gave, into parameters of the same names and shapes.
     pub fn load_state(&mut self, state: &mut Tensors) -> Result<()> {
-        let counts = |t: Tensor| -> Result<Vec<i64>> { Ok(Vec::try_from(t)?) };
+        let counts = |t: Tensor| -> Result<Vec<i64>> { Vec::try_from(t).checked() };
         self.shared_steps = counts(state.take("steps.shared", &[1])?)?[0];
         self.user_steps = counts(state.take("steps.users", &[self.user_steps.len() as i64])?)?;
         no_grad(|| {

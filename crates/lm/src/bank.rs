@@ -3,15 +3,15 @@
 //! Per layer `down [Nd, r, in]` and `up [Nu, out, r]`, and between them nothing, a `kernel [Nk, r, r]` or a `scale
 //! [Nk, r]`, where N is 1 (shared) or the number of users (personal): `y += s * up (middle (down x))`.
 
+use problem::{Result, invalid};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adamw::{Owner, Parameter};
-use crate::error::invalid;
 use crate::lora::{InitUsers, LoraConfig};
 use crate::row_factors::{Factors, RowFactors};
-use crate::{Lm, Result, Storage, Tensors};
+use crate::{Lm, Storage, Tensors};
 
 /// Is a factor one for all, or one per user?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
+use problem::{Result, invalid};
 use serde_json::Value;
 
-use crate::Result;
-use crate::error::invalid;
 use crate::families;
 use crate::parts::Heads;
 

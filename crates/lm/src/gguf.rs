@@ -1,14 +1,15 @@
 //! From a GGUF file of the Llama family to a Hugging Face folder in float32.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::io::Read;
 use std::path::Path;
 
-use candle_core::quantized::gguf_file::{Content, Value};
+use problem::{Problem, Result, invalid};
+use rlx_gguf::{GgufFile, MetaValue};
 use serde_json::json;
 use tch::Tensor;
 
-use crate::Result;
-use crate::error::{Error, invalid};
 use crate::weights::write_tensors;
 
 /// What an import did.
@@ -24,41 +25,41 @@ pub struct ImportReport {
 
 struct File<'a> {
     path: &'a Path,
-    metadata: &'a HashMap<String, Value>,
+    metadata: &'a HashMap<String, MetaValue>,
 }
 
 impl File<'_> {
-    fn wrong(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
+    fn wrong(&self, expected: impl Into<String>, found: impl Into<String>) -> Problem {
         invalid(self.path.display(), expected, found, "only Llama models with a byte-level BPE vocabulary are imported")
     }
 
-    fn get(&self, key: &str) -> Result<&Value> {
+    fn get(&self, key: &str) -> Result<&MetaValue> {
         self.metadata.get(key).ok_or_else(|| self.wrong(format!("the metadata key `{key}`"), "none of that name"))
     }
 
     fn number(&self, key: &str) -> Result<usize> {
         let value = self.get(key)?;
-        let number = match value {
-            Value::U32(n) => Some(*n as usize),
-            Value::U64(n) => usize::try_from(*n).ok(),
-            Value::I32(n) => usize::try_from(*n).ok(),
-            _ => None,
-        };
+        let number = value.as_u64().or_else(|| value.as_u32().map(u64::from)).and_then(|n| usize::try_from(n).ok());
         number.ok_or_else(|| self.wrong(format!("a number under `{key}`"), format!("{value:?}")))
     }
 
     fn real(&self, key: &str) -> Result<f64> {
-        let value = self.get(key)?.to_f32().map_err(|e| self.wrong(format!("a float under `{key}`"), e.to_string()))?;
-        // GGUF stores float32; the shortest decimal that gives it back is what the author wrote (1e-05, not 9.9999997e-06).
-        Ok(value.to_string().parse().expect("a float's own text"))
+        match self.get(key)? {
+            // GGUF stores float32; the shortest decimal that gives it back is what the author wrote (1e-05, not 9.9999997e-06).
+            MetaValue::F32(value) => Ok(value.to_string().parse().expect("a float's own text")),
+            other => Err(self.wrong(format!("a float under `{key}`"), format!("{other:?}"))),
+        }
     }
 
     fn text(&self, key: &str) -> Result<&str> {
-        Ok(self.get(key)?.to_string().map_err(|e| self.wrong(format!("a text under `{key}`"), e.to_string()))?)
+        let value = self.get(key)?;
+        value.as_str().ok_or_else(|| self.wrong(format!("a text under `{key}`"), format!("{value:?}")))
     }
 
-    fn list<T>(&self, key: &str, item: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
-        let values = self.get(key)?.to_vec().map_err(|e| self.wrong(format!("a list under `{key}`"), e.to_string()))?;
+    fn list<T>(&self, key: &str, item: impl Fn(&MetaValue) -> Option<T>) -> Result<Vec<T>> {
+        let value = self.get(key)?;
+        let values =
+            value.as_array().ok_or_else(|| self.wrong(format!("a list under `{key}`"), format!("{value:?}")))?;
         values
             .iter()
             .map(|v| item(v).ok_or_else(|| self.wrong(format!("another type in the list `{key}`"), format!("{v:?}"))))
@@ -70,13 +71,13 @@ impl File<'_> {
             return Err(self.wrong("`tokenizer.ggml.model` to be `gpt2`", self.text("tokenizer.ggml.model")?));
         }
         let id = |name: &str| self.number(&format!("tokenizer.ggml.{name}_token_id")).ok();
-        let string = |v: &Value| v.to_string().ok().cloned();
+        let string = |v: &MetaValue| v.as_str().map(str::to_owned);
         Ok(text::Vocabulary {
             tokens: self.list("tokenizer.ggml.tokens", string)?,
             merges: self.list("tokenizer.ggml.merges", string)?,
             types: self.list("tokenizer.ggml.token_type", |v| match v {
-                Value::I32(n) => Some(i64::from(*n)),
-                Value::U32(n) => Some(i64::from(*n)),
+                MetaValue::I32(n) => Some(i64::from(*n)),
+                MetaValue::U32(n) => Some(i64::from(*n)),
                 _ => None,
             })?,
             pre: self.text("tokenizer.ggml.pre")?.to_owned(),
@@ -95,11 +96,7 @@ impl File<'_> {
 /// GGUF stores the rows of q and k interleaved for its own rotary kernel; they are put back into the order of the
 /// published checkpoints (halves).
 pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
-    let mut reader = std::io::BufReader::new(fs_err::File::open(path)?);
-    let damaged = |e: candle_core::Error| {
-        invalid(path.display(), "a whole GGUF file", e.to_string(), "the file is damaged or cut: fetch it again")
-    };
-    let content = Content::read(&mut reader).map_err(damaged)?;
+    let content = read(path, |path| GgufFile::from_path_mmap(path))?;
     let file = File { path, metadata: &content.metadata };
     if file.text("general.architecture")? != "llama" {
         return Err(file.wrong("`general.architecture` to be `llama`", file.text("general.architecture")?));
@@ -108,7 +105,7 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
     let kv_heads = file.number("llama.attention.head_count_kv")?;
     let context_length = file.number("llama.context_length")?;
     let vocabulary = file.vocabulary(context_length)?;
-    let tied = !content.tensor_infos.contains_key("output.weight");
+    let tied = !content.tensors.contains_key("output.weight");
 
     let mut names = vec![
         ("token_embd.weight".to_owned(), "model.embed_tokens.weight".to_owned()),
@@ -134,21 +131,21 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
     }
     // `rope_freqs` would change the positions, a bias the layers: nothing of a file is left out in silence.
     let mut unknown: Vec<&String> =
-        content.tensor_infos.keys().filter(|k| !names.iter().any(|(theirs, _)| theirs == *k)).collect();
+        content.tensors.keys().filter(|k| !names.iter().any(|(theirs, _)| theirs == *k)).collect();
     unknown.sort();
     if !unknown.is_empty() {
         return Err(file.wrong("only the tensors of a plain Llama", format!("also {unknown:?}")));
     }
 
-    let cpu = candle_core::Device::Cpu;
     let mut tensors = Vec::with_capacity(names.len());
     let mut types: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
     for (theirs, ours) in &names {
-        let quantised = content.tensor(&mut reader, theirs, &cpu).map_err(damaged)?;
-        *types.entry(format!("{:?}", quantised.dtype())).or_default() += 1;
-        let values = quantised.dequantize(&cpu).map_err(damaged)?;
-        let shape: Vec<i64> = values.dims().iter().map(|d| *d as i64).collect();
-        let values = values.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(damaged)?;
+        let stored =
+            content.get(theirs).ok_or_else(|| file.wrong(format!("a tensor `{theirs}`"), "none of that name"))?;
+        *types.entry(format!("{:?}", stored.dtype)).or_default() += 1;
+        let (values, mut shape) = content.dequant_f32(theirs).map_err(|e| damaged(path, &e))?;
+        shape.reverse(); // GGUF names the innermost size first
+        let shape: Vec<i64> = shape.into_iter().map(|d| d as i64).collect();
         let tensor = Tensor::from_slice(&values).view(shape.as_slice());
         let tensor = match theirs.rsplit('.').nth(1) {
             Some("attn_q") => halves(&tensor, heads as i64),
@@ -193,13 +190,37 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
 
 /// Numbers in all tensors of a GGUF file, and its blocks, from its header alone.
 pub fn gguf_size(path: &Path) -> Result<(usize, Option<usize>)> {
-    let mut reader = std::io::BufReader::new(fs_err::File::open(path)?);
-    let content = Content::read(&mut reader).map_err(|e| {
-        invalid(path.display(), "a whole GGUF file", e.to_string(), "the file is damaged or cut: fetch it again")
-    })?;
+    let content = read(path, |path| GgufFile::header_from_path(path))?;
     let blocks = content.metadata.iter().find(|(key, _)| key.ends_with(".block_count"));
-    let blocks = blocks.and_then(|(_, value)| value.to_u32().ok()).map(|n| n as usize);
-    Ok((content.tensor_infos.values().map(|t| t.shape.elem_count()).sum(), blocks))
+    let blocks = blocks.and_then(|(_, value)| value.as_u32()).map(|n| n as usize);
+    Ok((content.tensors.values().map(rlx_gguf::GgufTensor::n_elements).sum(), blocks))
+}
+
+fn read<E: Display>(path: &Path, open: impl Fn(&Path) -> std::result::Result<GgufFile, E>) -> Result<GgufFile> {
+    let mut start = Vec::new();
+    std::io::Read::take(fs_err::File::open(path)?, HEADER_BYTES).read_to_end(&mut start)?;
+    if divides_by_zero(&start) {
+        return Err(damaged(path, &"`general.alignment` of 0"));
+    }
+    open(path).map_err(|e| damaged(path, &e))
+}
+
+/// Where `general.alignment` is looked for.
+const HEADER_BYTES: u64 = 16 << 20;
+
+/// Does a header say that tensors are aligned to multiples of 0? The reader would divide by it.
+fn divides_by_zero(header: &[u8]) -> bool {
+    let key = b"general.alignment";
+    let zero = |rest: &[u8]| match rest.first_chunk::<4>().map(|t| u32::from_le_bytes(*t)) {
+        Some(4) => rest[4..].starts_with(&[0; 4]),
+        Some(10) => rest[4..].starts_with(&[0; 8]),
+        _ => false,
+    };
+    header.windows(key.len()).enumerate().any(|(at, found)| found == key && zero(&header[at + key.len()..]))
+}
+
+fn damaged(path: &Path, error: &impl Display) -> Problem {
+    invalid(path.display(), "a whole GGUF file", error.to_string(), "the file is damaged or cut: fetch it again")
 }
 
 /// `[heads * D, in]` with each head's rows as pairs (0, D/2), (1, D/2 + 1), ... to the order 0, 1, ...
@@ -227,7 +248,12 @@ mod tests {
     fn a_cut_or_foreign_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.gguf");
-        for bytes in [&b""[..], b"GGUF", b"GGUF\x03\0\0\0\x01", b"not a gguf file at all"] {
+        let zero_alignment = [
+            &b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x11\0\0\0\0\0\0\0"[..],
+            b"general.alignment\x04\0\0\0\0\0\0\0",
+        ]
+        .concat();
+        for bytes in [&b""[..], b"GGUF", b"GGUF\x03\0\0\0\x01", b"not a gguf file at all", &zero_alignment] {
             fs_err::write(&path, bytes).unwrap();
             let error = import_gguf(&path, &dir.path().join("out")).unwrap_err();
             assert!(error.to_string().contains("x.gguf"), "{error}");

@@ -1,11 +1,12 @@
 //! The scalar head of a reward model, and the one that reads features first.
 
+use problem::Result;
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::Storage;
 use crate::adamw::{Owner, Parameter};
 use crate::bank::{Sharing, row_of};
-use crate::{Result, Storage};
 
 /// `score.weight`, `[1 or U, E]`, float32, no bias: the reward is its product with the row's pooled hidden state.
 /// The methods with shared factors share it as well; separate adapters have separate heads.

@@ -10,8 +10,8 @@
 //! Axis letters: `B` batch, `N` tokens of a batch, `T` tokens, `E` hidden, `V` vocabulary, `H` heads, `D` head size, `R` LoRA rank, `U` users.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), lm::Error> {
-//! let compute = lm::Compute::new("cpu", "auto", None)?;
+//! # fn main() -> problem::Result<()> {
+//! let compute = device::Compute::new("cpu", "auto", None)?;
 //! let model = lm::Lm::load("checkpoints/quickstart/import".as_ref(), &compute)?;
 //! let sampling = lm::Sampling::at(1.0, 8, vec![2]);
 //! let samples = lm::generate(&model, None, &[vec![1, 2, 3]], &[[0; 32]], &sampling, lm::Hooks::default());
@@ -21,9 +21,7 @@
 mod adamw;
 mod bank;
 mod cache;
-mod compute;
 mod config;
-mod error;
 mod families;
 mod fused;
 mod generate;
@@ -35,7 +33,6 @@ mod model;
 mod packed;
 mod parts;
 mod pass;
-mod probe;
 mod read_out;
 mod row_factors;
 mod row_set;
@@ -48,15 +45,13 @@ mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
 pub use bank::{Bank, BankConfig, Middle, Owners, Sharing, UserFactors};
-pub use compute::{Compute, tune_allocator};
 pub use config::{ModelConfig, Shape};
-pub use error::{Error, Result, invalid};
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_size, import_gguf};
 pub use head::ScalarHead;
 pub use lora::{AllBlocks, AllLinear, Blocks, InitBound, InitRule, InitUsers, LoraConfig, Targets};
 pub use model::Lm;
-pub use probe::{Rate, cuda_devices, libtorch, machine, product_rates};
+pub use packed::packed_product_rate;
 pub use read_out::{
     Pooling, answer_hidden, answer_logp, answer_token_logp, forward, full_logits, hidden_states, logits_of,
     pooled_hidden, token_logp,

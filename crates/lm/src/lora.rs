@@ -2,10 +2,10 @@
 
 use std::num::NonZero;
 
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 
-use crate::error::invalid;
-use crate::{Lm, Result};
+use crate::Lm;
 
 /// LoRA's settings (Hu et al. 2021).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

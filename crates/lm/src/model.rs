@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use device::Compute;
+use problem::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::cache::Cache;
@@ -14,7 +16,7 @@ use crate::pass::{Pass, Tokens};
 use crate::row_factors::RowFactors;
 use crate::rows::TokenRow;
 use crate::source::{Layer, Source};
-use crate::{Compute, Result, families};
+use crate::{families, packed};
 
 /// A causal language model whose weights are never trained in place.
 #[derive(Debug)]
@@ -30,6 +32,19 @@ pub struct Lm {
     prefixes: Option<(PathBuf, String)>,
 }
 
+/// Says, once, which of this crate's kernels the machine cannot run, so that libtorch's plain operations stand in for them.
+fn report_fallbacks(compute: &Compute) {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        if compute.device == Device::Cpu && !packed::available(compute.device, compute.kind) {
+            let (dtype, cpu) = (compute.dtype(), device::cpu_kind().name());
+            tracing::info!(
+                "{dtype} products with frozen weights are libtorch's plain ones: packed ones need AVX-512 ({cpu})"
+            );
+        }
+    });
+}
+
 impl Lm {
     /// Loads a published folder strictly: every tensor that the configuration describes and no other. Weights of the
     /// wanted type stay in the file's map; nothing is copied.
@@ -38,6 +53,7 @@ impl Lm {
         let source = Source::open(folder, compute)?;
         let family = families::build(config.kind, &config.value, &source.root(), &config.place)?;
         let layers = source.finish()?;
+        report_fallbacks(compute);
         Ok(Self { shape: config.shape, kind: compute.kind, device: compute.device, family, layers, prefixes: None })
     }
 

@@ -1,6 +1,7 @@
 // Products with frozen weights that oneDNN has laid out once. `mkldnn::_linear_pointwise` is in libtorch and has no
 // derivative; here it gets one: the same operator on the transposed weight. Frozen weights need no gradient.
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/from_blob.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>

@@ -73,3 +73,11 @@ impl Packed {
         })
     }
 }
+
+/// Median GFLOP/s of a product with a frozen weight as models run it on `device` in `kind`, measured for `span`: packed where
+/// this machine has that, else `None`.
+pub fn packed_product_rate(device: Device, kind: Kind, span: std::time::Duration) -> Option<f64> {
+    let weight = Packed::default();
+    available(device, kind)
+        .then(|| device::product_rate(device, kind, span, |x, w| weight.product(x, || w.shallow_clone(), None)))
+}

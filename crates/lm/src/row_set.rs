@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
+use problem::Result;
 use serde::{Deserialize, Serialize};
 use text::{Ending, Fitted, Message, OverLong, Tokenizer};
 
-use crate::error::invalid;
-use crate::{Error, Result, TokenRow};
+use crate::TokenRow;
 
 /// What a set of rows left out or changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,16 +58,7 @@ impl<'a> RowSet<'a> {
         }
         let row = self.tokenizer.row(prompt, answer, ending)?;
         let straddles = row.straddles;
-        let located = |e: text::Error| match e {
-            text::Error::OverLong { tokens, max_tokens, .. } => invalid(
-                place(),
-                format!("at most {max_tokens} tokens of prompt and answer"),
-                tokens.to_string(),
-                e.hint().unwrap_or_default(),
-            ),
-            other => Error::Text(other),
-        };
-        let row = match row.fit(self.max_tokens, self.over_long).map_err(located)? {
+        let row = match row.fit(self.max_tokens, self.over_long).map_err(|e| e.within(place()))? {
             Fitted::Whole(row) => Some(row),
             Fitted::Truncated(row) => {
                 self.counts.truncated += 1;

@@ -5,13 +5,14 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::path::Path;
 
+use problem::Result;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use tch::{Tensor, no_grad};
 
+use crate::Lm;
 use crate::layout::{Layout, Tree};
 use crate::weights::{map_tensors, write_tensors};
-use crate::{Lm, Result};
 
 /// One prompt with its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -7,17 +7,17 @@ use std::ffi::{c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
+use device::Compute;
 use memmap2::Mmap;
+use problem::{Result, invalid};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use crate::error::invalid;
 use crate::packed::call;
 use crate::parts::{LayerNorm, Linear};
 use crate::weights::{kind_of, weight_files};
-use crate::{Compute, Result};
 
 unsafe extern "C" {
     fn idiolect_borrow(

@@ -6,10 +6,9 @@ use std::cell::RefCell;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
+use device::Checked;
+use problem::{Result, invalid};
 use tch::{Device, Kind, Tensor, no_grad};
-
-use crate::Result;
-use crate::error::invalid;
 
 /// Memory, or files that are mapped into it: then what this process holds grows with the batch and not with the number of users.
 #[derive(Debug, Default)]
@@ -49,7 +48,7 @@ impl Storage {
             || Err(invalid(path.display(), "a path of UTF-8", "another", "rename the folder")),
             |name| {
                 reserve(&file, count * 4)?;
-                Ok(Tensor::f_from_file(name, true, count, (Kind::Float, Device::Cpu))?)
+                Tensor::f_from_file(name, true, count, (Kind::Float, Device::Cpu)).checked()
             },
         );
         fs_err::remove_file(&path)?;

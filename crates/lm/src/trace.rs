@@ -1,13 +1,14 @@
 //! One forward pass with gradients, and its backward pass: either with every block's activations kept, or with each block
 //! computed a second time (Chen et al. 2016).
 
+use device::Checked;
+use problem::{Result, not_finite};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::error::Error;
+use crate::Lm;
 use crate::row_factors::RowFactors;
 use crate::rows::Batch;
-use crate::{Lm, Result};
 
 /// What a forward pass keeps for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +60,7 @@ impl<'a> Trace<'a> {
     /// A loss that is not finite, named by `place`.
     pub fn backward(self, loss: &Tensor, bank: &[Tensor], others: &[Tensor], place: &str) -> Result<Vec<Tensor>> {
         if !loss.double_value(&[]).is_finite() {
-            return Err(Error::NotFinite { place: place.to_owned(), what: "the loss".into() });
+            return Err(not_finite(place.to_owned(), "the loss"));
         }
         let all: Vec<&Tensor> = bank.iter().chain(others).collect();
         if self.inputs.is_empty() {
@@ -98,7 +99,7 @@ impl<'a> Trace<'a> {
 
 /// Gradients of a scalar.
 pub fn gradients(loss: &Tensor, parameters: &[&Tensor]) -> Result<Vec<Tensor>> {
-    Ok(Tensor::f_run_backward(&[loss], parameters, false, false)?)
+    Tensor::f_run_backward(&[loss], parameters, false, false).checked()
 }
 
 /// Adds one micro-batch's gradients to those of the others.

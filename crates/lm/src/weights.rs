@@ -5,12 +5,11 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use device::Checked;
+use problem::{Result, bug, invalid};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-
-use crate::Result;
-use crate::error::invalid;
 
 /// Tensors by name, and the file's metadata.
 #[derive(Debug, Default)]
@@ -115,7 +114,7 @@ fn read_into(path: &Path, source: Source, out: &mut Tensors) -> Result<()> {
     let bytes = match source {
         Source::Mapped => {
             let name = path.to_str().ok_or_else(|| damaged("a name that is not UTF-8".into()))?;
-            Some(Tensor::f_from_file(name, false, map.len() as i64, (Kind::Uint8, Device::Cpu))?)
+            Some(Tensor::f_from_file(name, false, map.len() as i64, (Kind::Uint8, Device::Cpu)).checked()?)
         }
         Source::Copied(..) => None,
     };
@@ -126,10 +125,12 @@ fn read_into(path: &Path, source: Source, out: &mut Tensors) -> Result<()> {
         let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
         let aligned = start.is_multiple_of(stored.elt_size_in_bytes());
         let tensor = match &bytes {
-            Some(bytes) if aligned && !view.data().is_empty() => {
-                bytes.narrow(0, start as i64, view.data().len() as i64).f_view_dtype(stored)?.view(shape.as_slice())
-            }
-            _ => Tensor::f_from_data_size(view.data(), &shape, stored)?,
+            Some(bytes) if aligned && !view.data().is_empty() => bytes
+                .narrow(0, start as i64, view.data().len() as i64)
+                .f_view_dtype(stored)
+                .checked()?
+                .view(shape.as_slice()),
+            _ => Tensor::f_from_data_size(view.data(), &shape, stored).checked()?,
         };
         let tensor = match source {
             Source::Mapped => tensor,
@@ -189,12 +190,7 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option
             Kind::Double => Dtype::F64,
             Kind::Int64 => Dtype::I64,
             other => {
-                return Err(invalid(
-                    path.display(),
-                    "a float or int64 tensor",
-                    format!("{name}: {other:?}"),
-                    "report this as a bug",
-                ));
+                return Err(bug(path.display(), "a float or int64 tensor", format!("{name}: {other:?}")));
             }
         };
         let shape: Vec<usize> = tensor.size().iter().map(|d| *d as usize).collect();
@@ -204,9 +200,7 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: Option
     run::write_aside(path, |aside| match safetensors::serialize_to_file(written, metadata, aside) {
         Ok(()) => Ok(()),
         Err(safetensors::SafeTensorError::IoError(error)) => Err(error.into()),
-        Err(error) => {
-            Err(invalid(path.display(), "tensors that can be written", error.to_string(), "report this as a bug"))
-        }
+        Err(error) => Err(bug(path.display(), "tensors that can be written", error.to_string())),
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::num::NonZero;
 
-use crate::common::{Families, float32, golden, tiny};
 use lm::{
     Activations, AllBlocks, AllLinear, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle,
     Owners, Prefix, Sampling, Sharing, Storage, Targets, Tensor, TokenRow, Trace,
@@ -11,6 +10,8 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, no_grad};
+
+use crate::common::{Families, float32, golden, tiny};
 
 fn model(name: &str) -> Lm {
     let golden: Families = golden("families.json");
@@ -198,7 +199,7 @@ fn a_sample_repeats_with_its_seed_whatever_its_neighbours() {
 fn with_fixed_shapes_bits_do_not_depend_on_neighbours() {
     let golden: Families = golden("families.json");
     for dtype in ["float32", "bfloat16"] {
-        let compute = lm::Compute::new("cpu", dtype, Some(1)).unwrap();
+        let compute = device::Compute::new("cpu", dtype, Some(1)).unwrap();
         let lm = tiny(&golden.families["llama"], &compute);
         let bank = bank(&lm, [Sharing::Personal; 2], Middle::None, 3, Blocks::All(AllBlocks::All));
         let prompts: Vec<Vec<i64>> = [7, 3, 19, 80].map(|l| row(l, 2, 1).ids).to_vec();

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use lm::{Compute, Lm};
+use device::Compute;
+use lm::Lm;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 

@@ -1,9 +1,10 @@
 //! Losses, gradients, the optimiser: each against a reference.
 
-use crate::common::{float32, golden};
 use lm::{AdamW, AdamWConfig, Owner, Parameter, Schedule, Storage};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
+
+use crate::common::{float32, golden};
 
 #[derive(Deserialize)]
 struct AdamWStep {

@@ -1,10 +1,11 @@
 //! Against transformers: the golden numbers come from tests/golden/make.py. With `IDIOLECT_PARITY=FILE` the table of
 //! largest differences is written there, as JSON and (`.md`) as text: `just parity` does so.
 
-use crate::common::{Families, float32, golden, root, tiny};
 use lm::{Hooks, Lm, Prefix, Sampling, TokenRow};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+
+use crate::common::{Families, float32, golden, root, tiny};
 
 #[derive(Serialize)]
 struct Comparison {

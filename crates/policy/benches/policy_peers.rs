@@ -18,9 +18,10 @@ use std::num::NonZero;
 use std::time::Instant;
 
 use data::read_table;
+use device::{Checked, Compute};
 use lm::{
-    Activations, AdamWConfig, AllBlocks, Bank, BankConfig, Blocks, Compute, InitBound, InitUsers, Lm, LoraConfig,
-    Middle, Pooling, Prefix, ScalarHead, Schedule, Sharing, Storage, Targets,
+    Activations, AdamWConfig, AllBlocks, Bank, BankConfig, Blocks, InitBound, InitUsers, Lm, LoraConfig, Middle,
+    Pooling, Prefix, ScalarHead, Schedule, Sharing, Storage, Targets,
 };
 use policy::{
     CriticConfig, DpoConfig, Guard, KlControl, KlEstimator, KlTerm, Method, Pair, PairLoss, PpoConfig, RewardTerms,
@@ -199,7 +200,7 @@ impl Bench {
                 let hidden = lm::forward(lm, &batch, Some(&factors));
                 let pooled = lm::pooled_hidden(lm, &batch, &hidden, Pooling::Last);
                 let order: Vec<usize> = groups.into_iter().flatten().collect();
-                let scores = Vec::<f32>::try_from(head.score(&pooled, &vec![0; order.len()]).detach())?;
+                let scores = Vec::<f32>::try_from(head.score(&pooled, &vec![0; order.len()]).detach()).checked()?;
                 order.iter().zip(scores).for_each(|(row, score)| out[*row] = (score, 0.0));
             }
             Ok(out)
@@ -238,7 +239,7 @@ fn main() {
         return;
     };
     if std::env::var_os("IDIOLECT_PLAIN_ALLOCATOR").is_none() {
-        lm::tune_allocator();
+        device::tune_allocator();
     }
     let numbers: Vec<usize> = rest.iter().map(|text| text.parse().unwrap()).collect();
     let compute = Compute::new("cpu", dtype, Some(numbers[0])).unwrap();

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::num::NonZero;
 
 use lm::{Bank, Lm, LoraConfig, Tensor};
+use problem::{Result, invalid};
 use tch::{Kind, no_grad};
 
-use crate::{Error, Policies, Result};
+use crate::Policies;
 
 /// Weights `c_k = w_k s_k / |w s|`, times `strength`, of a taste `w` over reward features whose deviations are `s`: the user's reward in units
 /// of its own deviation, features taken to be independent. None for a taste without a direction.
@@ -37,12 +38,12 @@ impl Policies {
         let basis = self.users.len();
         for (user, own) in users.iter().zip(weights) {
             if own.len() != basis || own.iter().any(|w| !w.is_finite()) {
-                return Err(Error::Invalid {
-                    place: format!("combining policies for `{user}`"),
-                    expected: format!("{basis} finite weights, one for each of {}", self.users.join(", ")),
-                    found: format!("{own:?}"),
-                    hint: "the basis and the tastes must be of the same reward features".into(),
-                });
+                return Err(invalid(
+                    format!("combining policies for `{user}`"),
+                    format!("{basis} finite weights, one for each of {}", self.users.join(", ")),
+                    format!("{own:?}"),
+                    "the basis and the tastes must be of the same reward features",
+                ));
             }
         }
         let ours = &self.bank.config().lora;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use lm::{AdamW, Bank, Lm, Plan, Prefix, Storage, Tensor, Trace, answer_token_logp};
+use problem::{Result, invalid};
 use run::{Progress, Run};
 use serde_json::json;
 use tch::Kind;
@@ -13,7 +14,7 @@ use crate::dpo_record::{DpoReport, Learner, PairMetrics, Standing, UserReport, W
 use crate::dpo_rows::{Tokenised, reference_logp};
 use crate::losses::{PairLogps, PairLoss};
 use crate::model::{nobody_left, shared_rate, starting_bank};
-use crate::{DpoConfig, Error, Pair, Policies, Result};
+use crate::{DpoConfig, Pair, Policies};
 
 /// What a step's gradients are computed from.
 struct Inputs<'a> {
@@ -66,9 +67,10 @@ pub fn train(
 
     let started = start.is_some();
     let bank = starting_bank("dpo", &config.lora, config.personal, lm, users, start, run)?;
+    let frozen = run::phase("frozen blocks");
     let mut bar = Progress::new("dpo: frozen blocks", rows.rows.len(), 0);
     let prefix = Prefix::new(lm, rows.rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""))?;
-    drop(bar);
+    drop((bar, frozen));
     // The reference of each pair's two rows: what the policies start as. A row that several users have is computed once
     // where they start as the base.
     let reference: Vec<[f32; 2]> = match run.finished_part("reference")? {
@@ -93,6 +95,7 @@ pub fn train(
     run.rewind_log(standing.tick)?;
 
     let total = plans.iter().map(|plan| plan.batches.len()).sum();
+    let _phase = run::phase("training");
     let mut bar = Progress::new("dpo: steps of users", total, standing.learners.iter().map(|l| l.past.len()).sum());
     loop {
         // The first users who are not through, with each one's next batch: a user's own step number decides all that is drawn.
@@ -109,6 +112,7 @@ pub fn train(
         let batch: Vec<(usize, usize)> =
             active.iter().flat_map(|u| plans[*u].batches[steps[*u]].iter().map(move |p| (*u, *p))).collect();
         let names: Vec<&str> = active.iter().map(|u| users[*u].as_str()).collect();
+        let _step = run::step(standing.tick);
         let place = format!("dpo, step {}, users {}, pairs {}", standing.tick, names.join(", "), numbers(&batch));
         let seeds = dropout_seeds(run, &steps, &batch, users);
         let fault = match gradients(&inputs, &batch, &active, &seeds, &place)? {
@@ -257,11 +261,13 @@ fn read_checkpoint(run: &Run) -> Result<Option<(lm::Tensors, Standing)>> {
     }
     let tensors = lm::read_tensors(&path, tch::Device::Cpu, None)?;
     let standing = tensors.metadata.get(STANDING).and_then(|t| serde_json::from_str::<Standing>(t).ok());
-    let standing = standing.ok_or_else(|| Error::Invalid {
-        place: path.display().to_string(),
-        expected: "a checkpoint of this stage".into(),
-        found: "none in its header".into(),
-        hint: "remove the stage's .partial folder and run again".into(),
+    let standing = standing.ok_or_else(|| {
+        invalid(
+            path.display().to_string(),
+            "a checkpoint of this stage",
+            "none in its header",
+            "remove the stage's .partial folder and run again",
+        )
     })?;
     Ok(Some((tensors, standing)))
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 
 use lm::{Activations, AdamWConfig, LoraConfig};
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
 use crate::losses::{PairLoss, PairObjective};
 use crate::model::Personal;
-use crate::{Error, Result};
 
 /// A DPO stage, as written in `configs/dpo/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,11 +109,8 @@ impl DpoConfig {
 
     /// Refuses numbers that mean nothing, and settings of users who are not there.
     pub(crate) fn check(&self, users: &[String]) -> Result<()> {
-        let wrong = |key: String, expected: String, found: String| Error::Invalid {
-            place: format!("dpo, `{key}`"),
-            expected,
-            found,
-            hint: "configs/dpo/per-user.toml is an example".into(),
+        let wrong = |key: String, expected: String, found: String| {
+            invalid(format!("dpo, `{key}`"), expected, found, "configs/dpo/per-user.toml is an example")
         };
         if let Some((key, expected, found)) = self.objective().problem() {
             return Err(wrong(key.into(), expected.into(), found.to_string()));

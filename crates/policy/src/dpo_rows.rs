@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use device::Checked;
 use lm::{Bank, Lm, Prefix, RowCounts, RowSet, Tensor, TokenRow, answer_token_logp, forward};
+use problem::Result;
 use run::{Progress, Run};
 use tch::no_grad;
 use text::{Answer, Tokenizer};
 
-use crate::{DpoConfig, Pair, Result};
+use crate::{DpoConfig, Pair};
 
 /// All distinct rows, and where each pair's two are.
 pub(crate) struct Tokenised<'a> {
@@ -71,6 +73,7 @@ pub(crate) fn reference_logp(
     users: &[String],
     run: &Run,
 ) -> Result<Vec<[f32; 2]>> {
+    let _phase = run::phase("log-probabilities of the reference");
     let mut bar = Progress::new("dpo: reference", rows.pairs.len(), 0);
     let mut out = vec![[0.0; 2]; rows.pairs.len()];
     let owners = if bank.is_some() { users.len() } else { 1 };
@@ -110,7 +113,7 @@ fn compute(lm: &Lm, prefix: &Prefix, needed: &[usize], adapter: Option<(&Bank, u
         let batch = prefix.batch(lm, &groups);
         let factors = adapter.map(|(bank, owner)| bank.rows(&vec![owner; groups.len()], batch.lengths()));
         let logp = no_grad(|| answer_token_logp(lm, &batch, &forward(lm, &batch, factors.as_ref()), 1.0));
-        let mut logp = Vec::<f32>::try_from(logp).map_err(lm::Error::from)?.into_iter();
+        let mut logp = Vec::<f32>::try_from(logp).checked()?.into_iter();
         for (row, tokens) in groups.into_iter().flatten().zip(batch.answer_lengths()) {
             by_row.insert(row, logp.by_ref().take(tokens).collect());
         }
@@ -130,16 +133,16 @@ fn cache_file(prefix: &Prefix, run: &Run) -> PathBuf {
 
 fn write(file: &Path, needed: &[usize], by_row: &ByRow) -> Result<()> {
     if let Some(folder) = file.parent() {
-        fs_err::create_dir_all(folder).map_err(run::Error::from)?;
+        fs_err::create_dir_all(folder)?;
     }
     let flat: Vec<f32> = needed.iter().flat_map(|row| by_row[row].iter().copied()).collect();
-    Ok(lm::write_tensors(file, &[("logp".into(), Tensor::from_slice(&flat))], None)?)
+    lm::write_tensors(file, &[("logp".into(), Tensor::from_slice(&flat))], None)
 }
 
 fn read(file: &Path, prefix: &Prefix, needed: &[usize]) -> Result<ByRow> {
     let lengths: Vec<usize> = needed.iter().map(|row| prefix.rows()[*row].answer_tokens()).collect();
     let mut tensors = lm::read_tensors(file, tch::Device::Cpu, None)?;
     let flat = tensors.take("logp", &[lengths.iter().sum::<usize>() as i64])?;
-    let mut flat = Vec::<f32>::try_from(flat).map_err(lm::Error::from)?.into_iter();
+    let mut flat = Vec::<f32>::try_from(flat).checked()?.into_iter();
     Ok(needed.iter().zip(lengths).map(|(row, n)| (*row, flat.by_ref().take(n).collect())).collect())
 }

@@ -1,8 +1,7 @@
 //! A floor under everyone: what no user's preference can buy.
 
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
-
-use crate::{Error, Result};
 
 /// Answers that nobody's policy is to give. They score below every other answer that the rewards can tell apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,12 +37,12 @@ impl Guard {
     /// Refuses phrases without a word, which would block everything.
     pub fn check(&self, place: &str) -> Result<()> {
         match self {
-            Self::On { blocked, .. } if blocked.iter().any(|p| words(p).is_empty()) => Err(Error::Invalid {
-                place: format!("{place}, `guard.blocked`"),
-                expected: "phrases of at least one word".into(),
-                found: "one without".into(),
-                hint: "remove it".into(),
-            }),
+            Self::On { blocked, .. } if blocked.iter().any(|p| words(p).is_empty()) => Err(invalid(
+                format!("{place}, `guard.blocked`"),
+                "phrases of at least one word",
+                "one without",
+                "remove it",
+            )),
             _ => Ok(()),
         }
     }

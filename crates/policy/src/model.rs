@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lm::{Bank, BankConfig, Lm, LoraConfig, Middle, Sharing, Storage};
+use problem::{Problem, Result, invalid};
 use run::Run;
 use serde::{Deserialize, Serialize};
-
-use crate::{Error, Result};
 
 /// All users' policies on one base.
 #[derive(Debug)]
@@ -32,18 +31,20 @@ impl Policies {
     pub fn write(&self, path: &Path) -> Result<()> {
         let header = Header { bank: self.bank.config().clone(), users: self.users.clone() };
         let header = serde_json::to_string(&header).expect("plain data");
-        Ok(lm::write_tensors(path, &self.bank.named(), Some((HEADER, header)))?)
+        lm::write_tensors(path, &self.bank.named(), Some((HEADER, header)))
     }
 
     /// Reads what [`Self::write`] wrote, strictly.
     pub fn read(path: &Path, lm: &Lm) -> Result<Self> {
         let mut tensors = lm::read_tensors(path, lm.device, None)?;
         let header = tensors.metadata.get(HEADER).and_then(|text| serde_json::from_str::<Header>(text).ok());
-        let Header { bank, users } = header.ok_or_else(|| Error::Invalid {
-            place: path.display().to_string(),
-            expected: format!("a header `{HEADER}`"),
-            found: "none".into(),
-            hint: "point at a policies.safetensors that the dpo stage wrote".into(),
+        let Header { bank, users } = header.ok_or_else(|| {
+            invalid(
+                path.display().to_string(),
+                format!("a header `{HEADER}`"),
+                "none",
+                "point at a policies.safetensors that the dpo stage wrote",
+            )
         })?;
         let bank = Bank::take(&bank, lm, &mut tensors)?;
         tensors.refuse_rest()?;
@@ -80,14 +81,14 @@ pub(crate) fn shared_rate(rates: &[(usize, f64)]) -> f64 {
 }
 
 /// Every user is in quarantine: nothing to write.
-pub(crate) fn nobody_left(stage: &str, quarantined: &BTreeMap<String, String>) -> Error {
+pub(crate) fn nobody_left(stage: &str, quarantined: &BTreeMap<String, String>) -> Problem {
     let first = quarantined.iter().next().map_or(String::new(), |(user, why)| format!("`{user}`: {why}"));
-    Error::Invalid {
-        place: format!("{stage}, {} users", quarantined.len()),
-        expected: "one whose training goes well".into(),
-        found: format!("all in quarantine, such as {first}"),
-        hint: "lower `learning_rate`, train in float32 (`--dtype float32`), or give them pairs or a wider limit".into(),
-    }
+    invalid(
+        format!("{stage}, {} users", quarantined.len()),
+        "one whose training goes well",
+        format!("all in quarantine, such as {first}"),
+        "lower `learning_rate`, train in float32 (`--dtype float32`), or give them pairs or a wider limit",
+    )
 }
 
 /// The bank that training starts with: as the base, or as `start`, which must have the same users and shape.
@@ -105,13 +106,13 @@ pub(crate) fn starting_bank(
     match start {
         None => Ok(Bank::new(&shape, lm, users, &Storage::memory(), |name| run.rng(&["init", name]))?),
         Some(Policies { bank, users: theirs }) if theirs == users && *bank.config() == shape => Ok(bank),
-        Some(Policies { bank, users: theirs }) => Err(Error::Invalid {
-            place: format!("{stage}, the policies to start from"),
-            expected: format!("users {} and factors like {shape:?}", users.join(", ")),
-            found: format!("users {} and {:?}", theirs.join(", "), bank.config()),
-            hint: format!(
+        Some(Policies { bank, users: theirs }) => Err(invalid(
+            format!("{stage}, the policies to start from"),
+            format!("users {} and factors like {shape:?}", users.join(", ")),
+            format!("users {} and {:?}", theirs.join(", "), bank.config()),
+            format!(
                 "give the stages `sft` and `{stage}` the same `lora` table and the same users, and leave out `personal`"
             ),
-        }),
+        )),
     }
 }

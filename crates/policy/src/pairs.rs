@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use data::{Column, Split, Vote, read_table, write_table};
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message};
-
-use crate::Result;
 
 /// One user's preference between two answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,7 +108,7 @@ pub fn vote_pairs(votes: &[Vote]) -> Vec<Pair> {
 pub fn write_pairs(path: &Path, pairs: &[Pair]) -> Result<()> {
     let text = |f: &dyn Fn(&Pair) -> String| Column::Text(pairs.iter().map(f).collect());
     let flag = |f: &dyn Fn(&Pair) -> bool| Column::Boolean(pairs.iter().map(f).collect());
-    Ok(write_table(
+    write_table(
         path,
         &[
             ("user_id", text(&|p| p.user.clone())),
@@ -120,7 +119,7 @@ pub fn write_pairs(path: &Path, pairs: &[Pair]) -> Result<()> {
             ("rejected_finished", flag(&|p| p.rejected.finished)),
             ("weight", Column::Real(pairs.iter().map(|p| f64::from(p.weight)).collect())),
         ],
-    )?)
+    )
 }
 
 /// Reads what [`write_pairs`] wrote.
@@ -133,11 +132,13 @@ pub fn read_pairs(path: &Path) -> Result<Vec<Pair>> {
     let weights = table.full_real(names[6])?;
     (0..table.rows())
         .map(|i| {
-            let prompt = serde_json::from_str(&prompt[i]).map_err(|e| crate::Error::Invalid {
-                place: format!("{}, row {}, column `prompt`", path.display(), i + 1),
-                expected: "a conversation as JSON".into(),
-                found: e.to_string(),
-                hint: "run the stage `pairs` again".into(),
+            let prompt = serde_json::from_str(&prompt[i]).map_err(|e| {
+                invalid(
+                    format!("{}, row {}, column `prompt`", path.display(), i + 1),
+                    "a conversation as JSON",
+                    e.to_string(),
+                    "run the stage `pairs` again",
+                )
             })?;
             Ok(Pair {
                 user: user[i].clone(),

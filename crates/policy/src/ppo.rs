@@ -9,19 +9,20 @@
 use std::collections::BTreeMap;
 
 use lm::{AdamW, Bank, BankConfig, Lm, Middle, Prefix, Sampling, ScalarHead, Sharing, Storage, Tensor, TokenRow};
+use problem::Result;
 use run::{Progress, Run};
 use serde_json::json;
 use tch::Kind;
 use text::{Message, Tokenizer};
 
+use crate::Policies;
 use crate::model::{nobody_left, shared_rate, starting_bank};
-use crate::ppo_config::{Own, PpoConfig, invalid};
+use crate::ppo_config::{Own, PpoConfig, wrong};
 use crate::ppo_plan::{minibatches, questions_of, seeds, tokenised};
 use crate::ppo_record::{Learner, Past, PpoReport, Said, Standing, Updates, quarantine, report, write_said};
 use crate::ppo_rewards::{Rewards, advantages, calibrate, explained, score};
 use crate::ppo_update::{Ahead, Critic, Fault, Passes, Round, Rows, present_of};
 use crate::rollouts::{Ask, Rollout, reference_logp, roll_out};
-use crate::{Policies, Result};
 
 const STANDING: &str = "standing";
 
@@ -92,6 +93,7 @@ pub fn train(
 
     let total: usize = own.iter().map(|o| o.steps).sum();
     let done = standing.learners.iter().map(|l| l.past.len()).sum();
+    let _phase = run::phase("training");
     let mut bar = Progress::new("ppo: rounds", total, done);
     loop {
         // The first users who are not through; a user's own round number decides all that is drawn.
@@ -105,6 +107,7 @@ pub fn train(
             break;
         }
         let steps: Vec<usize> = standing.learners.iter().map(|l| l.past.len()).collect();
+        let _step = run::step(standing.tick);
         let place = format!("ppo, round {}", standing.tick);
 
         // Answers and scores.
@@ -121,7 +124,9 @@ pub fn train(
                 seeds: seeds(config, run, &users[user], turn),
             })
             .collect();
+        let rolling_out = run::phase("roll out");
         let rollouts = roll_out(lm, tokenizer, Some(&bank), &asks, &sampling, config.rollout_rows.get())?;
+        drop(rolling_out);
         let rows: Vec<TokenRow> = rollouts.iter().map(|r| r.row.clone()).collect();
         let prefix = Prefix::new(lm, rows, blocks.clone(), |_| ())?;
         let owners: Vec<(usize, usize)> = rollouts.iter().enumerate().map(|(row, r)| (row, r.user)).collect();
@@ -270,7 +275,7 @@ pub fn train(
         if standing.first_update_difference > 0.1 {
             let hint = "train in float32 (--dtype float32); please report this";
             let found = standing.first_update_difference;
-            return Err(invalid("the first update", "the log-probabilities of the round's beginning", found, hint));
+            return Err(wrong("the first update", "the log-probabilities of the round's beginning", found, hint));
         }
 
         let mut line = json!({"step": standing.tick});
@@ -306,7 +311,7 @@ pub fn train(
                 for name in ["policy", "critic"] {
                     let path = run.state(&format!("{name}-{earlier}.safetensors"));
                     if path.exists() {
-                        fs_err::remove_file(path).map_err(run::Error::from)?;
+                        fs_err::remove_file(path)?;
                     }
                 }
             }

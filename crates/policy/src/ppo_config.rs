@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 
 use lm::{Activations, AdamWConfig, LoraConfig};
+use problem::{Problem, Result, invalid};
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
 use crate::dpo_config::is_default;
 use crate::model::Personal;
-use crate::{Error, Guard, KlControl, KlEstimator, Result, Start};
+use crate::{Guard, KlControl, KlEstimator, Start};
 
 /// A PPO stage, as written in `configs/ppo/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,12 +212,7 @@ impl PpoConfig {
             (KlControl::Fixed { beta }, None) => KlControl::Fixed { beta: theirs.beta.unwrap_or(beta) },
             (KlControl::Fixed { .. }, Some(target)) => {
                 let expected = "no `kl_target` where the weight is fixed";
-                return Err(invalid(
-                    format!("`user.{user}.kl_target`"),
-                    expected,
-                    target,
-                    "make `kl.control` adaptive",
-                ));
+                return Err(wrong(format!("`user.{user}.kl_target`"), expected, target, "make `kl.control` adaptive"));
             }
             (KlControl::Adaptive { beta, target, horizon }, own) => {
                 KlControl::Adaptive { beta: theirs.beta.unwrap_or(beta), target: own.unwrap_or(target), horizon }
@@ -232,13 +228,13 @@ impl PpoConfig {
             if value > 0.0 && value.is_finite() {
                 return Ok(());
             }
-            Err(invalid(format!("`{key}`"), "a positive number", value, example))
+            Err(wrong(format!("`{key}`"), "a positive number", value, example))
         };
         let at_least_0 = |key: &str, value: f64| {
             if value >= 0.0 && value.is_finite() {
                 return Ok(());
             }
-            Err(invalid(format!("`{key}`"), "a number of at least 0", value, example))
+            Err(wrong(format!("`{key}`"), "a number of at least 0", value, example))
         };
         positive("temperature", self.temperature)?;
         positive("clip", self.clip)?;
@@ -257,47 +253,42 @@ impl PpoConfig {
         self.max_kl.map_or(Ok(()), |limit| positive("max_kl", limit))?;
         if self.lora.dropout > 0.0 {
             let hint = "a policy that drops numbers is not the one that was sampled";
-            return Err(invalid("`lora.dropout`", "0", self.lora.dropout, hint));
+            return Err(wrong("`lora.dropout`", "0", self.lora.dropout, hint));
         }
         match &self.method {
             Method::Ppo(critic) => {
                 positive("method.ppo.value_clip", critic.value_clip)?;
                 for (key, value) in [("gamma", critic.gamma), ("lambda", critic.lambda)] {
                     if !(0.0..=1.0).contains(&value) {
-                        return Err(invalid(format!("`method.ppo.{key}`"), "from 0 to 1", value, example));
+                        return Err(wrong(format!("`method.ppo.{key}`"), "from 0 to 1", value, example));
                     }
                 }
             }
             Method::Rloo | Method::Grpo if self.samples_per_prompt.get() < 2 => {
                 let hint = "rloo and grpo compare answers to one prompt";
-                return Err(invalid("`samples_per_prompt`", "at least 2", 1, hint));
+                return Err(wrong("`samples_per_prompt`", "at least 2", 1, hint));
             }
             Method::Rloo | Method::Grpo => {}
         }
         let answers = self.prompts_per_step.get() * self.samples_per_prompt.get();
         if self.minibatches.get() > answers {
             let expected = format!("at most the {answers} answers of a user's round");
-            return Err(invalid("`minibatches`", expected, self.minibatches, "each update needs an answer"));
+            return Err(wrong("`minibatches`", expected, self.minibatches, "each update needs an answer"));
         }
         if let Some(unknown) = self.user.keys().find(|u| !users.contains(u)) {
             let expected = format!("a user of {}", users.join(", "));
-            return Err(invalid("`user`", expected, format!("`{unknown}`"), "remove the table"));
+            return Err(wrong("`user`", expected, format!("`{unknown}`"), "remove the table"));
         }
         self.guard.check("ppo")
     }
 }
 
 /// An error of this stage's settings.
-pub(crate) fn invalid(
+pub(crate) fn wrong(
     place: impl std::fmt::Display,
     expected: impl Into<String>,
     found: impl std::fmt::Display,
     hint: &str,
-) -> Error {
-    Error::Invalid {
-        place: format!("ppo, {place}"),
-        expected: expected.into(),
-        found: found.to_string(),
-        hint: hint.into(),
-    }
+) -> Problem {
+    invalid(format!("ppo, {place}"), expected, found.to_string(), hint)
 }

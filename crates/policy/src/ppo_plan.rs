@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use lm::RowCounts;
+use problem::Result;
 use rand::seq::SliceRandom;
 use run::Run;
 use text::{Fitted, Message, Row, Tokenizer};
 
-use crate::Result;
-use crate::ppo_config::{PpoConfig, invalid};
+use crate::ppo_config::{PpoConfig, wrong};
 use crate::rollouts::Rollout;
 
 /// Prompts as tokens, and as they were.
@@ -48,7 +48,7 @@ pub(crate) fn tokenised<'a>(
     }
     if out.is_empty() {
         let expected = format!("prompts of at most {room} tokens");
-        return Err(invalid("prompts", expected, "none", "raise `max_row_tokens`"));
+        return Err(wrong("prompts", expected, "none", "raise `max_row_tokens`"));
     }
     Ok(((out, kept), counts))
 }

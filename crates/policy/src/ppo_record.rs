@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use lm::RowCounts;
+use problem::Result;
 use run::Run;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use text::Message;
 
-use crate::Result;
 use crate::ppo_rewards::Scale;
 use crate::ppo_update::Seen;
 
@@ -132,7 +132,7 @@ pub(crate) fn write_said(run: &Run, said: &[Said], prompts: &[&[Message]], users
     use data::Column;
     let text = |f: &dyn Fn(&Said) -> String| Column::Text(said.iter().map(f).collect());
     let real = |f: &dyn Fn(&Said) -> f32| Column::Real(said.iter().map(|s| f64::from(f(s))).collect());
-    Ok(data::write_table(
+    data::write_table(
         &run.path("rollouts.parquet"),
         &[
             ("user_id", text(&|s| users[s.user].clone())),
@@ -143,7 +143,7 @@ pub(crate) fn write_said(run: &Run, said: &[Said], prompts: &[&[Message]], users
             ("score", real(&|s| s.score)),
             ("kl", real(&|s| s.kl)),
         ],
-    )?)
+    )
 }
 
 pub(crate) fn report(

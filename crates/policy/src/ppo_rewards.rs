@@ -1,17 +1,17 @@
 //! From a reward model's scores to advantages.
 
 use lm::{Lm, Prefix, Sampling, TokenRow};
+use problem::Result;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use text::Tokenizer;
 
-use crate::Result;
 use crate::advantages::{gae, group_relative, leave_one_out, whiten};
-use crate::ppo_config::{Method, PpoConfig, invalid};
+use crate::ppo_config::{Method, PpoConfig, wrong};
 use crate::rollouts::{Ask, Rollout, roll_out};
 
 /// Rewards of rows of a [`Prefix`], for (row, index of the user): means and standard errors. Whoever knows reward models passes it in.
-pub type Rewards<'a> = dyn FnMut(&Prefix, &[(usize, usize)]) -> lm::Result<Vec<(f32, f32)>> + 'a;
+pub type Rewards<'a> = dyn FnMut(&Prefix, &[(usize, usize)]) -> problem::Result<Vec<(f32, f32)>> + 'a;
 
 /// A user's scale of rewards: calibrated ones are `(reward - mean) / deviation`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,7 @@ pub(crate) fn calibrate(
     run: &Run,
 ) -> Result<Vec<Scale>> {
     let copies = config.reward.calibration_samples_per_prompt.get();
+    let _phase = run::phase("scale of rewards");
     let mut bar = Progress::new("ppo: scale of rewards", questions.len() * copies, 0);
     let mut scores: Vec<Vec<f32>> = vec![Vec::new(); users.len()];
     let together = (config.rollout_rows.get() / copies).max(1);
@@ -68,7 +69,7 @@ pub(crate) fn calibrate(
             return Ok(Scale { mean, deviation });
         }
         let place = format!("rewards of the base's answers for `{user}`");
-        Err(invalid(place, "numbers that differ", format!("a deviation of {deviation}"), "fit the reward model again"))
+        Err(wrong(place, "numbers that differ", format!("a deviation of {deviation}"), "fit the reward model again"))
     };
     users.iter().zip(scores).map(scale).collect()
 }

@@ -1,9 +1,9 @@
 //! The forward passes and gradients of a PPO update, for all users of a minibatch.
 
 use lm::{Activations, Bank, Lm, Prefix, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp};
+use problem::Result;
 use tch::{Kind, no_grad};
 
-use crate::Result;
 use crate::rollouts::{Rollout, in_parts, scatter};
 use crate::surrogate::{Sampled, value_losses};
 

@@ -1,10 +1,9 @@
 //! Answers of every user's policy to the user's prompts, with all that a policy update needs to know of them.
 
 use lm::{Bank, Hooks, Lm, Prefix, Sampling, Stop, TokenRow, answer_token_logp, forward, generate};
+use problem::Result;
 use tch::no_grad;
 use text::Tokenizer;
-
-use crate::Result;
 
 /// One answer of one user's policy.
 #[derive(Clone, Debug)]

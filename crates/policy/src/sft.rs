@@ -11,13 +11,14 @@ use lm::{
     Activations, AdamW, AdamWConfig, Bank, BankConfig, Lm, LoraConfig, Middle, Plan, Prefix, RowCounts, RowSet,
     Sharing, Storage, Tensor, Trace, answer_logp,
 };
+use problem::{Result, invalid};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tch::Kind;
 use text::{Ending, OverLong, Tokenizer};
 
-use crate::{Error, Policies, Result};
+use crate::Policies;
 
 /// Whose answers a model learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,12 +134,12 @@ pub fn train(
         })
         .collect();
     if let Some(model) = plans.iter().position(|plan| plan.batches.is_empty()) {
-        return Err(Error::Invalid {
-            place: format!("sft, model of `{}`", models[model]),
-            expected: "at least one batch of chosen answers within the token budget".into(),
-            found: "none".into(),
-            hint: "raise `token_budget`, or gather votes".into(),
-        });
+        return Err(invalid(
+            format!("sft, model of `{}`", models[model]),
+            "at least one batch of chosen answers within the token budget",
+            "none",
+            "raise `token_budget`, or gather votes",
+        ));
     }
     let steps = plans.iter().map(|plan| plan.batches.len()).max().unwrap_or(0);
 
@@ -152,22 +153,27 @@ pub fn train(
     if path.exists() {
         let mut tensors = lm::read_tensors(&path, tch::Device::Cpu, None)?;
         let note = tensors.metadata.get("history").and_then(|t| serde_json::from_str(t).ok());
-        history = note.ok_or_else(|| Error::Invalid {
-            place: path.display().to_string(),
-            expected: "a checkpoint of this stage".into(),
-            found: "no history in its header".into(),
-            hint: "remove the stage's .partial folder and run again".into(),
+        history = note.ok_or_else(|| {
+            invalid(
+                path.display().to_string(),
+                "a checkpoint of this stage",
+                "no history in its header",
+                "remove the stage's .partial folder and run again",
+            )
         })?;
         adam.load_state(&mut tensors)?;
     }
     let mut step = history.len();
     run.rewind_log(step)?;
 
+    let frozen = run::phase("frozen blocks");
     let mut bar = Progress::new("sft: frozen blocks", rows.len(), 0);
     let prefix = Prefix::new(lm, rows.clone(), bank.first_block()..lm.depth(), |n| bar.advance(n, ""))?;
-    drop(bar);
+    drop((bar, frozen));
+    let _phase = run::phase("training");
     let mut bar = Progress::new("sft: training", steps, step);
     while step < steps {
+        let _step = run::step(step);
         let batch: Vec<(usize, usize)> = plans
             .iter()
             .enumerate()

@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use data::{Split, Vote};
-use lm::{Activations, AdamWConfig, Blocks, Compute, InitBound, InitUsers, Lm, LoraConfig, Pooling, Schedule, Targets};
+use device::Compute;
+use lm::{Activations, AdamWConfig, Blocks, InitBound, InitUsers, Lm, LoraConfig, Pooling, Schedule, Targets};
 use reward::{Factors, Kept, Objective, Personal, Phase, RewardConfig, Structure, Variant};
 use run::{Identity, Run};
 use serde_json::{Value, json};
@@ -91,7 +92,7 @@ fn vote(user: usize, name: &str) -> Vote {
 }
 
 fn measure(model: &str, users: usize, storage: &str) {
-    lm::tune_allocator();
+    device::tune_allocator();
     let lm = Lm::load(model.as_ref(), &Compute::new("cpu", "auto", None).unwrap()).unwrap();
     let tokenizer = Tokenizer::from_folder(model.as_ref()).unwrap();
     let names: Vec<String> = (0..users).map(|u| format!("user {u:06}")).collect();

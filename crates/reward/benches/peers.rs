@@ -12,9 +12,9 @@ use std::num::NonZero;
 use std::time::Instant;
 
 use data::{Split, Vote, read_table};
+use device::Compute;
 use lm::{
-    Activations, AdamWConfig, AllBlocks, Blocks, Compute, InitBound, InitUsers, Lm, LoraConfig, Pooling, Schedule,
-    Targets,
+    Activations, AdamWConfig, AllBlocks, Blocks, InitBound, InitUsers, Lm, LoraConfig, Pooling, Schedule, Targets,
 };
 use reward::{Factors, Kept, Objective, Personal, Phase, RewardConfig, Structure, Variant};
 use run::{Identity, Run};
@@ -28,7 +28,7 @@ fn main() {
         return;
     };
     if std::env::var_os("IDIOLECT_PLAIN_ALLOCATOR").is_none() {
-        lm::tune_allocator();
+        device::tune_allocator();
     }
     let started = Instant::now();
     let number = |text: &String| text.parse::<usize>().unwrap();

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use estimate::{Cell, Each, Interval, Population, calibration, shrink, two_way_mean};
+use problem::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::evaluate::{Numbers, OWN_FIGURES, deviation, item_of, loss, right, worst_decile};
 use crate::predictions::Prediction;
 
@@ -291,7 +291,7 @@ impl Comparison {
         ];
         let names: Vec<String> = held.iter().map(|m| m.name.clone()).collect();
         let title = format!("{} decided test votes of {} users, 95%", self.votes, self.users);
-        Ok(run::interval_plot(path, &title, &names, &panels)?)
+        run::interval_plot(path, &title, &names, &panels)
     }
 
     /// The tables, for a reader.

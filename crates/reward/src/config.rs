@@ -3,10 +3,11 @@
 use std::num::NonZero;
 
 use lm::{Activations, AdamWConfig, AllBlocks, Blocks, LoraConfig, Middle, Owners, Pooling, Sharing};
+use problem::{Problem, Result, invalid};
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
-use crate::{Error, Objective, Result};
+use crate::Objective;
 
 /// Which factors are personal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,7 +248,7 @@ impl RewardConfig {
     pub(crate) fn depth_of(&self, depth: usize) -> Result<usize> {
         let own = self.depth.map_or(depth, NonZero::get);
         if own > depth {
-            return Err(invalid("depth", &format!("at most the model's {depth} blocks"), own));
+            return Err(wrong("depth", &format!("at most the model's {depth} blocks"), own));
         }
         Ok(own)
     }
@@ -261,10 +262,10 @@ impl RewardConfig {
             (_, Blocks::Last { last: n }) if n.get() <= depth => last(n.get()),
             (_, range @ Blocks::Range { to, .. }) if to <= depth => range,
             (_, Blocks::Last { last: to }) => {
-                return Err(invalid("lora.blocks", &format!("at most {depth} blocks"), to));
+                return Err(wrong("lora.blocks", &format!("at most {depth} blocks"), to));
             }
             (_, Blocks::Range { to, .. }) => {
-                return Err(invalid("lora.blocks", &format!("blocks below {depth}, where the head reads"), to));
+                return Err(wrong("lora.blocks", &format!("blocks below {depth}, where the head reads"), to));
             }
         };
         Ok(LoraConfig { blocks, ..self.lora.clone() })
@@ -286,33 +287,33 @@ impl RewardConfig {
     /// Refuses settings that mean nothing.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some((key, expected, found)) = self.objective.problem() {
-            return Err(invalid(&format!("objective.{key}"), expected, found));
+            return Err(wrong(&format!("objective.{key}"), expected, found));
         }
         if let Some(phase) = self.phases.iter().find(|p| !(p.epochs > 0.0 && p.epochs.is_finite())) {
-            return Err(invalid("phases, `epochs`", "a positive number", phase.epochs));
+            return Err(wrong("phases, `epochs`", "a positive number", phase.epochs));
         }
         if !(self.newcomer_epochs > 0.0 && self.newcomer_epochs.is_finite()) {
-            return Err(invalid("newcomer_epochs", "a positive number", self.newcomer_epochs));
+            return Err(wrong("newcomer_epochs", "a positive number", self.newcomer_epochs));
         }
         if !(self.personal_rate > 0.0 && self.personal_rate.is_finite()) {
-            return Err(invalid("personal_rate", "a positive number", self.personal_rate));
+            return Err(wrong("personal_rate", "a positive number", self.personal_rate));
         }
         if (self.variant == Variant::Rfm) != self.features.is_some() {
             let found = if self.features.is_some() { "features" } else { "none" };
-            return Err(invalid("features", "a number with `variant = \"rfm\"`, and only there", found));
+            return Err(wrong("features", "a number with `variant = \"rfm\"`, and only there", found));
         }
         if self.variant == Variant::Rfm && self.optimizer.weight_decay != 0.0 {
             let expected = "0 with reward features: it would move the number of a taste that fixes the scale";
-            return Err(invalid("optimizer.weight_decay", expected, self.optimizer.weight_decay));
+            return Err(wrong("optimizer.weight_decay", expected, self.optimizer.weight_decay));
         }
         let personal = self.phases.iter().position(|p| p.factors == Factors::Personal);
         let late = personal.is_some_and(|p| self.phases[p..].iter().any(|p| p.factors == Factors::Global));
         if self.phases.is_empty() || personal.is_none() || late {
             let found = if late { "a global phase behind a personal one" } else { "none" };
-            return Err(invalid("phases", "global phases, if any, before at least one personal phase", found));
+            return Err(wrong("phases", "global phases, if any, before at least one personal phase", found));
         }
         if self.phases.iter().any(|p| p.train.as_ref().is_some_and(Vec::is_empty)) {
-            return Err(invalid(
+            return Err(wrong(
                 "phases, `train`",
                 "at least one of down, up, kernel, scale, head, tastes, ties, lapse",
                 "none",
@@ -322,13 +323,8 @@ impl RewardConfig {
     }
 }
 
-fn invalid(key: &str, expected: &str, found: impl std::fmt::Display) -> Error {
-    Error::Invalid {
-        place: format!("reward, `{key}`"),
-        expected: expected.into(),
-        found: format!("{found}"),
-        hint: "configs/reward/p-share-lora.toml is an example".into(),
-    }
+fn wrong(key: &str, expected: &str, found: impl std::fmt::Display) -> Problem {
+    invalid(format!("reward, `{key}`"), expected, format!("{found}"), "configs/reward/p-share-lora.toml is an example")
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use data::Vote;
 use lm::{Lm, Pooling, Prefix, RowCounts};
+use problem::Result;
 use text::{OverLong, Tokenizer};
 
-use crate::{Result, Texts};
+use crate::Texts;
 
 /// Distinct texts of some votes, embedded.
 #[derive(Clone, Debug)]

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use estimate::{Calibration, Cell, Each, Interval, calibration, clustered_mean, two_way_mean};
+use problem::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::predictions::{Prediction, Predictions, half_for_equal};
 
 /// One user's figures on decided votes.
@@ -194,5 +194,5 @@ pub fn plot_reliability(path: &std::path::Path, evaluations: &[&Evaluation]) -> 
         .collect();
     lines.push(run::Series { name: "as they say".into(), points: vec![(0.5, 0.5), (1.0, 1.0)], reference: true });
     let (x, y) = ("confidence, mean of a bin", "share that was right");
-    Ok(run::line_plot(path, "Reliability on decided votes", x, y, &lines)?)
+    run::line_plot(path, "Reliability on decided votes", x, y, &lines)
 }

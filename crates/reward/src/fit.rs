@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use data::{Split, Vote};
+use device::Checked;
 use lm::{AdamW, Bank, BankConfig, Lm, Parameter, RowCounts, ScalarHead, Sharing, Storage, Tensor, Trace};
+use problem::{Result, invalid};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,7 +20,7 @@ use crate::objective::{Judged, Ties, Weighting};
 use crate::pull::Means;
 use crate::schedule::Steps;
 use crate::watch::{Best, Watch};
-use crate::{Error, Result, RewardModel, Texts};
+use crate::{RewardModel, Texts};
 
 /// What a fit was made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -128,17 +130,17 @@ pub(crate) fn train(
     let rng = |epoch: usize| run.rng(&["order", &epoch.to_string()]);
     let steps = Steps::plan(config, &job.phases, votes.len(), |v| texts.tokens(v), rng);
     if steps.batches.is_empty() || owner.len() != votes.len() {
-        return Err(Error::Invalid {
-            place: "reward".into(),
-            expected: format!("at least one batch of {} votes, all by known users", job.split.name()),
-            found: format!(
+        return Err(invalid(
+            "reward",
+            format!("at least one batch of {} votes, all by known users", job.split.name()),
+            format!(
                 "{} votes, {} of known users, a budget of {} tokens",
                 votes.len(),
                 owner.len(),
                 config.token_budget
             ),
-            hint: "raise `token_budget` or gather votes".into(),
-        });
+            "raise `token_budget` or gather votes",
+        ));
     }
     let count = steps.batches.len();
     let votes_of = counts(&owner, users.len());
@@ -207,12 +209,15 @@ pub(crate) fn train(
         run.rewind_log(step)?;
     }
 
+    let frozen = run::phase("frozen blocks");
     let mut bar = Progress::new("reward: frozen blocks", texts.rows.len(), 0);
     let prefix = model.prefix(lm, texts.rows.clone(), |n| bar.advance(n, ""))?;
-    drop(bar);
+    drop((bar, frozen));
 
+    let _phase = run::phase("training");
     let mut bar = Progress::new("reward: training", count, step);
     while step < count && !watch.over() {
+        let _step = run::step(step);
         if steps.turns(step) {
             let before = steps.phases[phase].factors;
             phase = steps.phase(step);
@@ -272,7 +277,7 @@ pub(crate) fn train(
             lm::accumulate(&mut gradients, trace.backward(&loss, &parameters, &others, &place)?);
             let margin = rewards.select(1, 0) - rewards.select(1, 1);
             let numbers = |t: &Tensor| Vec::<f64>::try_from(t.detach().to_kind(Kind::Double));
-            for ((i, margin), loss) in part.iter().zip(numbers(&margin)?).zip(numbers(&of_votes)?) {
+            for ((i, margin), loss) in part.iter().zip(numbers(&margin).checked()?).zip(numbers(&of_votes).checked()?) {
                 (margins[*i], each[*i]) = (margin, loss);
             }
         }
@@ -445,11 +450,13 @@ impl Checkpoint {
         }
         let tensors = lm::map_tensors(&path)?;
         let note = tensors.metadata.get("progress").and_then(|t| serde_json::from_str::<Note>(t).ok());
-        let Note { step, losses, best } = note.ok_or_else(|| Error::Invalid {
-            place: path.display().to_string(),
-            expected: "a checkpoint of this stage".into(),
-            found: "no progress note".into(),
-            hint: "remove the stage's .partial folder and run again".into(),
+        let Note { step, losses, best } = note.ok_or_else(|| {
+            invalid(
+                path.display().to_string(),
+                "a checkpoint of this stage",
+                "no progress note",
+                "remove the stage's .partial folder and run again",
+            )
         })?;
         Ok(Some(Self { step, losses, best, tensors }))
     }

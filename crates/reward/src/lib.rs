@@ -33,7 +33,6 @@ pub use estimate::Slope;
 pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate, plot_reliability};
 pub use fit::{FitReport, fit};
 pub use lab::{LabRow, NO_TAIL, ShareLoraLab, slopes};
-pub use lm::{Error, Result}; // nothing goes wrong here that has no place there
 pub use model::RewardModel;
 pub use newcomers::welcome;
 pub use objective::{Judged, Lapse, Objective, Ties, Weighting, outcomes};

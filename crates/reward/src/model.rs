@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use lm::{Bank, BankConfig, Lm, Owners, Parameter, Pooling, Prefix, ScalarHead, Sharing, Storage, Tensor, TokenRow};
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 
 use crate::habits::{Habits, HabitsShape, LAPSE, TIE};
 use crate::objective::decided_probability;
-use crate::{Error, Result};
 
 /// Personal rewards on a frozen base.
 #[derive(Debug)]
@@ -237,12 +237,8 @@ impl RewardModel {
             device => lm::read_tensors(path, device, None)?,
         };
         let header = tensors.metadata.get(HEADER).map(|text| serde_json::from_str::<Header>(text));
-        let wrong = |expected: String, found: String, hint: &str| Error::Invalid {
-            place: path.display().to_string(),
-            expected,
-            found,
-            hint: hint.into(),
-        };
+        let wrong =
+            |expected: String, found: String, hint: &str| invalid(path.display().to_string(), expected, found, hint);
         let again = "point at a reward.safetensors that this version's reward stage wrote";
         let Some(Ok(header)) = header else {
             let found = header.and_then(std::result::Result::err).map_or("none".into(), |e| e.to_string());

@@ -3,12 +3,13 @@
 
 use data::{Split, Vote};
 use lm::{Lm, Owner};
+use problem::Result;
 use run::Run;
 use text::Tokenizer;
 
 use crate::config::{Factors, Phase};
 use crate::fit::{Job, role_of, train};
-use crate::{FitReport, Result, RewardConfig, RewardModel};
+use crate::{FitReport, RewardConfig, RewardModel};
 
 /// The votes of split `adapt` fit the personal factors of `names`, users whom `model` does not know; what comes back knows everybody.
 /// Nobody else's scores change. A model without personal factors learns the names alone.

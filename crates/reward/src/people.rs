@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use data::{Split, Vote};
+use device::Checked;
 use estimate::{Judgements, Taste, Tastes, TastesFit};
 use lm::{Lm, Tensor};
 use nalgebra::{DMatrix, DVector};
+use problem::{Result, invalid};
 use tch::Kind;
 use text::Tokenizer;
 
-use crate::{Error, Result, RewardConfig, RewardModel, Texts, Ties};
+use crate::{RewardConfig, RewardModel, Texts, Ties};
 
 /// What is known of the users of a model with reward features.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,17 +137,17 @@ impl People {
         let mut tensors = lm::read_tensors(path, tch::Device::Cpu, None)?;
         let users = tensors.metadata.get(HEADER).and_then(|t| serde_json::from_str::<Vec<String>>(t).ok());
         let Some(users) = users else {
-            return Err(Error::Invalid {
-                place: path.display().to_string(),
-                expected: format!("a header `{HEADER}`"),
-                found: "none".into(),
-                hint: "point at the people.safetensors of a reward stage with `variant = \"rfm\"`".into(),
-            });
+            return Err(invalid(
+                path.display().to_string(),
+                format!("a header `{HEADER}`"),
+                "none",
+                "point at the people.safetensors of a reward stage with `variant = \"rfm\"`",
+            ));
         };
         let d = tensors.by_name.get("covariance").map_or(0, |t| t.size()[0]);
         let count = users.len() as i64;
         let mut take = |name: &str, shape: &[i64]| -> Result<Vec<f64>> {
-            Ok(Vec::try_from(tensors.take(name, shape)?.to_kind(Kind::Double).flatten(0, -1))?)
+            Vec::try_from(tensors.take(name, shape)?.to_kind(Kind::Double).flatten(0, -1)).checked()
         };
         let n = d as usize;
         let square = |values: &[f64]| DMatrix::from_row_slice(n, n, values);

@@ -7,11 +7,13 @@
 
 use std::collections::HashMap;
 
+use device::Checked;
 use lm::{Lm, Owner, Prefix, Tensor};
+use problem::Result;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-use crate::{Result, RewardModel};
+use crate::RewardModel;
 
 /// How large the ball is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,13 +87,13 @@ impl RewardModel {
             let mut personal = copies.bank.parameters();
             personal.extend(copies.head.parameters());
             personal.retain(|p| p.owner == Owner::PerUser);
-            let values = Vec::<f32>::try_from(scores.detach())?;
+            let values = Vec::<f32>::try_from(scores.detach()).checked()?;
             let mut squares = vec![0f64; some.len()];
             if !personal.is_empty() {
                 let leaves: Vec<&Tensor> = personal.iter().map(|p| &p.tensor).collect();
                 for gradient in lm::gradients(&scores.sum(Kind::Float), &leaves)? {
                     let each = gradient.square().reshape([some.len() as i64, -1]);
-                    let each = Vec::<f64>::try_from(each.sum_dim_intlist(1, false, Kind::Double))?;
+                    let each = Vec::<f64>::try_from(each.sum_dim_intlist(1, false, Kind::Double)).checked()?;
                     squares.iter_mut().zip(each).for_each(|(sum, s)| *sum += s);
                 }
             }
@@ -133,7 +135,7 @@ impl RewardModel {
         }
         let (mut diversity, mut tail) = (f64::INFINITY, 0.0);
         for sum in &sums {
-            let mut squares = Vec::<f64>::try_from(sum.linalg_eigvalsh("L"))?;
+            let mut squares = Vec::<f64>::try_from(sum.linalg_eigvalsh("L")).checked()?;
             squares.reverse();
             let weakest = squares.get(rank - 1).copied().unwrap_or(0.0).max(0.0);
             diversity = diversity.min(weakest / users as f64);

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use data::{Column, Split, Vote, read_table, write_table};
 use lm::{Lm, RowCounts, Sharing};
+use problem::Result;
 use text::{OverLong, Tokenizer};
 
-use crate::{Result, RewardModel, Texts};
+use crate::{RewardModel, Texts};
 
 /// What a model says of one vote.
 #[derive(Clone, Debug, PartialEq)]
@@ -245,7 +246,7 @@ impl RewardModel {
 }
 
 /// Writes predictions as Parquet; columns are named as the fields of [`Prediction`].
-pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> data::Result<()> {
+pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> problem::Result<()> {
     let text = |f: fn(&Prediction) -> &String| Column::Text(predictions.iter().map(|p| f(p).clone()).collect());
     let real = |f: fn(&Prediction) -> f64| Column::Real(predictions.iter().map(f).collect());
     let columns = [
@@ -264,7 +265,7 @@ pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> data::Resul
 }
 
 /// Reads what [`write_predictions`] wrote.
-pub fn read_predictions(path: &Path) -> data::Result<Vec<Prediction>> {
+pub fn read_predictions(path: &Path) -> problem::Result<Vec<Prediction>> {
     let reals = ["margin", "probability", "with_lean", "longer", "majority"];
     let texts = ["user", "source_row", "prompt", "pair"];
     let names: Vec<&str> = texts.iter().chain(&reals).chain(&["tie"]).copied().collect();

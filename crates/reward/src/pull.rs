@@ -1,9 +1,10 @@
 //! Shrinkage: personal factors are pulled towards their mean over users (see [`crate::Objective::shrinkage`]).
 
 use lm::{Owner, Parameter, Storage, Tensor, Tensors};
+use problem::Result;
 use tch::no_grad;
 
-use crate::{Result, RewardModel};
+use crate::RewardModel;
 
 /// The means over all users of every personal factor and head, kept up to date as users move: nobody absent is read.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ impl Means {
             for ((p, old), (_, mean)) in personal(model).iter().zip(personal(before)).zip(&mut self.0) {
                 for (number, user) in present.iter().enumerate() {
                     let mut own = p.tensor.get(*user as i64);
-                    let old = old.tensor.get(number as i64);
+                    // What was trained is on the compute device, what is kept may be on disk, and so on the CPU.
+                    let old = old.tensor.get(number as i64).to_device(own.device());
                     *mean += (&own - old) / users;
                     let way = (&*mean - &own) * share;
                     *mean += &way / users;

@@ -1,8 +1,9 @@
 //! Rewards of rows with their standard errors, from any of our reward models: what caution is taken off by.
 
 use lm::{Lm, Prefix};
+use problem::Result;
 
-use crate::{People, Pessimism, Result, RewardModel};
+use crate::{People, Pessimism, RewardModel};
 
 /// Where a reward's standard error comes from.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl<'a> Errors<'a> {
         prefix: &Prefix,
         rows: &[usize],
         user: usize,
-    ) -> lm::Result<Vec<(f32, f32)>> {
+    ) -> problem::Result<Vec<(f32, f32)>> {
         Ok(match self {
             Self::None => model.score(lm, prefix, rows, user).into_iter().map(|s| (s, 0.0)).collect(),
             Self::Ball(zeta) => {

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use device::Checked;
 use lm::{Lm, RowCounts, Tensor, TokenRow};
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 use text::{Ending, Message, Tokenizer};
 
-use crate::{Error, Result, RewardModel};
+use crate::RewardModel;
 
 /// A model's features of texts, and the file that keeps them.
 #[derive(Debug)]
@@ -50,12 +52,12 @@ impl<'a> Reader<'a> {
         kept: Option<(PathBuf, String)>,
     ) -> Result<Self> {
         let Some(d) = model.head.features.as_ref().map(|f| f.size()[0]) else {
-            return Err(Error::Invalid {
-                place: "reward model".into(),
-                expected: "reward features".into(),
-                found: "a head without features".into(),
-                hint: "fit one with `variant = \"rfm\"` and `features = 8`, as configs/reward/rfm.toml does".into(),
-            });
+            return Err(invalid(
+                "reward model",
+                "reward features",
+                "a head without features",
+                "fit one with `variant = \"rfm\"` and `features = 8`, as configs/reward/rfm.toml does",
+            ));
         };
         let (file, of_model) = kept.map_or((None, String::new()), |(file, model)| (Some(file), model));
         let mut known = BTreeMap::new();
@@ -65,7 +67,7 @@ impl<'a> Reader<'a> {
             if let Some(Header { texts, .. }) = header.filter(|h| h.model == of_model) {
                 let rows = tensors.take(FEATURES, &[texts.len() as i64, d])?;
                 for (i, text) in texts.into_iter().enumerate() {
-                    known.insert(text, Vec::try_from(rows.get(i as i64))?);
+                    known.insert(text, Vec::try_from(rows.get(i as i64)).checked()?);
                 }
             }
         }

@@ -2,9 +2,10 @@
 
 use estimate::{Scorer, Taste};
 use lm::{Lm, TokenRow};
+use problem::{Problem, Result, invalid};
 use text::{Ending, Message, Tokenizer};
 
-use crate::{Error, Errors, Reader, Result, RewardModel};
+use crate::{Errors, Reader, RewardModel};
 
 /// Any reward model for one of its users. The standard error is the half-width of P-ShareLoRA's ball ([`crate::Pessimism`]), `sqrt(zeta)`
 /// times the norm of the gradient over what is personal: 0 for a model that shares everything.
@@ -21,7 +22,7 @@ pub struct ByFactors<'a> {
 }
 
 impl Scorer for ByFactors<'_> {
-    type Error = Error;
+    type Error = Problem;
 
     fn scores(&mut self, user: &str, texts: &[(&str, &str)]) -> Result<Vec<(f64, f64)>> {
         let known = self.model.users.binary_search_by(|u| u.as_str().cmp(user));
@@ -52,7 +53,7 @@ pub struct ByTaste<'a, F: Fn(&str) -> Option<Taste>> {
 }
 
 impl<F: Fn(&str) -> Option<Taste>> Scorer for ByTaste<'_, F> {
-    type Error = Error;
+    type Error = Problem;
 
     fn scores(&mut self, user: &str, texts: &[(&str, &str)]) -> Result<Vec<(f64, f64)>> {
         let taste = (self.taste)(user).ok_or_else(|| unknown(user, 0))?;
@@ -60,22 +61,22 @@ impl<F: Fn(&str) -> Option<Taste>> Scorer for ByTaste<'_, F> {
         let asked: Vec<crate::Text> = prompts.iter().zip(texts).map(|(p, (_, answer))| (&p[..], *answer)).collect();
         let (features, counts) = self.reader.features(&asked, |_, _| ())?;
         if counts.dropped > 0 {
-            return Err(Error::Invalid {
-                place: "texts to score".into(),
-                expected: "rows within the limit".into(),
-                found: format!("{} longer ones", counts.dropped),
-                hint: "raise --max-row-tokens".into(),
-            });
+            return Err(invalid(
+                "texts to score",
+                "rows within the limit",
+                format!("{} longer ones", counts.dropped),
+                "raise --max-row-tokens",
+            ));
         }
         Ok(features.into_iter().flatten().map(|phi| taste.score(&phi)).collect())
     }
 }
 
-fn unknown(user: &str, users: usize) -> Error {
-    Error::Invalid {
-        place: format!("user `{user}`"),
-        expected: "a user whom the reward model knows".into(),
-        found: format!("none of that name among {users}"),
-        hint: "`idiolect adapt` makes a model with reward features know a new user".into(),
-    }
+fn unknown(user: &str, users: usize) -> Problem {
+    invalid(
+        format!("user `{user}`"),
+        "a user whom the reward model knows",
+        format!("none of that name among {users}"),
+        "`idiolect adapt` makes a model with reward features know a new user",
+    )
 }

@@ -2,9 +2,8 @@
 
 use data::Vote;
 use lm::{RowCounts, RowSet, TokenRow};
+use problem::Result;
 use text::{Ending, OverLong, Tokenizer};
-
-use crate::Result;
 
 /// Rows of distinct texts, and where each vote's two texts are among them.
 #[derive(Debug)]

@@ -2,11 +2,12 @@
 
 use data::{Split, Vote};
 use lm::{Lm, Owner, Parameter, Prefix, Storage, Tensor, Tensors};
+use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
 use text::Tokenizer;
 
-use crate::{EarlyStopping, Error, Result, RewardConfig, RewardModel, Texts};
+use crate::{EarlyStopping, RewardConfig, RewardModel, Texts};
 
 /// The best look so far.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,12 +55,12 @@ impl Watch {
             }
         }
         if by_user.is_empty() {
-            return Err(Error::Invalid {
-                place: "reward, `early_stopping`".into(),
-                expected: "decided votes of known users in the split `dev`".into(),
-                found: format!("{} decided votes", texts.votes.len()),
-                hint: "give `dev` a share in the data stage's `split`, or leave `early_stopping` out".into(),
-            });
+            return Err(invalid(
+                "reward, `early_stopping`",
+                "decided votes of known users in the split `dev`",
+                format!("{} decided votes", texts.votes.len()),
+                "give `dev` a share in the data stage's `split`, or leave `early_stopping` out",
+            ));
         }
         let prefix = model.prefix(lm, texts.rows, |_| ())?;
         let dev = Dev { prefix, votes: by_user.into_iter().collect() };
@@ -145,11 +146,13 @@ impl Watch {
         if best.is_some() {
             for p in model.parameters() {
                 let name = format!("best.{}", p.name);
-                let kept = tensors.by_name.remove(&name).ok_or_else(|| Error::Invalid {
-                    place: tensors.place.clone(),
-                    expected: format!("the tensor `{name}`"),
-                    found: "none".into(),
-                    hint: "remove the stage's .partial folder and run again".into(),
+                let kept = tensors.by_name.remove(&name).ok_or_else(|| {
+                    invalid(
+                        tensors.place.clone(),
+                        format!("the tensor `{name}`"),
+                        "none",
+                        "remove the stage's .partial folder and run again",
+                    )
                 })?;
                 self.kept.push((p.name, kept));
             }

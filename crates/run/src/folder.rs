@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use problem::{Result, invalid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Identity, Result, hash_bytes, hash_file};
+use crate::{Identity, hash_bytes, hash_file, logs};
 
+const LOG: &str = "log.txt";
 const MANIFEST: &str = "manifest.json";
 const METRICS: &str = "metrics.jsonl";
 const STATE: &str = "state";
@@ -34,7 +36,7 @@ pub struct Manifest {
     pub program_version: String,
     /// Hash over `files`: the identity of this folder's content for the stages that read it.
     pub content: String,
-    /// Every file but the metrics and this one.
+    /// Every file but the metrics, the log and this one.
     pub files: BTreeMap<String, FileRecord>,
     /// What the stage reports about itself.
     pub summary: Value,
@@ -70,11 +72,13 @@ fn partial_of(folder: &Path) -> PathBuf {
 
 /// Reads a JSON file; a damaged one is an error that names it.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&fs_err::read(path)?).map_err(|e| Error::Invalid {
-        place: path.display().to_string(),
-        expected: "JSON as this program writes it".into(),
-        found: e.to_string(),
-        hint: "remove the stage's folder and run again".into(),
+    serde_json::from_slice(&fs_err::read(path)?).map_err(|e| {
+        invalid(
+            path.display().to_string(),
+            "JSON as this program writes it",
+            e.to_string(),
+            "remove the stage's folder and run again",
+        )
     })
 }
 
@@ -87,18 +91,15 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 
 /// Writes aside, syncs, renames: the file is whole or not there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_aside::<Error>(path, |aside| Ok(fs_err::File::create(aside)?.write_all(bytes)?))
+    write_aside(path, |aside| Ok(fs_err::File::create(aside)?.write_all(bytes)?))
 }
 
 /// The same for what `write` writes to the path that it is given.
-pub fn write_aside<E: From<Error>>(
-    path: &Path,
-    write: impl FnOnce(&Path) -> std::result::Result<(), E>,
-) -> std::result::Result<(), E> {
+pub fn write_aside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let aside = path.with_file_name(format!("{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
     write(&aside)?;
     let durable = || fs_err::OpenOptions::new().write(true).open(&aside)?.sync_all();
-    durable().and_then(|()| fs_err::rename(&aside, path)).map_err(|e| E::from(Error::from(e)))
+    Ok(durable().and_then(|()| fs_err::rename(&aside, path))?)
 }
 
 /// Makes the names in a folder durable.
@@ -149,6 +150,7 @@ impl Run {
             fs_err::create_dir_all(partial.join(STATE))?;
             write_atomic(&partial.join(STATE).join("fingerprint"), identity.fingerprint().as_bytes())?;
         }
+        logs::open_stage_log(&partial.join(LOG))?;
         Ok(Self { partial, folder: folder.to_owned(), identity, checkpoints: 0 })
     }
 
@@ -218,7 +220,7 @@ impl Run {
         self.checkpoints += 1;
         let wanted = format!("{}:{}", self.identity.stage, self.checkpoints);
         if std::env::var("IDIOLECT_ABORT_AFTER").is_ok_and(|v| v == wanted) {
-            eprintln!("aborting behind checkpoint {wanted}, as IDIOLECT_ABORT_AFTER asks");
+            tracing::warn!("aborting after checkpoint {wanted}, as IDIOLECT_ABORT_AFTER asks");
             std::process::abort();
         }
     }
@@ -226,6 +228,7 @@ impl Run {
     /// Appends one line to `metrics.jsonl`.
     pub fn log(&mut self, line: &impl Serialize) -> Result<()> {
         let mut text = serde_json::to_string(line).expect("plain data");
+        tracing::debug!("{text}");
         text.push('\n');
         let mut file = fs_err::OpenOptions::new().create(true).append(true).open(self.path(METRICS))?;
         Ok(file.write_all(text.as_bytes())?)
@@ -247,6 +250,7 @@ impl Run {
 
     /// Records every file, drops the state, and puts the folder in its place. What lies in [`ADDED`] of a folder that stood there is kept.
     pub fn finish(self, summary: Value) -> Result<Manifest> {
+        logs::close_stage_log();
         let mut files = BTreeMap::new();
         record_files(&self.partial, "", &mut files)?;
         let content = hash_bytes(serde_json::to_string(&files).expect("plain data").as_bytes());
@@ -301,7 +305,7 @@ fn record_files(root: &Path, below: &str, files: &mut BTreeMap<String, FileRecor
             if relative != STATE {
                 record_files(root, &relative, files)?;
             }
-        } else if relative != METRICS && relative != MANIFEST {
+        } else if relative != METRICS && relative != LOG && relative != MANIFEST {
             let file = fs_err::File::open(entry.path())?;
             file.sync_all()?;
             let bytes = file.metadata()?.len();

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use problem::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-
-use crate::Result;
 
 /// Everything that decides the bytes of a stage's folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use problem::Result;
 
-use crate::Result;
 use crate::plot::failed;
 
 /// Sizes in pixels: a panel, a row, what stands above and below the rows, and between names and the first panel.

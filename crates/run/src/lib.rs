@@ -6,7 +6,7 @@
 //! a stage's folder is either whole or not there.
 //!
 //! ```
-//! # fn main() -> Result<(), run::Error> {
+//! # fn main() -> problem::Result<()> {
 //! # let dir = tempfile::tempdir().unwrap();
 //! # let folder = dir.path().join("stage");
 //! let identity = run::Identity::new("stage", 1, serde_json::json!({"steps": 3}), 7);
@@ -17,21 +17,21 @@
 //! # Ok(()) }
 //! ```
 
-mod error;
 mod folder;
 mod identity;
 mod interval_plot;
+mod logs;
 mod memory;
 mod plot;
 mod progress;
 mod seed;
 
-pub use error::{Error, Result, file_hint};
 pub use folder::{
     ADDED, Manifest, Run, Standing, read_json, standing, sync_folder, write_aside, write_atomic, write_json,
 };
 pub use identity::{Identity, hash_bytes, hash_file};
 pub use interval_plot::interval_plot;
+pub use logs::{LogFormat, Phase, phase, start as start_logs, step};
 pub use memory::memory_mib;
 pub use plot::{Series, bar_plot, line_plot, log_plot};
 pub use progress::Progress;

@@ -4,13 +4,12 @@ use std::path::Path;
 
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
-
-use crate::{Error, Result};
+use problem::{Problem, Result, bug};
 
 const SIZE: (u32, u32) = (720, 440);
 
-pub(crate) fn failed(path: &Path, error: &impl std::fmt::Display) -> Error {
-    Error::Io(std::io::Error::other(format!("{}: the plot could not be drawn: {error}", path.display())))
+pub(crate) fn failed(path: &Path, error: &impl std::fmt::Display) -> Problem {
+    bug(path.display(), "a plot that can be drawn", error.to_string())
 }
 
 /// Bars over bins: `bins` holds each bin's label and count.

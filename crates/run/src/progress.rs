@@ -1,9 +1,27 @@
 //! A bar on a terminal, plain lines in a log.
 
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::logs::{LINE_EVERY, Watch};
+
+/// All bars of this process: lines are printed above them.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+static SHOWN: AtomicUsize = AtomicUsize::new(0);
+
+/// Prints without tearing the bars that are shown.
+pub(crate) fn above_bars<T>(print: impl FnOnce() -> T) -> T {
+    if has_bar() { BARS.suspend(print) } else { print() }
+}
+
+/// Is a bar on the screen?
+pub(crate) fn has_bar() -> bool {
+    SHOWN.load(Ordering::Relaxed) > 0
+}
 
 /// How far a stage is, on stderr: a bar on a terminal; elsewhere a line at most every ten seconds.
 #[derive(Debug)]
@@ -15,9 +33,8 @@ pub struct Progress {
     first: u64,
     last_line: Instant,
     bar: Option<ProgressBar>,
+    _watch: Watch,
 }
-
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Progress {
     /// Starts a bar of `total` units of which `done` were finished by an earlier run.
@@ -29,11 +46,21 @@ impl Progress {
                 .with_position(done as u64)
                 .with_message(label.to_owned());
             bar.reset_eta();
-            bar
+            SHOWN.fetch_add(1, Ordering::Relaxed);
+            BARS.add(bar)
         });
         let now = Instant::now();
         let (total, done) = (total as u64, done as u64);
-        Self { label: label.into(), total, done, started: now, first: done, last_line: now, bar }
+        Self {
+            label: label.into(),
+            total,
+            done,
+            started: now,
+            first: done,
+            last_line: now,
+            bar,
+            _watch: Watch::new(label),
+        }
     }
 
     /// `done` of `total` units are done.
@@ -55,10 +82,8 @@ impl Progress {
             self.last_line = Instant::now();
             let elapsed = self.started.elapsed().as_secs_f64();
             let left = elapsed / (self.done - self.first).max(1) as f64 * self.total.saturating_sub(self.done) as f64;
-            eprintln!(
-                "  {}: {}/{} after {elapsed:.0} s, about {left:.0} s left {note}",
-                self.label, self.done, self.total
-            );
+            let (label, done, total) = (&self.label, self.done, self.total);
+            tracing::info!("  {label}: {done}/{total} after {elapsed:.0} s, about {left:.0} s left {note}");
         }
     }
 }
@@ -67,6 +92,7 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+            SHOWN.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

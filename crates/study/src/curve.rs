@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use data::read_table;
+use problem::{Result, invalid};
 use run::Run;
 use serde::{Deserialize, Serialize};
 
 use crate::simulate::Truth;
-use crate::{Error, Result};
 
 /// One user's rounds `first` to `last`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,12 +47,12 @@ pub fn curve(rollouts: &Path, truth: &Truth, base: &BTreeMap<String, Vec<f64>>, 
     let mut out = Vec::new();
     for (user, rows) in rounds {
         let Some(known) = base.get(user) else {
-            return Err(Error::Invalid {
-                place: format!("{}, user `{user}`", rollouts.display()),
-                expected: "a user whose truth is known".into(),
-                found: "another".into(),
-                hint: "this is for simulated raters".into(),
-            });
+            return Err(invalid(
+                format!("{}, user `{user}`", rollouts.display()),
+                "a user whose truth is known",
+                "another",
+                "this is for simulated raters",
+            ));
         };
         let n = known.len() as f64;
         let mean = known.iter().sum::<f64>() / n;

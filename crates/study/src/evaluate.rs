@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use data::{Column, write_table};
 use estimate::{Contest, clustered, clustered_mean, distinct_n, length_controlled, win_rate};
 use lm::{Bank, Lm, Prefix, TokenRow, answer_logp, forward};
+use problem::{Result, invalid};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
@@ -13,7 +14,7 @@ use text::{Answer, Message, Tokenizer};
 
 use crate::report::{Drift, ModelReport, Report, UserReport};
 use crate::simulate::{Prompts, Rates, Truth};
-use crate::{Error, Result, SamplingConfig, curve, sample};
+use crate::{SamplingConfig, curve, sample};
 
 /// An evaluation, as written in `configs/evaluate/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,12 +82,12 @@ pub fn evaluate(
         EvaluationSplit::HeldOut => ("held_out", &truth.prompts.held_out),
     };
     if let Some(user) = own.users.iter().find(|u| !truth.raters.contains_key(*u)) {
-        return Err(Error::Invalid {
-            place: "evaluate".into(),
-            expected: "users whose truth is known".into(),
-            found: format!("`{user}`, who is not among the simulated raters"),
-            hint: "this stage is for simulated raters".into(),
-        });
+        return Err(invalid(
+            "evaluate",
+            "users whose truth is known",
+            format!("`{user}`, who is not among the simulated raters"),
+            "this stage is for simulated raters",
+        ));
     }
     let system = truth.system.as_deref();
     let prompts: Vec<Vec<Message>> = list.iter().map(|p| Prompts::conversation(system, p)).collect();
@@ -219,13 +220,15 @@ pub fn prompt_list(file: &Path, system: Option<&str>) -> Result<Vec<Vec<Message>
     struct List {
         prompts: Vec<String>,
     }
-    let wrong = |found: String| Error::Invalid {
-        place: file.display().to_string(),
-        expected: "a list `prompts` of at least one prompt".into(),
-        found,
-        hint: "datasets/everyday/neutral.toml is an example".into(),
+    let wrong = |found: String| {
+        invalid(
+            file.display().to_string(),
+            "a list `prompts` of at least one prompt",
+            found,
+            "datasets/everyday/neutral.toml is an example",
+        )
     };
-    let text = fs_err::read_to_string(file).map_err(run::Error::from)?;
+    let text = fs_err::read_to_string(file)?;
     let List { prompts } = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
     if prompts.is_empty() {
         return Err(wrong("none".into()));
@@ -293,7 +296,10 @@ fn divergence(
     }
     let tokens: usize = rows.iter().map(|r| r.ids.len() - r.answer_start).sum();
     let count = rows.len();
-    let prefix = Prefix::new(lm, rows, bank.first_block()..lm.depth(), |_| ())?;
+    let _phase = run::phase("log-probabilities");
+    let mut bar = Progress::new(&format!("evaluate: frozen blocks of {name}"), count, 0);
+    let prefix = Prefix::new(lm, rows, bank.first_block()..lm.depth(), |n| bar.advance(n, ""))?;
+    drop(bar);
     let mut bar = Progress::new(&format!("evaluate: KL of {name}"), count, 0);
     let mut sum = 0.0;
     for groups in prefix.passes(&(0..count).collect::<Vec<_>>()) {
@@ -338,5 +344,5 @@ fn write_answers<'a>(
         ("finished", Column::Boolean(finished)),
     ];
     columns.extend(names.iter().map(String::as_str).zip(rates.into_iter().map(Column::Real)));
-    Ok(write_table(&run.path("answers.parquet"), &columns)?)
+    write_table(&run.path("answers.parquet"), &columns)
 }

@@ -5,14 +5,12 @@
 //! truth, whether it moved towards its user.
 
 mod curve;
-mod error;
 mod evaluate;
 mod report;
 mod sampling;
 mod simulate;
 
 pub use curve::{CurvePoint, curve};
-pub use error::{Error, Result};
 pub use evaluate::{Asked, EvaluateConfig, EvaluationSplit, Judge, Own, evaluate, evaluate_by, prompt_list};
 pub use report::{Drift, ModelReport, Report, UserReport};
 pub use sampling::{SamplingConfig, sample};

@@ -3,11 +3,10 @@
 use std::num::NonZero;
 
 use lm::{Bank, Hooks, Lm, Sampling, generate};
+use problem::Result;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
-
-use crate::Result;
 
 /// How answers are sampled, as written in a stage's TOML.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +44,7 @@ pub fn sample(
 ) -> Result<Vec<Vec<Answer>>> {
     let sampling = Sampling::at(config.temperature, config.max_new_tokens.get(), tokenizer.stop_ids().to_vec());
     let together = (config.batch_rows.get() / copies).max(1); // prompts
+    let _phase = run::phase(label);
     let mut bar = Progress::new(&format!("{}: {label}", run.stage()), prompts.len() * copies, 0);
     let mut out = Vec::with_capacity(prompts.len());
     for (n, batch) in prompts.chunks(together).enumerate() {

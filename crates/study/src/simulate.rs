@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use data::{Column, write_table};
 use estimate::{Choice, Feature, Scaler, agreement_scale, truth, vote};
 use lm::Lm;
+use problem::{Problem, Result, invalid};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use run::Run;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
 
-use crate::{Error, Result, SamplingConfig, sample};
+use crate::{SamplingConfig, sample};
 
 /// Votes of each user on the prompts of each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,13 +72,10 @@ pub struct Prompts {
 impl Prompts {
     /// Reads the file; a prompt that stands twice is an error.
     pub fn read(path: &Path) -> Result<Self> {
-        let wrong = |expected: &str, found: String| Error::Invalid {
-            place: path.display().to_string(),
-            expected: expected.into(),
-            found,
-            hint: "datasets/everyday/prompts.toml is an example".into(),
+        let wrong = |expected: &str, found: String| {
+            invalid(path.display().to_string(), expected, found, "datasets/everyday/prompts.toml is an example")
         };
-        let text = fs_err::read_to_string(path).map_err(run::Error::from)?;
+        let text = fs_err::read_to_string(path)?;
         let prompts: Self =
             toml::from_str(&text).map_err(|e| wrong("the lists `train`, `dev` and `held_out`", e.to_string()))?;
         let mut seen = std::collections::HashSet::new();
@@ -184,7 +182,7 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
     for (feature, present) in features.iter().zip(&scaler.present) {
         report.present.insert(feature_name(*feature), *present);
         if !(PRESENT_LOW..=PRESENT_HIGH).contains(present) {
-            return Err(invalid(
+            return Err(wrong_config(
                 format!(
                     "feature `{}` in {PRESENT_LOW} to {PRESENT_HIGH} of the base's samples",
                     feature_name(*feature)
@@ -211,7 +209,7 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
         }
     }
     let scale = agreement_scale(&differences, *agreement).ok_or_else(|| {
-        invalid(
+        wrong_config(
             format!("votes that can agree with the truth in a share of {agreement}"),
             "answers that hardly differ".into(),
             "replace features, or sample longer answers",
@@ -230,7 +228,7 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
         let share = won.count() as f64 / held_out.len() as f64;
         report.best_of_n.insert(rater.clone(), share);
         if share < *gate {
-            return Err(invalid(
+            return Err(wrong_config(
                 format!(
                     "the best of {copies} by the truth of `{rater}` to beat another sample in {gate} of held-out prompts"
                 ),
@@ -270,8 +268,8 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
     Ok(report)
 }
 
-fn invalid(expected: String, found: String, hint: &str) -> Error {
-    Error::Invalid { place: "simulate".into(), expected, found, hint: hint.into() }
+fn wrong_config(expected: String, found: String, hint: &str) -> Problem {
+    invalid("simulate", expected, found, hint)
 }
 
 fn feature_name(feature: Feature) -> String {
@@ -283,17 +281,25 @@ fn check_raters(raters: &BTreeMap<String, Vec<f64>>, features: usize) -> Result<
     for (i, (name, weights)) in all.iter().enumerate() {
         if weights.len() != features || weights.iter().any(|w| w.abs() != 1.0) {
             let hint = "write 1 or -1 for every feature";
-            return Err(invalid(format!("{features} weights of 1 or -1 for `{name}`"), format!("{weights:?}"), hint));
+            return Err(wrong_config(
+                format!("{features} weights of 1 or -1 for `{name}`"),
+                format!("{weights:?}"),
+                hint,
+            ));
         }
         for (other, theirs) in &all[..i] {
             let product: f64 = weights.iter().zip(*theirs).map(|(a, b)| a * b).sum();
             if product != 0.0 {
                 let expected = format!("orthogonal weights of `{other}` and `{name}`");
-                return Err(invalid(expected, format!("a product of {product}"), "take rows of a Hadamard matrix"));
+                return Err(wrong_config(
+                    expected,
+                    format!("a product of {product}"),
+                    "take rows of a Hadamard matrix",
+                ));
             }
         }
     }
-    if all.is_empty() { Err(invalid("at least one rater".into(), "none".into(), "name one")) } else { Ok(()) }
+    if all.is_empty() { Err(wrong_config("at least one rater".into(), "none".into(), "name one")) } else { Ok(()) }
 }
 
 /// Columns of the source file, under names of their own: ingestion has to map them.
@@ -343,7 +349,7 @@ impl VoteTable {
             ("choice", choice),
             ("part", part),
         ];
-        Ok(write_table(path, &columns.map(|(name, values)| (name, Column::Text(values))))?)
+        write_table(path, &columns.map(|(name, values)| (name, Column::Text(values))))
     }
 }
 
@@ -362,7 +368,7 @@ fn write_samples(path: &Path, parts: &[Part]) -> Result<()> {
             }
         }
     }
-    Ok(write_table(
+    write_table(
         path,
         &[
             ("part", Column::Text(part)),
@@ -370,7 +376,7 @@ fn write_samples(path: &Path, parts: &[Part]) -> Result<()> {
             ("answer", Column::Text(answer)),
             ("finished", Column::Boolean(finished)),
         ],
-    )?)
+    )
 }
 
 #[cfg(test)]

@@ -6,9 +6,8 @@ use std::ops::Range;
 use chrono::{DateTime, Local};
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, context};
+use problem::{Problem, Result, mistake};
 use serde::{Deserialize, Serialize};
-
-use crate::{Error, Result};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,6 +57,12 @@ pub struct Rendered {
 /// Around what the template marks: noncharacters, which no text may hold.
 const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
+/// The chat template refused the conversation, or is not valid.
+fn refused(error: &minijinja::Error) -> Problem {
+    let hint = "check the roles of the messages against the model's chat_template.jinja";
+    mistake(format!("chat template: {error:#}"), hint)
+}
+
 impl ChatTemplate {
     /// Compiles `source`; `bos_token` and `eos_token` are what the template may insert under these names.
     ///
@@ -85,9 +90,7 @@ impl ChatTemplate {
         environment.add_function("strftime_now", move |format: String| now().format(&format).to_string());
         environment.add_filter("tojson", to_json);
         environment.add_filter("generation", |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
-        environment
-            .add_template_owned("chat", generation_tags(source))
-            .map_err(|e| Error::Template(format!("{e:#}")))?;
+        environment.add_template_owned("chat", generation_tags(source)).map_err(|e| refused(&e))?;
         Ok(Self {
             environment,
             source: source.to_owned(),
@@ -122,7 +125,7 @@ impl ChatTemplate {
                     eos_token => self.eos_token,
                 })
             })
-            .map_err(|e| Error::Template(format!("{e:#}")))?;
+            .map_err(|e| refused(&e))?;
         let mut out = Rendered { text: String::with_capacity(text.len()), generations: Vec::new() };
         let mut start = None;
         for c in text.chars() {

@@ -5,7 +5,7 @@
 //! never adds special tokens on top of those that the template wrote, so a BOS is never doubled.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), text::Error> {
+//! # fn main() -> problem::Result<()> {
 //! let tokenizer = text::Tokenizer::from_folder("checkpoints/quickstart/import".as_ref())?;
 //! let row = tokenizer.row(&[text::Message::user("Name a fruit.")], "A pear.", text::Ending::Finished)?;
 //! assert!(row.answer_start < row.ids.len());
@@ -13,11 +13,9 @@
 //! ```
 
 mod chat;
-mod error;
 mod tokenizer;
 mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, Rendered};
-pub use error::{Error, Result};
 pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer};
 pub use vocabulary::Vocabulary;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use problem::{Problem, Result, bug, invalid, mistake};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ChatTemplate, Error, Message, Result};
+use crate::{ChatTemplate, Message};
 
 /// Did the speaker stop by itself? Only then does the row end with the end-of-turn token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +68,16 @@ pub enum Fitted {
 }
 
 impl Row {
+    fn over_long(&self, max_tokens: usize) -> Problem {
+        let (tokens, answer) = (self.ids.len(), self.ids.len() - self.answer_start);
+        invalid(
+            "a row",
+            format!("at most {max_tokens} tokens of prompt and answer"),
+            format!("{tokens} ({answer} of them the answer's)"),
+            "raise `max_row_tokens`, or set `over_long` to \"drop\" or \"truncate-prompt-left\"",
+        )
+    }
+
     /// Holds the row against a limit of tokens.
     ///
     /// # Errors
@@ -82,9 +93,7 @@ impl Row {
                 self.answer_start -= surplus;
                 Ok(Fitted::Truncated(self))
             }
-            OverLong::Error | OverLong::TruncatePromptLeft => {
-                Err(Error::OverLong { tokens: self.ids.len(), answer: self.ids.len() - self.answer_start, max_tokens })
-            }
+            OverLong::Error | OverLong::TruncatePromptLeft => Err(self.over_long(max_tokens)),
         }
     }
 }
@@ -102,8 +111,13 @@ pub struct Tokenizer {
     known: Option<Box<dyn KnownRows>>,
 }
 
-fn bad(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Error {
-    Error::File { path: path.to_owned(), expected: expected.into(), found: found.into() }
+fn bad(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Problem {
+    invalid(path.display(), expected, found, "import or download the model again")
+}
+
+/// The tokenizer library failed on a text.
+pub(crate) fn refused(error: &impl std::fmt::Display) -> Problem {
+    bug("tokenizer", "a text that it can encode", error.to_string())
 }
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -197,19 +211,26 @@ impl Tokenizer {
     /// # Errors
     /// A model without one.
     pub fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| Error::NoTemplate(self.folder.clone()))
+        self.template.as_ref().ok_or_else(|| {
+            invalid(
+                self.folder.display(),
+                "a chat template in chat_template.jinja or tokenizer_config.json",
+                "none",
+                "name a Jinja file under `chat_template` in the import stage's config, and fine-tune on it (stage `sft`)",
+            )
+        })
     }
 
     /// Ids of a plain text as transformers' `tokenizer(text)` gives them, special tokens of the post-processor included.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self.inner.encode(text, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoding = self.inner.encode(text, true).map_err(|e| refused(&e))?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
     /// Ids of a conversation up to where the assistant is to speak.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<i64>> {
         let text = self.template()?.render(messages)?;
-        let encoding = self.inner.encode(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoding = self.inner.encode(text, false).map_err(|e| refused(&e))?;
         self.refuse_double_bos(encoding.get_ids())?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
@@ -234,12 +255,13 @@ impl Tokenizer {
         let boundary = prompt.len();
         let eos = if ending == Ending::Finished { self.eos_token.as_str() } else { "" };
         let text = format!("{prompt}{answer}{eos}");
-        let encoding = self.inner.encode(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoding = self.inner.encode(text, false).map_err(|e| refused(&e))?;
         self.refuse_double_bos(encoding.get_ids())?;
         let offsets = encoding.get_offsets(); // bytes of the text, end exclusive
         let answer_start = offsets.iter().take_while(|(_, end)| *end <= boundary).count();
         if answer.is_empty() || answer_start == offsets.len() {
-            return Err(Error::EmptyAnswer(prompt));
+            let text = format!("an answer is empty after tokenisation (prompt: `{prompt}`)");
+            return Err(mistake(text, "drop the row"));
         }
         Ok(Row {
             ids: encoding.get_ids().iter().map(|id| i64::from(*id)).collect(),
@@ -251,13 +273,13 @@ impl Tokenizer {
     /// The text of `ids`, special tokens left out.
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
-        self.inner.decode(&ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+        self.inner.decode(&ids, true).map_err(|e| refused(&e))
     }
 
     /// The text of `ids`, special tokens written out.
     pub fn decode_all(&self, ids: &[i64]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
-        self.inner.decode(&ids, false).map_err(|e| Error::Tokenizer(e.to_string()))
+        self.inner.decode(&ids, false).map_err(|e| refused(&e))
     }
 
     /// Tokens after which generation stops.
@@ -279,7 +301,9 @@ impl Tokenizer {
         match (self.bos_id, ids) {
             // ChatML names `<|im_start|>` as BOS; only a BOS right behind a BOS is a mistake.
             (Some(bos), [first, second, ..]) if *first == bos && *second == bos => {
-                Err(Error::DoubleBos(self.inner.id_to_token(bos).unwrap_or_default()))
+                let token = self.inner.id_to_token(bos).unwrap_or_default();
+                let text = format!("a prompt starts with the token `{token}` twice");
+                Err(mistake(text, "remove the BOS from the chat template or from the prompt"))
             }
             _ => Ok(()),
         }
@@ -296,7 +320,7 @@ mod tests {
         assert_eq!(row().fit(10, OverLong::Error).unwrap(), Fitted::Whole(row()));
         assert_eq!(row().fit(9, OverLong::Drop).unwrap(), Fitted::Dropped);
         let error = row().fit(9, OverLong::Error).unwrap_err().to_string();
-        assert_eq!(error, "a row: expected at most 9 tokens, found 10 (4 of them the answer's)");
+        assert_eq!(error, "a row: expected at most 9 tokens of prompt and answer, found 10 (4 of them the answer's)");
         let Fitted::Truncated(cut) = row().fit(5, OverLong::TruncatePromptLeft).unwrap() else { panic!("not cut") };
         assert_eq!((cut.ids.as_slice(), cut.answer_start), (&[5, 6, 7, 8, 9][..], 1));
         assert!(row().fit(4, OverLong::TruncatePromptLeft).is_err(), "no prompt would be left");

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
+use problem::{Result, bug, invalid};
 use serde_json::{Map, Value, json};
-
-use crate::{Error, Result};
 
 /// A byte-level BPE vocabulary as a GGUF file stores it (`tokenizer.ggml.*`, model `gpt2`).
 #[derive(Clone, Debug)]
@@ -42,7 +41,7 @@ impl Vocabulary {
             self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
         if vocab.len() != self.tokens.len() {
             let found = format!("{} tokens of which {} differ", self.tokens.len(), vocab.len());
-            return Err(Error::File { path: folder.to_owned(), expected: "distinct tokens".into(), found });
+            return Err(invalid(folder.display(), "distinct tokens", found, "import or download the model again"));
         }
         let added = |id: usize, special: bool| {
             json!({"id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
@@ -78,7 +77,9 @@ impl Vocabulary {
         config.insert("model_max_length".into(), json!(self.context_length));
         config.insert("clean_up_tokenization_spaces".into(), json!(false));
         let write = |name: &str, value: &Value| -> Result<()> {
-            let text = serde_json::to_string_pretty(value).map_err(|e| Error::Tokenizer(e.to_string()))?;
+            let text = serde_json::to_string_pretty(value).map_err(|e| {
+                bug(folder.join(name).display(), "a tokenizer that can be written as JSON", e.to_string())
+            })?;
             Ok(fs_err::write(folder.join(name), text + "\n")?)
         };
         write("tokenizer.json", &tokenizer)?;
@@ -96,11 +97,12 @@ impl Vocabulary {
             // llama.cpp's `smollm`: single digits are split off before the GPT-2 pattern.
             "smollm" => Ok(json!({"type": "Sequence",
                 "pretokenizers": [{"type": "Digits", "individual_digits": true}, byte_level]})),
-            other => Err(Error::File {
-                path: "tokenizer.ggml.pre".into(),
-                expected: "`smollm` or `gpt-2`".into(),
-                found: format!("`{other}`"),
-            }),
+            other => Err(invalid(
+                "tokenizer.ggml.pre",
+                "`smollm` or `gpt-2`",
+                format!("`{other}`"),
+                "import the model from its Hugging Face folder instead",
+            )),
         }
     }
 }
@@ -168,7 +170,8 @@ mod tests {
         let cut = tokenizer.row(&messages, "he", Ending::Cut).unwrap();
         assert_eq!(cut.ids[..], row.ids[..row.ids.len() - 1]);
         assert_eq!(tokenizer.decode(&row.ids[row.answer_start..]).unwrap(), "he");
-        assert!(matches!(tokenizer.row(&messages, "", Ending::Cut), Err(Error::EmptyAnswer(_))));
+        let error = tokenizer.row(&messages, "", Ending::Cut).unwrap_err().to_string();
+        assert!(error.contains("an answer is empty"), "{error}");
     }
 
     #[test]
@@ -189,6 +192,7 @@ mod tests {
         vocabulary.chat_template = "{{ bos_token }}{{ bos_token }}{{ messages[0].content }}".into();
         vocabulary.write(folder.path()).unwrap();
         let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
-        assert!(matches!(tokenizer.prompt(&[Message::user("x")]), Err(Error::DoubleBos(_))));
+        let error = tokenizer.prompt(&[Message::user("x")]).unwrap_err().to_string();
+        assert!(error.contains("`<s>` twice") || error.contains("twice"), "{error}");
     }
 }

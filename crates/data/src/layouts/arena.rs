@@ -1,6 +1,7 @@
 //! Chatbot Arena conversations (Zheng et al. 2023): two whole conversations, a judge, a winner.
 
-use crate::Result;
+use problem::Result;
+
 use crate::columns::Times;
 use crate::draft::{Choice, Emit, Flaw};
 use crate::layouts::{Bound, Extras, Own};

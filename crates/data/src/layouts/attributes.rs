@@ -1,8 +1,8 @@
 //! Data sets whose attributes stand in for users: HelpSteer2 (Wang et al. 2024), UltraFeedback (Cui et al. 2023).
 
+use problem::Result;
 use smallvec::smallvec;
 
-use crate::Result;
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Draft, Emit, Flaw};
 use crate::layouts::{Bound, Extras, Own, every_two};

@@ -1,11 +1,10 @@
 //! The table that ingestion and `idiolect ask` write, as a source again.
 
 use arrow::array::{Array, AsArray, BooleanArray};
+use problem::{Result, invalid};
 
-use crate::Result;
 use crate::columns::Times;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::error::invalid;
 use crate::layouts::{Bound, Extras, Own};
 
 pub(super) const PATHS: [&str; 9] =

@@ -15,12 +15,12 @@ use std::borrow::Cow;
 
 use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
+use problem::{Problem, Result, invalid};
 
 use crate::card::Columns;
 use crate::columns::{Lists, Place, Reals, Talks, Texts, Times, field};
 use crate::draft::{Choice, Draft, Emit, Flaw, Turns};
-use crate::error::invalid;
-use crate::{Card, Layout, Result};
+use crate::{Card, Layout};
 
 /// The user of rows that name none.
 pub(crate) const EVERYONE: &str = "everyone";
@@ -78,7 +78,7 @@ impl Bound<'_> {
     }
 }
 
-pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> crate::Error {
+pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> Problem {
     invalid(
         file,
         format!("a column `{column}`"),

@@ -1,8 +1,8 @@
 //! MultiPref (Miranda et al. 2024): several annotators judge the same comparison.
 
+use problem::Result;
 use smallvec::smallvec;
 
-use crate::Result;
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
 use crate::layouts::{Bound, Extras, Own};

@@ -1,11 +1,12 @@
 //! A better and a worse answer: TRL's shapes, HH-RLHF, and LLaMA-Factory's two.
 
+use problem::Result;
 use smallvec::smallvec;
 
+use crate::Layout;
 use crate::columns::{Talks, field};
 use crate::draft::{Choice, Draft, Emit, Flaw, Turns};
 use crate::layouts::{Bound, EVERYONE, Extras, Own};
-use crate::{Layout, Result};
 
 pub(super) const HH: [&str; 2] = ["chosen", "rejected"];
 pub(super) const ALPACA: [&str; 4] = ["instruction", "input", "chosen", "rejected"];

@@ -1,6 +1,7 @@
 //! PRISM (Kirk et al. 2024), `conversations`: in every turn a participant scores several models' answers from 1 to 100.
 
-use crate::Result;
+use problem::Result;
+
 use crate::columns::{Reals, Texts, field};
 use crate::draft::{Emit, Flaw, Turns};
 use crate::layouts::{Bound, Extras, Own, every_two};

@@ -1,11 +1,12 @@
 //! A prompt with several answers and a number for each; PersonalLLM (Zollo et al. 2024), whose users are reward models.
 
+use problem::Result;
 use smallvec::smallvec;
 
+use crate::Layout;
 use crate::columns::{Reals, Texts};
 use crate::draft::{Emit, Flaw};
 use crate::layouts::{Bound, EVERYONE, Extras, Own, every_two};
-use crate::{Layout, Result};
 
 pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
     let Layout::Rankings { user_id, prompt, responses, scores, higher_is_better } = layout else {

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
+use problem::Result;
 use smallvec::smallvec;
 
+use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw};
 use crate::layouts::{Bound, Extras, Own};
-use crate::{Layout, Result};
 
 /// The user whose rows are being read, with what they rated.
 #[derive(Debug, Default)]

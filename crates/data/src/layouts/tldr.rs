@@ -1,8 +1,8 @@
 //! OpenAI summarize-from-feedback, `comparisons` (Stiennon et al. 2020): two summaries of a post, a worker's choice.
 
+use problem::Result;
 use smallvec::smallvec;
 
-use crate::Result;
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
 use crate::layouts::{Bound, Extras, Own};

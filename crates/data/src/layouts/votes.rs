@@ -1,8 +1,10 @@
 //! Two answers as shown and a label.
 
+use problem::Result;
+
+use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw};
 use crate::layouts::{Bound, Extras, Own};
-use crate::{Layout, Result};
 
 pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
     let Layout::Votes { user_id, prompt, response_a, response_b, label, label_a, label_b, label_tie } = layout else {

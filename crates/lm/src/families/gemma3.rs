@@ -1,11 +1,11 @@
 //! Gemma 3, text only: norms around attention and MLP, five sliding blocks to a full one, two rotary bases (Gemma Team
 //! 2025).
 
+use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
 use super::{Config, Family, refuse, windows};
-use crate::Result;
 use crate::config::Shape;
 use crate::parts::{Activation, Attention, GatedMlp, Heads, Linear, RmsNorm, Rope, RopeConfig, Rotary, Scaling, Style};
 use crate::pass::Pass;

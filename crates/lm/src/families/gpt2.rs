@@ -1,10 +1,10 @@
 //! GPT-2: learnt positions, layer norms, weights stored as `[in, out]` (Radford et al. 2019).
 
+use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
 use super::{Config, Family, refuse};
-use crate::Result;
 use crate::config::Shape;
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope};
 use crate::pass::Pass;

@@ -1,10 +1,10 @@
 //! GPT-NeoX and Pythia: rotary positions on a part of each head, attention beside the MLP (Black et al. 2022).
 
+use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
 use super::{Config, Family};
-use crate::Result;
 use crate::config::Shape;
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;

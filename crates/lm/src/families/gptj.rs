@@ -1,11 +1,11 @@
 //! GPT-J: rotary pairs that lie side by side, one norm for attention and MLP, which run in parallel (Wang and Komatsuzaki
 //! 2021). P-ShareLoRA's base.
 
+use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
 use super::{Config, Family};
-use crate::Result;
 use crate::config::Shape;
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;

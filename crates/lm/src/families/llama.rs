@@ -1,11 +1,11 @@
 //! Llama 1 to 3, SmolLM2, TinyLlama: RMS norms, rotary positions, grouped-query attention, gated MLP (Touvron et al.
 //! 2023).
 
+use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
 use super::{Config, Family};
-use crate::Result;
 use crate::config::Shape;
 use crate::parts::{
     Activation, Attention, GatedMlp, Heads, Linear, PreNormBlock, RmsNorm, Rope, RopeConfig, Rotary, Style,

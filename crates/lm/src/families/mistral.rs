@@ -1,10 +1,10 @@
 //! Mistral: Llama with a sliding window in every block (Jiang et al. 2023).
 
+use problem::Result;
 use serde::Deserialize;
 
 use super::llama::{Llama, LlamaConfig, Variation};
 use super::{Config, Family};
-use crate::Result;
 use crate::config::Shape;
 use crate::source::Scope;
 

@@ -12,13 +12,12 @@ mod qwen3;
 
 use std::fmt::Debug;
 
+use problem::{Problem, Result, invalid};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::Result;
 use crate::config::Shape;
-use crate::error::invalid;
 use crate::parts::{Linear, Rope};
 use crate::pass::Pass;
 use crate::source::Scope;
@@ -132,7 +131,7 @@ fn build_as<C: Config>(config: &Value, weights: &Scope, place: &str) -> Result<B
 }
 
 /// Refuses a field's value.
-fn refuse(place: &str, field: &str, expected: &str, found: impl Into<String>) -> crate::Error {
+fn refuse(place: &str, field: &str, expected: &str, found: impl Into<String>) -> Problem {
     invalid(format!("{place}, `{field}`"), expected, found, "this model is not supported yet")
 }
 

@@ -1,10 +1,10 @@
 //! Qwen2 and Qwen2.5: Llama with biases on queries, keys and values (Yang et al. 2024).
 
+use problem::Result;
 use serde::Deserialize;
 
 use super::llama::{Llama, LlamaConfig, Variation};
 use super::{Config, Family, windows};
-use crate::Result;
 use crate::config::Shape;
 use crate::source::Scope;
 

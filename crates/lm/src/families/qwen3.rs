@@ -1,11 +1,11 @@
 //! Qwen3: Llama with norms on each head's queries and keys (Yang et al. 2025).
 
+use problem::Result;
 use serde::Deserialize;
 
 use super::llama::{Llama, LlamaConfig, Variation};
 use super::qwen2::sliding;
 use super::{Config, Family};
-use crate::Result;
 use crate::config::Shape;
 use crate::source::Scope;
 

@@ -1,11 +1,11 @@
 //! Multilayer perceptrons.
 
+use problem::{Result, invalid};
 use tch::Tensor;
 
-use crate::error::invalid;
+use crate::fused;
 use crate::parts::Linear;
 use crate::pass::Pass;
-use crate::{Result, fused};
 
 /// An activation function, under its published name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

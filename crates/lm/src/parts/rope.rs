@@ -1,10 +1,10 @@
 //! Rotary positions (Su et al. 2021) as published models scale and lay them out.
 
+use problem::{Result, invalid};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::error::invalid;
-use crate::{Result, fused};
+use crate::fused;
 
 /// Which numbers of a head are a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

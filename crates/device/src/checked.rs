@@ -1,0 +1,55 @@
+//! libtorch's errors as ours.
+
+use problem::{Problem, Result, bug, machine};
+use tch::TchError;
+
+/// Turns what libtorch returned into this workspace's result.
+pub trait Checked<T> {
+    /// The value; a lack of memory is the machine's matter, any other refusal a bug of ours, since shapes are checked at the
+    /// borders of our crates.
+    fn checked(self) -> Result<T>;
+}
+
+impl<T> Checked<T> for std::result::Result<T, TchError> {
+    fn checked(self) -> Result<T> {
+        self.map_err(|error| {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default().to_owned();
+            let problem = if is_out_of_memory(&text) { out_of_memory(&first) } else { refusal(first) };
+            problem.caused_by(error)
+        })
+    }
+}
+
+fn out_of_memory(text: &str) -> Problem {
+    let hint = "lower `micro_batch_tokens`, set `activations = \"recompute\"`, or use a device with more memory";
+    machine(format!("libtorch: {text}"), hint)
+}
+
+fn refusal(text: String) -> Problem {
+    bug("libtorch", "an operation that it accepts", text)
+}
+
+/// Does this text of libtorch's say that a device or the machine ran out of memory?
+pub fn is_out_of_memory(text: &str) -> bool {
+    text.contains("out of memory") || text.contains("not enough memory") || text.contains("CUDA error: out of")
+}
+
+#[cfg(test)]
+mod tests {
+    use problem::Kind;
+    use tch::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn a_lack_of_memory_is_the_machines_and_a_refusal_ours() {
+        let lack: Result<()> = Err(TchError::Torch("CUDA out of memory. Tried to allocate 2 GiB".into())).checked();
+        let lack = lack.unwrap_err();
+        assert_eq!((lack.kind(), lack.to_string().contains("2 GiB")), (Kind::Machine, true));
+        assert!(lack.hint().unwrap().contains("micro_batch_tokens"));
+        let refused = Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu)).f_view([3]).checked().unwrap_err();
+        assert_eq!(refused.kind(), Kind::Ours, "{refused}");
+        assert!(!refused.to_string().contains('\n'), "C++ frames stay out of the message: {refused}");
+    }
+}

@@ -1,0 +1,238 @@
+//! What the program says: lines on stderr, as text or JSON, and every stage's `log.txt`.
+//!
+//! [`start`] is called once by the program. `RUST_LOG` filters as usual (`RUST_LOG=debug`, `RUST_LOG=policy=trace`); the
+//! default is `info`. Spans are `pipeline`, `cell`, `stage`, `phase` and `step`. A phase that says nothing for ten seconds is
+//! reported by a thread, so that a log never stays silent for long.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use problem::{Result, invalid};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer, fmt as format};
+
+use crate::progress;
+
+/// The longest that a phase is silent.
+pub(crate) const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// How lines on stderr look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Sentences.
+    Text,
+    /// One JSON object a line, with time, level, fields and spans: for clusters.
+    Json,
+}
+
+/// Installs the logs of this process and the thread that reports silent phases.
+///
+/// # Errors
+/// A `RUST_LOG` that cannot be read.
+pub fn start(log_format: LogFormat) -> Result<()> {
+    let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "info".into());
+    let (filter, refused) = match EnvFilter::try_new(&wanted) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)), // so that the error itself is said
+    };
+    let text = || Sentences { log: false };
+    let stderr = match log_format {
+        LogFormat::Text => format::layer().event_format(text()).with_writer(|| Stderr).boxed(),
+        LogFormat::Json => format::layer().json().with_current_span(false).with_writer(|| Stderr).boxed(),
+    };
+    let log = format::layer().event_format(Sentences { log: true }).with_ansi(false).with_writer(|| StageLog);
+    let all = tracing_subscriber::registry().with(filter).with(stderr).with(log).with(LastLine);
+    // A second call in one process (in tests) changes nothing.
+    if tracing::subscriber::set_global_default(all).is_ok() {
+        std::thread::spawn(report_silence);
+    }
+    refused.map_or(Ok(()), |error| {
+        let hint = "such as RUST_LOG=debug or RUST_LOG=policy=trace,info";
+        Err(invalid("RUST_LOG", "a filter of levels by module", format!("`{wanted}` ({error})"), hint))
+    })
+}
+
+/// Where the lines of the stage that runs go beside stderr.
+static STAGE_LOG: Mutex<Option<File>> = Mutex::new(None);
+
+/// From now on lines are appended to `path` too, until [`close_stage_log`] or the next stage's.
+pub(crate) fn open_stage_log(path: &Path) -> Result<()> {
+    let file = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
+    *lock(&STAGE_LOG) = Some(file.into_parts().0);
+    Ok(())
+}
+
+pub(crate) fn close_stage_log() {
+    *lock(&STAGE_LOG) = None;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        progress::above_bars(|| io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+struct StageLog;
+
+impl Write for StageLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match lock(&STAGE_LOG).as_mut() {
+            Some(file) => file.write_all(bytes).map(|()| bytes.len()),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `message`, with `warning: ` or `error: ` in front and a hint on its own line; in a log with time, level and spans in front.
+struct Sentences {
+    log: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Sentences
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut said = Said::default();
+        event.record(&mut said);
+        let level = *event.metadata().level();
+        if self.log {
+            SystemTime.format_time(&mut out)?;
+            write!(out, " {level:>5} ")?;
+            for span in context.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root) {
+                write!(out, "{}", span.name())?;
+                let extensions = span.extensions();
+                if let Some(fields) = extensions.get::<format::FormattedFields<N>>().filter(|f| !f.is_empty()) {
+                    write!(out, "{{{fields}}}")?;
+                }
+                out.write_str(": ")?;
+            }
+        } else {
+            match level {
+                Level::ERROR => out.write_str("error: ")?,
+                Level::WARN => out.write_str("warning: ")?,
+                _ => {}
+            }
+        }
+        writeln!(out, "{}{}", said.message, said.fields)?;
+        if let Some(hint) = said.hint {
+            writeln!(out, "hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Said {
+    message: String,
+    fields: String,
+    hint: Option<String>,
+}
+
+impl Visit for Said {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => self.fields += &format!(" {name}={value:?}"),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "hint" => self.hint = Some(value.to_owned()),
+            "message" => value.clone_into(&mut self.message),
+            name => self.fields += &format!(" {name}={value}"),
+        }
+    }
+}
+
+/// When something was last said.
+static LAST_LINE: Mutex<Option<Instant>> = Mutex::new(None);
+
+struct LastLine;
+
+impl<S: Subscriber> Layer<S> for LastLine {
+    fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+        *lock(&LAST_LINE) = Some(Instant::now());
+    }
+}
+
+/// What runs, in the order in which it began: a number of its own, its name, and since when.
+static RUNNING: Mutex<Vec<(u64, String, Instant)>> = Mutex::new(Vec::new());
+
+/// While this lives, a line names what runs whenever nothing was said for ten seconds.
+#[derive(Debug)]
+pub(crate) struct Watch(u64);
+
+impl Watch {
+    pub(crate) fn new(name: &str) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        lock(&RUNNING).push((id, name.to_owned(), Instant::now()));
+        Self(id)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        lock(&RUNNING).retain(|(id, ..)| *id != self.0);
+    }
+}
+
+/// A named part of a stage's work, until it is dropped: a span, and a line whenever it is silent for ten seconds.
+#[must_use = "a phase ends when it is dropped"]
+#[derive(Debug)]
+pub struct Phase {
+    _span: tracing::span::EnteredSpan,
+    _watch: Watch,
+}
+
+/// Begins a phase; `name` says what is done, such as `log-probabilities of the reference`.
+pub fn phase(name: &str) -> Phase {
+    Phase { _span: tracing::info_span!("phase", phase = name).entered(), _watch: Watch::new(name) }
+}
+
+/// Begins a step of a training loop: a span, until it is dropped.
+#[must_use = "a step ends when it is dropped"]
+pub fn step(number: usize) -> tracing::span::EnteredSpan {
+    tracing::info_span!("step", step = number).entered()
+}
+
+fn report_silence() {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let Some((_, name, since)) = lock(&RUNNING).last().cloned() else { continue };
+        let quiet_since = lock(&LAST_LINE).map_or(since, |last| last.max(since));
+        let on_screen = io::stderr().is_terminal() && progress::has_bar();
+        if quiet_since.elapsed() >= LINE_EVERY && !on_screen {
+            tracing::info!("  {name}: running for {:.0} s", since.elapsed().as_secs_f64());
+        }
+    }
+}
