@@ -18,9 +18,14 @@ test: setup
 setup:
     ./setup
 
-# Build the program
-build: setup
+# Build the program; what needs no libtorch is compiled while libtorch is fetched
+build:
+    ./setup --compile
     cargo build --release --package idiolect
+
+# Build with object stores (s3://, gs://, az://, http://, https://): two minutes more
+build-full: setup
+    cargo build --release --package idiolect --features clouds
 
 # For every commit: format, lints, documentation, tests
 check: setup
@@ -28,6 +33,12 @@ check: setup
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --quiet
     cargo test --release --workspace --quiet
+
+# Compare cuda:0 with the CPU on tiny random models, in 4 minutes; --rehearse runs it without a GPU. Needs a Python with torch 2.11.0
+gpu-check *ARGS: build
+    mkdir -p target/gpu-check
+    strip -o target/gpu-check/idiolect {{program}}
+    python3 tests/gpu_check.py --binary target/gpu-check/idiolect --out target/gpu-check/report.json {{ARGS}}
 
 # Make the golden numbers again; needs torch==2.11.0 transformers==5.23.0 gguf in PYTHON
 golden PYTHON="python3": setup
