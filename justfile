@@ -10,9 +10,15 @@ pipeline *ARGS: build
 run PIPELINE *ARGS: build
     {{program}} run {{PIPELINE}} {{ARGS}}
 
-# All tests: what CI runs
-test: setup
+# All tests
+test:
+    ./setup --compile
     cargo test --release --workspace
+
+# The parts that `just build-full` adds: their tests, and that they build
+test-full: setup
+    cargo test --release --workspace --features idiolect/clouds --test files
+    cargo build --release --workspace --bins --features idiolect/clouds
 
 # Fetch libtorch and the base model into .deps (idempotent)
 setup:
