@@ -344,6 +344,12 @@ fn doctor_names_devices_and_rates() {
     let output = program().arg("doctor").current_dir(repository()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("bfloat16 products at") && said.contains("libtorch"), "{said}");
+    let default = if device::cpu_kind().has_fast_bfloat16() { "bfloat16" } else { "float32" };
+    assert!(
+        said.contains(&format!("{default} by default, since this processor ({})", device::cpu_kind().name())),
+        "{said}"
+    );
+    assert!(said.contains("times the machine of docs/benchmarks/quickstart.md"), "{said}");
 }
 
 #[test]

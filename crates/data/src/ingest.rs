@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use problem::{Result, invalid};
+use problem::{Result, bug, invalid};
 
 use crate::canonical::{RowRef, TableWriter};
 use crate::draft::Choice;
@@ -225,23 +225,22 @@ fn write(
             let file = &source.files[source.units[seen.unit as usize].file].file;
             format!("{}:{}", file.short, seen.row)
         };
-        let (what, hint) = match offence.first.guard {
-            Guard::Prompt => ("prompt", "split by prompt: `split = { by = \"prompt\", dev = 0.1, test = 0.2 }`"),
-            Guard::Group => ("group", problem::REPORT),
-            Guard::User => ("held-out user", problem::REPORT),
-            Guard::UserAndPrompt => ("prompt of a user", problem::REPORT),
+        let what = match offence.first.guard {
+            Guard::Prompt => "prompt",
+            Guard::Group => "group",
+            Guard::User => "held-out user",
+            Guard::UserAndPrompt => "prompt of a user",
         };
-        return Err(invalid(
-            format!("rows {} and {}", name(offence.first), name(offence.second)),
-            format!("a {what} in one split only"),
-            format!(
-                "the same {what} in {} and in {}; in all {:?}",
-                offence.first.split.name(),
-                offence.second.split.name(),
-                report.leakage
-            ),
-            hint,
-        ));
+        let place = format!("rows {} and {}", name(offence.first), name(offence.second));
+        let (one, other) = (offence.first.split.name(), offence.second.split.name());
+        let found = format!("the same {what} in {one} and in {other}; in all {:?}", report.leakage);
+        let expected = format!("a {what} in one split only");
+        return Err(match offence.first.guard {
+            Guard::Prompt => {
+                invalid(place, expected, found, "split by prompt: `split = { by = \"prompt\", dev = 0.1, test = 0.2 }`")
+            }
+            Guard::Group | Guard::User | Guard::UserAndPrompt => bug(place, expected, found),
+        });
     }
     let wanted = match selection.split {
         SplitRule::Prompt { dev, test } | SplitRule::Group { dev, test } | SplitRule::Time { dev, test } => {

@@ -46,6 +46,7 @@ mod walk;
 
 pub use card::{Card, Columns, Layout, OneOrMore};
 pub use check::{Check, CheckOptions, Finding, Level, UserCheck, check};
+pub use hub::hub_problem;
 pub use ingest::{ingest, ingest_on};
 pub use judgements::Agreement;
 pub use leakage::Leakage;

@@ -12,7 +12,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
-use problem::{Problem, Result, bug, invalid};
+use problem::{Problem, Result, bug, invalid, unwritable};
 
 /// A column of a table that this program writes.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ pub(crate) fn write_batch(path: &Path, batch: &RecordBatch) -> Result<()> {
         writer.into_inner()?.sync_all()?;
         Ok(())
     };
-    write().map_err(|e| invalid(path.display(), "to be written", e.to_string(), "is the disk full?"))?;
+    write().map_err(|e| unwritable(path.display(), &e))?;
     Ok(fs_err::rename(&aside, path)?)
 }
 

@@ -19,7 +19,7 @@ use arrow::ipc::writer::FileWriter;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use problem::{Problem, Result, invalid, unwritable};
+use problem::{Result, invalid, unwritable};
 use serde::{Deserialize, Serialize};
 use text::{Ending, KnownRows, Message, Row, Tokenizer};
 
@@ -122,7 +122,7 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
             some.iter()
                 .map(|(_, row, answer)| {
                     let (prompt, _, _, source) = &rows[*row];
-                    tokenizer.row(prompt, answer, Ending::Finished).map_err(|e| refused(source, &e))
+                    tokenizer.row(prompt, answer, Ending::Finished).map_err(|e| e.within(source))
                 })
                 .collect()
         };
@@ -131,7 +131,7 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
             let own = parts.next();
             let others: Vec<_> = parts.map(|some| scope.spawn(move || work(some))).collect();
             let mut made: Vec<_> = own.map(work).into_iter().collect();
-            made.extend(others.into_iter().map(|h| h.join().expect("a worker's panic is a bug of ours")));
+            made.extend(others.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
             made
         });
         for (some, made) in new.chunks(part).zip(made) {
@@ -148,11 +148,6 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
     drop(writer);
     fs_err::rename(&aside, out)?;
     Ok(report)
-}
-
-fn refused(source: &str, error: &Problem) -> Problem {
-    let hint = error.hint().unwrap_or("drop the row, or choose another base");
-    invalid(source, "a text that the tokenizer takes", error.to_string(), hint)
 }
 
 /// A file of tokenised rows, memory-mapped.

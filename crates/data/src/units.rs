@@ -2,7 +2,6 @@
 //! that the card names and no others.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::RecordBatchReader;
@@ -70,8 +69,7 @@ pub(crate) fn open(file: SourceFile) -> Result<Opened> {
 
 /// Arrow's readers panic on some damaged files.
 fn unless_it_panics<T>(file: &str, read: impl FnOnce() -> T) -> Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(read))
-        .map_err(|_| damaged(file, &"bytes that its reader cannot make sense of"))
+    run::unless_it_panics(read).ok_or_else(|| damaged(file, &"bytes that its reader cannot make sense of"))
 }
 
 fn opened(file: SourceFile) -> Result<Opened> {

@@ -62,7 +62,7 @@ impl<'c> Source<'c> {
         for file in resolve(sources)? {
             let name = Path::new(file.short.as_ref()).file_name().unwrap_or_default().to_string_lossy().into_owned();
             if let (Some(wanted), crate::input::Input::Local(..)) = (card.sha256.get(&name), &file.input) {
-                let found = run::hash_file(Path::new(file.name.as_ref())).map_err(std::io::Error::other)?;
+                let found = run::hash_file(Path::new(file.name.as_ref()))?;
                 if found != *wanted {
                     let place = file.name.to_string();
                     let hint = "fetch the file again, or correct the card";
@@ -148,7 +148,8 @@ impl<'c> Source<'c> {
         let states = std::thread::scope(|scope| {
             let handles: Vec<_> = (1..self.threads).map(|_| scope.spawn(worker)).collect();
             let mut states = vec![worker()];
-            states.extend(handles.into_iter().map(|h| h.join().expect("a worker's panic is a bug of ours")));
+            states
+                .extend(handles.into_iter().map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
             states
         });
         match failed.into_inner().expect("no panic with the lock") {

@@ -13,9 +13,16 @@ pub trait Checked<T> {
 impl<T> Checked<T> for std::result::Result<T, TchError> {
     fn checked(self) -> Result<T> {
         self.map_err(|error| {
+            if let TchError::Io(io) = error {
+                return Problem::from(io);
+            }
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default().to_owned();
-            let problem = if is_out_of_memory(&text) { out_of_memory(&first) } else { refusal(first) };
+            let problem = match () {
+                () if is_out_of_memory(&text) => out_of_memory(&first),
+                () if text.contains("CUDA error") => failed_device(&first),
+                () => refusal(first),
+            };
             problem.caused_by(error)
         })
     }
@@ -26,13 +33,22 @@ fn out_of_memory(text: &str) -> Problem {
     machine(format!("libtorch: {text}"), hint)
 }
 
+fn failed_device(text: &str) -> Problem {
+    machine(
+        format!("libtorch: {text}"),
+        "run the same command again; nvidia-smi tells whether the device still answers",
+    )
+}
+
 fn refusal(text: String) -> Problem {
     bug("libtorch", "an operation that it accepts", text)
 }
 
 /// Does this text of libtorch's say that a device or the machine ran out of memory?
 pub fn is_out_of_memory(text: &str) -> bool {
-    text.contains("out of memory") || text.contains("not enough memory") || text.contains("CUDA error: out of")
+    ["out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 #[cfg(test)]
@@ -47,6 +63,10 @@ mod tests {
         let lack: Result<()> = Err(TchError::Torch("CUDA out of memory. Tried to allocate 2 GiB".into())).checked();
         let lack = lack.unwrap_err();
         assert_eq!((lack.kind(), lack.to_string().contains("2 GiB")), (Kind::Machine, true));
+        let failed: Result<()> = Err(TchError::Torch("CUDA error: an illegal memory access".into())).checked();
+        assert_eq!(failed.unwrap_err().kind(), Kind::Machine);
+        let missing: Result<()> = Err(TchError::Io(std::io::Error::from_raw_os_error(2))).checked();
+        assert_eq!(missing.unwrap_err().kind(), Kind::User);
         assert!(lack.hint().unwrap().contains("micro_batch_tokens"));
         let refused = Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu)).f_view([3]).checked().unwrap_err();
         assert_eq!(refused.kind(), Kind::Ours, "{refused}");

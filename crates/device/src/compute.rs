@@ -6,7 +6,7 @@ use problem::{Result, invalid};
 use tch::{Device, Kind};
 
 use crate::library::{LIBTORCH_VERSION, cuda_devices};
-use crate::machine::{cpu_kind, instruction_set};
+use crate::machine::{cpu_kind, instruction_set, plain_kernels};
 
 /// Device, dtype of the frozen base, threads. Adapters, heads and optimiser state are float32 everywhere.
 #[derive(Clone, Debug)]
@@ -44,6 +44,7 @@ impl Compute {
 
     /// What else than config and inputs decides the bits of a result, for a fingerprint.
     pub fn environment(&self) -> BTreeMap<String, String> {
+        let plain = plain_kernels().then(|| ("kernels", "libtorch".to_owned()));
         let entries = [
             ("device", format!("{:?}", self.device)),
             ("dtype", self.dtype().into()),
@@ -51,7 +52,7 @@ impl Compute {
             ("libtorch", LIBTORCH_VERSION.into()),
             ("machine", instruction_set()),
         ];
-        entries.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+        entries.into_iter().chain(plain).map(|(k, v)| (k.to_owned(), v)).collect()
     }
 
     /// The same, with a float32 base.

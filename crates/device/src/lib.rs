@@ -23,6 +23,6 @@ pub use allocator::tune_allocator;
 pub use checked::{Checked, is_out_of_memory};
 pub use compute::Compute;
 pub use library::{LIBTORCH_VERSION, cuda_devices, libtorch_folder};
-pub use machine::{CpuKind, cpu_kind, instruction_set};
+pub use machine::{CpuKind, cpu_kind, instruction_set, plain_kernels};
 pub use probe::{Rate, product_rate, product_rates};
 pub use tch::{Device, Kind};

@@ -50,6 +50,14 @@ pub fn cpu_kind() -> CpuKind {
     CpuKind::Other
 }
 
+/// Does `IDIOLECT_KERNELS=libtorch` ask for libtorch's own operations in place of this workspace's CPU kernels? Then the CPU takes the path
+/// that a GPU takes, for comparisons; the bits of results change, so the environment of a run names it.
+pub fn plain_kernels() -> bool {
+    static ASKED: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var("IDIOLECT_KERNELS").is_ok_and(|v| v == "libtorch"));
+    *ASKED
+}
+
 /// The instruction sets that libtorch chooses its kernels by, such as `x86_64+avx2+avx512f`.
 pub fn instruction_set() -> String {
     let mut name = std::env::consts::ARCH.to_owned();

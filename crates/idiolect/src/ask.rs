@@ -13,6 +13,7 @@ use rand::Rng;
 
 use crate::adapt::{differences, judge};
 use crate::served::{Served, ServedArgs};
+use crate::table;
 
 #[derive(Args)]
 pub(crate) struct AskArgs {
@@ -71,7 +72,7 @@ pub(crate) fn run(args: &AskArgs) -> Result<()> {
     let asked: BTreeSet<String> = own.iter().map(|v| key(v)).collect();
     let mut left = candidates(&mut reader, &pool, &asked)?;
     let tie = served.model.tie_width();
-    tracing::info!("{} pairs to choose from; {} votes of {} so far", left.len(), judged.len(), args.user);
+    table::say(&format!("{} pairs to choose from; {} votes of {} so far", left.len(), judged.len(), args.user));
 
     let mut rng = run::rng(args.seed, &["ask", &args.user, &votes.len().to_string()]);
     let mut input = std::io::stdin().lock();
@@ -123,11 +124,15 @@ pub(crate) fn run(args: &AskArgs) -> Result<()> {
         answered += 1;
     };
     let taste = Taste::of(&prior, &judged);
-    tracing::info!("{end}; {answered} answered, {skipped} skipped; {} votes in {}", votes.len(), args.out.display());
-    tracing::info!(
+    table::say(&format!(
+        "{end}; {answered} answered, {skipped} skipped; {} votes in {}",
+        votes.len(),
+        args.out.display()
+    ));
+    table::say(&format!(
         "what is not known of this taste, in deviations of people: {:.0}%",
         100.0 * spread(&taste, &served.people.population.covariance)
-    );
+    ));
     Ok(())
 }
 
@@ -162,7 +167,7 @@ fn candidates<'a>(
         .filter_map(|(vote, difference)| difference.map(|difference| Candidate { vote, difference }))
         .collect();
     if left.len() < all {
-        tracing::info!("{} pairs over --max-row-tokens left out", all - left.len());
+        table::say(&format!("{} pairs over --max-row-tokens left out", all - left.len()));
     }
     if left.is_empty() {
         return Err(mistake("--pairs: expected pairs that were not asked yet, found none", "name a table with more"));

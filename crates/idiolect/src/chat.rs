@@ -11,6 +11,7 @@ use text::{Message, Tokenizer};
 
 use crate::base;
 use crate::cli::ComputeArgs;
+use crate::table;
 
 /// The name of the model without an adapter.
 const BASE: &str = "base";
@@ -79,7 +80,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         ..Sampling::greedy(args.max_new_tokens, tokenizer.stop_ids().to_vec())
     };
     let names: Vec<&str> = speakers.iter().map(|s| s.name.as_str()).collect();
-    tracing::info!("talking to {}; /reset begins anew, Ctrl-D ends", names.join(" and "));
+    table::say(&format!("talking to {}; /reset begins anew, Ctrl-D ends", names.join(" and ")));
     let mut input = std::io::stdin().lock();
     for turn in 0usize.. {
         out("you> ");
@@ -206,7 +207,7 @@ impl Screen {
             self.names.iter().zip(texts).for_each(|(name, text)| out(&format!("{name}> {text}\n")));
         }
         for (name, _) in self.names.iter().zip(finished).filter(|(_, finished)| !**finished) {
-            tracing::info!("({name} was cut at --max-new-tokens)");
+            table::say(&format!("({name} was cut at --max-new-tokens)"));
         }
     }
 }

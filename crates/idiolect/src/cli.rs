@@ -10,7 +10,7 @@ use crate::exit::Outcome;
 use crate::lab_command::LabCommand;
 use crate::policy_command::PolicyCommand;
 use crate::reward_command::RewardCommand;
-use crate::{adapt, ask, chat, doctor, execute, runner, score};
+use crate::{adapt, ask, chat, doctor, execute, runner, score, table};
 
 #[derive(Parser)]
 #[command(name = "idiolect", version, about = "From preferences to one aligned language model per person")]
@@ -145,7 +145,7 @@ impl Cli {
                     execute::copy_hub_model(&model.to_string_lossy(), revision.as_deref(), &aside)?
                 };
                 fs_err::rename(&aside, &folder)?;
-                tracing::info!("{said}");
+                table::say(&said);
                 Ok(())
             }
         }?;

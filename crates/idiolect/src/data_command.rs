@@ -25,7 +25,7 @@ pub(crate) enum DataCommand {
 
 #[derive(Args)]
 struct SourceArgs {
-    /// Files, folders, globs, hf://datasets/..., s3://, gs://, az://, http(s)://
+    /// Files, folders, globs, hf://datasets/..., s3://, gs://, az://, http(s):// (`just build-full`)
     #[arg(required = true)]
     sources: Vec<String>,
     /// The data set's card; without it the columns say which of the common shapes it is

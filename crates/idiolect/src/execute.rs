@@ -86,6 +86,12 @@ const MODEL_FILES: [&str; 7] = [
     "model.safetensors.index.json",
 ];
 
+/// Is this one of the files that an import copies? No other decides its result.
+pub(crate) fn is_of_a_model(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    MODEL_FILES.contains(&name.as_ref()) || path.extension().is_some_and(|e| e == "safetensors")
+}
+
 fn import(config: &ImportConfig, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
     let folder = run.path("");
     match config {
@@ -136,7 +142,7 @@ fn copy_model(source: &Path, compute: &Compute, folder: &Path) -> Result<(Value,
     for entry in fs_err::read_dir(source)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if MODEL_FILES.contains(&name.as_str()) || path.extension().is_some_and(|e| e == "safetensors") {
+        if is_of_a_model(&path) {
             fs_err::copy(&path, folder.join(&name))?;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use problem::{Problem, Result, mistake};
 
@@ -28,13 +28,13 @@ pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     } else {
         let token = std::env::var("HF_TOKEN").ok().or_else(|| cache.token());
         let api = ApiBuilder::from_env().with_token(token).build();
-        Some(api.map_err(|e| trouble(model, &revision, &e.to_string()))?.repo(repo))
+        Some(api.map_err(|e| trouble(model, &revision, &e))?.repo(repo))
     };
     let get = |name: &str| -> Result<PathBuf> {
         match &remote {
             Some(remote) => {
                 tracing::info!("{model}: {name}, from the Hugging Face Hub or its cache");
-                remote.get(name).map_err(|e| trouble(model, &revision, &format!("{name}: {e}")))
+                remote.get(name).map_err(|e| trouble(model, &revision, &e).within(name))
             }
             None => cached.get(name).ok_or_else(|| {
                 mistake(
@@ -50,7 +50,7 @@ pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     // What the repository holds, so that a failed download is never taken for a file that a model does without.
     let held: Option<Vec<String>> = match &remote {
         Some(remote) => {
-            let info = remote.info().map_err(|e| trouble(model, &revision, &e.to_string()))?;
+            let info = remote.info().map_err(|e| trouble(model, &revision, &e))?;
             Some(info.siblings.into_iter().map(|s| s.rfilename).collect())
         }
         None => None,
@@ -87,11 +87,10 @@ fn shards(index: &Path) -> Result<std::collections::BTreeSet<String>> {
     Ok(names.filter_map(|v| v.as_str().map(str::to_owned)).collect())
 }
 
-fn trouble(model: &str, revision: &str, found: &str) -> Problem {
-    mistake(
-        format!("{model} at {revision}: expected its files from the Hugging Face Hub, found: {found}"),
-        "check name, revision and network; HF_TOKEN opens gated models; HF_HUB_OFFLINE=1 takes what the cache has",
-    )
+fn trouble(model: &str, revision: &str, error: &ApiError) -> Problem {
+    let hint =
+        "check name, revision and network; HF_TOKEN opens gated models; HF_HUB_OFFLINE=1 takes what the cache has";
+    data::hub_problem(&format!("{model} at {revision}"), error, hint)
 }
 
 #[cfg(test)]

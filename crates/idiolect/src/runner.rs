@@ -1,6 +1,7 @@
 //! Running a pipeline: every stage in order, skipping what stands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::TryLockError;
 use std::path::Path;
 use std::time::Instant;
 
@@ -61,15 +62,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome> {
             // A step size too large for one cell says nothing about the others.
             Err(problem) if count > 1 && problem.is_not_finite() => {
                 tracing::warn!("[{}] ends here, the other cells go on: {problem}", cell.label);
+                run::close_stage_log();
                 diverged.push(problem.within(format!("[{}]", cell.label)));
             }
             Err(problem) => return Err(problem),
         }
     }
     if results.is_empty()
-        && let Some(first) = diverged.pop()
+        && let Some(last) = diverged.pop()
     {
-        return Err(first.within(format!("none of {count} cells has a result, the last")));
+        return Err(last.within(format!("none of {count} cells has a result, the last")));
     }
     if count > 1 {
         compare(&folder, &results)?;
@@ -85,11 +87,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<Outcome> {
 /// The pipeline's folder is one process's at a time.
 fn lock(folder: &Path) -> Result<fs_err::File> {
     let lock = fs_err::File::create(folder.join(".lock"))?;
-    lock.file().try_lock().map_err(|_| {
-        let hint = "wait for it, or stop it; a stopped run is continued by the same command";
-        mistake(format!("{}: another run is working here", folder.display()), hint)
-    })?;
-    Ok(lock)
+    match lock.file().try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let hint = "wait for it, or stop it; a stopped run is continued by the same command";
+            Err(mistake(format!("{}: another run is working here", folder.display()), hint))
+        }
+        Err(TryLockError::Error(error)) => Err(Problem::from(error).within(folder.join(".lock").display())),
+    }
 }
 
 /// Users whose training a cell's stages stopped, a sentence each.
@@ -195,12 +200,9 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
             total.trained,
             (speed.seconds(total) / 60.0).ceil()
         );
-        tracing::info!(
-            "this machine ({}, {} threads): {}",
-            device::cpu_kind().name(),
-            compute.threads,
-            speed.beside_the_documents()
-        );
+        let cpu = format!("{}, {} threads", device::cpu_kind().name(), compute.threads);
+        let device = if compute.device == device::Device::Cpu { cpu } else { compute.device_name() };
+        tracing::info!("this machine ({device}): {}", speed.beside_the_documents());
     }
     Ok(())
 }
@@ -287,9 +289,10 @@ fn execute(
         .map_err(|e| bug(run.path("config.toml").display(), "a config that can be written as TOML", e.to_string()))?;
     run::write_atomic(&run.path("config.toml"), config.as_bytes())?;
     let (summary, text) = plan.stage.execute(inputs, compute, &mut run)?;
+    let manifest = run.finish(summary)?;
     let memory = run::memory_mib("VmHWM").map_or(String::new(), |most| format!(", at most {most:.0} MiB so far"));
     tracing::info!("{}: done in {:.0} s{memory}", plan.folder, started.elapsed().as_secs_f64());
-    let manifest = run.finish(summary)?;
+    run::close_stage_log();
     table::print(&text)?;
     Ok(manifest)
 }

@@ -43,7 +43,7 @@ pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
     }
     let logits = lm::full_logits(&lm, &ids, bank.as_ref().map(|b| (b, 0))); // [T, V]
     if let Some(path) = dump {
-        logits.write_npy(path).checked()?;
+        logits.write_npy(path).checked().map_err(|e| e.within(path.display()))?;
     }
     let (values, indices) = logits.get(-1).topk(8, -1, true, true);
     let (values, indices) = (Vec::<f32>::try_from(values).checked()?, Vec::<i64>::try_from(indices).checked()?);

@@ -249,7 +249,7 @@ impl Stage {
             Self::Import(ImportConfig::Folder { folder, chat_template }) => {
                 let mut files: Vec<PathBuf> =
                     fs_err::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<_>>>()?;
-                files.retain(|f| f.is_file());
+                files.retain(|f| f.is_file() && crate::execute::is_of_a_model(f));
                 files.extend(chat_template.clone());
                 files.sort();
                 files

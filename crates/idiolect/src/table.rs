@@ -12,6 +12,11 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Says something in a dialogue: to stderr, whatever the log's filter; a reader that has gone is no failure.
+pub(crate) fn say(text: &str) {
+    _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// A Markdown table.
 pub(crate) fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));

@@ -71,7 +71,10 @@ unsafe extern "C" {
 
 /// Can the fused steps run on this tensor?
 pub(crate) fn fits(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16) && x.numel() > 0
+    x.device() == Device::Cpu
+        && matches!(x.kind(), Kind::Float | Kind::BFloat16)
+        && x.numel() > 0
+        && !device::plain_kernels()
 }
 
 /// RMS norm of `x [.., E]` with a float32 `weight [E]`.

@@ -47,7 +47,7 @@ pub(crate) fn available(device: Device, kind: Kind) -> bool {
     let wide = std::is_x86_feature_detected!("avx512bw") && std::is_x86_feature_detected!("avx512dq");
     #[cfg(not(target_arch = "x86_64"))]
     let wide = false;
-    device == Device::Cpu && wide && matches!(kind, Kind::Float | Kind::BFloat16)
+    device == Device::Cpu && wide && matches!(kind, Kind::Float | Kind::BFloat16) && !::device::plain_kernels()
 }
 
 /// The packed forms of one weight `[out, in]`, each made at its first use.
@@ -79,5 +79,5 @@ impl Packed {
 pub fn packed_product_rate(device: Device, kind: Kind, span: std::time::Duration) -> Option<f64> {
     let weight = Packed::default();
     available(device, kind)
-        .then(|| device::product_rate(device, kind, span, |x, w| weight.product(x, || w.shallow_clone(), None)))
+        .then(|| ::device::product_rate(device, kind, span, |x, w| weight.product(x, || w.shallow_clone(), None)))
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use device::Checked;
-use problem::{Result, invalid};
+use problem::{Problem, Result, invalid};
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// Memory, or files that are mapped into it: then what this process holds grows with the batch and not with the number of users.
@@ -93,12 +93,9 @@ fn reserve(file: &fs_err::File, bytes: i64) -> Result<()> {
         let code = unsafe { libc::posix_fallocate(file.file().as_raw_fd(), 0, bytes) };
         if code != 0 {
             let error = std::io::Error::from_raw_os_error(code);
-            return Err(invalid(
-                file.path().display(),
-                format!("room for {bytes} bytes of users' factors"),
-                error.to_string(),
-                "make room, or keep the factors in memory",
-            ));
+            let place = format!("{}: {bytes} bytes of users' factors", file.path().display());
+            let hint = "make room, or keep the factors in memory (`personal_factors = \"memory\"`)";
+            return Err(Problem::from(error).within(place).with_hint(hint));
         }
     }
     #[cfg(not(target_os = "linux"))]
@@ -136,7 +133,8 @@ mod tests {
     fn a_disk_without_room_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let error = Storage::on_disk(folder.path()).zeros(&[1 << 50], Device::Cpu).unwrap_err();
-        assert!(error.to_string().contains("room for"), "{error}");
+        assert!(error.to_string().contains("of users' factors"), "{error}");
+        assert_eq!(error.kind(), problem::Kind::Machine, "{error}");
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

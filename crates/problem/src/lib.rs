@@ -192,6 +192,9 @@ fn of_io(kind: ErrorKind) -> (Kind, &'static str) {
         | ErrorKind::NotADirectory
         | ErrorKind::AlreadyExists
         | ErrorKind::InvalidFilename => (Kind::User, "check that the path is right and can be used"),
+        ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput => {
+            (Kind::User, "the file is cut, or not of the kind that is expected here (text must be UTF-8)")
+        }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             (Kind::Machine, "free some space; what is finished is kept, and the same command continues from there")
         }
@@ -227,6 +230,9 @@ mod tests {
         let of = |code: i32| Problem::from(io::Error::from_raw_os_error(code)).kind();
         for (name, code) in [("ENOENT", 2), ("EACCES", 13), ("EEXIST", 17), ("ENOTDIR", 20), ("EISDIR", 21)] {
             assert_eq!(of(code), Kind::User, "{name}");
+        }
+        for kind in [ErrorKind::InvalidData, ErrorKind::UnexpectedEof] {
+            assert_eq!(Problem::from(io::Error::from(kind)).kind(), Kind::User, "{kind}");
         }
         for (name, code) in [("EIO", 5), ("ENOMEM", 12), ("ENOSPC", 28), ("EROFS", 30), ("EDQUOT", 122)] {
             assert_eq!(of(code), Kind::Machine, "{name}");

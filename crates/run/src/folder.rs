@@ -250,7 +250,6 @@ impl Run {
 
     /// Records every file, drops the state, and puts the folder in its place. What lies in [`ADDED`] of a folder that stood there is kept.
     pub fn finish(self, summary: Value) -> Result<Manifest> {
-        logs::close_stage_log();
         let mut files = BTreeMap::new();
         record_files(&self.partial, "", &mut files)?;
         let content = hash_bytes(serde_json::to_string(&files).expect("plain data").as_bytes());

@@ -22,6 +22,7 @@ mod identity;
 mod interval_plot;
 mod logs;
 mod memory;
+mod panics;
 mod plot;
 mod progress;
 mod seed;
@@ -31,8 +32,9 @@ pub use folder::{
 };
 pub use identity::{Identity, hash_bytes, hash_file};
 pub use interval_plot::interval_plot;
-pub use logs::{LogFormat, Phase, phase, start as start_logs, step};
+pub use logs::{LogFormat, Phase, close_stage_log, phase, start as start_logs, step};
 pub use memory::memory_mib;
+pub use panics::{is_expected_panic, unless_it_panics};
 pub use plot::{Series, bar_plot, line_plot, log_plot};
 pub use progress::Progress;
 pub use seed::{derive, rng};

@@ -1,7 +1,7 @@
 //! What the program says: lines on stderr, as text or JSON, and every stage's `log.txt`.
 //!
-//! [`start`] is called once by the program. `RUST_LOG` filters as usual (`RUST_LOG=debug`, `RUST_LOG=policy=trace`); the
-//! default is `info`. Spans are `pipeline`, `cell`, `stage`, `phase` and `step`. A phase that says nothing for ten seconds is
+//! [`start`] is called once by the program. `RUST_LOG` filters as usual (`RUST_LOG=debug`, `RUST_LOG=policy=trace,info`);
+//! the default is `info`, and how the program ends is always said. Spans are `pipeline`, `cell`, `stage`, `phase` and `step`. A phase that says nothing for ten seconds is
 //! reported by a thread, so that a log never stays silent for long.
 
 use std::fmt;
@@ -46,12 +46,23 @@ pub fn start(log_format: LogFormat) -> Result<()> {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)), // so that the error itself is said
     };
-    let text = || Sentences { log: false };
+    // Whatever is filtered, the last word of the program is said: why it failed, and who was left out.
+    let filter = filter.add_directive("idiolect::exit=warn".parse().expect("a directive"));
     let stderr = match log_format {
-        LogFormat::Text => format::layer().event_format(text()).with_writer(|| Stderr).boxed(),
-        LogFormat::Json => format::layer().json().with_current_span(false).with_writer(|| Stderr).boxed(),
+        LogFormat::Text => format::layer()
+            .event_format(Sentences { log: false })
+            .log_internal_errors(false)
+            .with_writer(|| Stderr)
+            .boxed(),
+        LogFormat::Json => {
+            format::layer().json().with_current_span(false).log_internal_errors(false).with_writer(|| Stderr).boxed()
+        }
     };
-    let log = format::layer().event_format(Sentences { log: true }).with_ansi(false).with_writer(|| StageLog);
+    let log = format::layer()
+        .event_format(Sentences { log: true })
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(|| StageLog);
     let all = tracing_subscriber::registry().with(filter).with(stderr).with(log).with(LastLine);
     // A second call in one process (in tests) changes nothing.
     if tracing::subscriber::set_global_default(all).is_ok() {
@@ -73,7 +84,8 @@ pub(crate) fn open_stage_log(path: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn close_stage_log() {
+/// Lines go to stderr alone again: the stage ended, well or not.
+pub fn close_stage_log() {
     *lock(&STAGE_LOG) = None;
 }
 
@@ -85,7 +97,8 @@ struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        progress::above_bars(|| io::stderr().write_all(bytes))?;
+        // A reader that has gone, such as `head`, must not end the run.
+        _ = progress::above_bars(|| io::stderr().write_all(bytes));
         Ok(bytes.len())
     }
 
@@ -98,10 +111,11 @@ struct StageLog;
 
 impl Write for StageLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match lock(&STAGE_LOG).as_mut() {
-            Some(file) => file.write_all(bytes).map(|()| bytes.len()),
-            None => Ok(bytes.len()),
+        // A full disk is reported by what the stage itself writes.
+        if let Some(file) = lock(&STAGE_LOG).as_mut() {
+            _ = file.write_all(bytes);
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -229,10 +243,49 @@ fn report_silence() {
     loop {
         std::thread::sleep(Duration::from_secs(1));
         let Some((_, name, since)) = lock(&RUNNING).last().cloned() else { continue };
-        let quiet_since = lock(&LAST_LINE).map_or(since, |last| last.max(since));
+        let last_line = *lock(&LAST_LINE);
         let on_screen = io::stderr().is_terminal() && progress::has_bar();
-        if quiet_since.elapsed() >= LINE_EVERY && !on_screen {
+        if !is_silent(since, last_line, Instant::now()) {
+            continue;
+        }
+        if on_screen {
+            *lock(&LAST_LINE) = Some(Instant::now()); // the bar says it, and the log is told below
+            _ = writeln!(StageLog, "  {name}: running for {:.0} s", since.elapsed().as_secs_f64());
+        } else {
             tracing::info!("  {name}: running for {:.0} s", since.elapsed().as_secs_f64());
         }
+    }
+}
+
+/// Has nothing been said for ten seconds of what has run since `since`?
+fn is_silent(since: Instant, last_line: Option<Instant>, now: Instant) -> bool {
+    let quiet_since = last_line.map_or(since, |last| last.max(since));
+    now.duration_since(quiet_since) >= LINE_EVERY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_is_silent_after_ten_seconds_without_a_line() {
+        let since = Instant::now();
+        let after = |seconds| since + Duration::from_secs(seconds);
+        assert!(!is_silent(since, None, after(9)) && is_silent(since, None, after(10)));
+        assert!(!is_silent(since, Some(after(5)), after(14)) && is_silent(since, Some(after(5)), after(15)));
+        // A line from before it began says nothing about it.
+        assert!(!is_silent(after(20), Some(since), after(29)) && is_silent(after(20), Some(since), after(30)));
+    }
+
+    #[test]
+    fn what_began_last_is_named_until_it_ends() {
+        let running = || lock(&RUNNING).iter().map(|(_, name, _)| name.clone()).collect::<Vec<_>>();
+        let outer = phase("outer");
+        let inner = Watch::new("inner");
+        assert_eq!(running(), ["outer", "inner"]);
+        drop(outer); // in any order
+        assert_eq!(running(), ["inner"]);
+        drop(inner);
+        assert!(running().is_empty());
     }
 }

@@ -71,7 +71,7 @@ impl Row {
     fn over_long(&self, max_tokens: usize) -> Problem {
         let (tokens, answer) = (self.ids.len(), self.ids.len() - self.answer_start);
         invalid(
-            "a row",
+            "the row",
             format!("at most {max_tokens} tokens of prompt and answer"),
             format!("{tokens} ({answer} of them the answer's)"),
             "raise `max_row_tokens`, or set `over_long` to \"drop\" or \"truncate-prompt-left\"",
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(row().fit(10, OverLong::Error).unwrap(), Fitted::Whole(row()));
         assert_eq!(row().fit(9, OverLong::Drop).unwrap(), Fitted::Dropped);
         let error = row().fit(9, OverLong::Error).unwrap_err().to_string();
-        assert_eq!(error, "a row: expected at most 9 tokens of prompt and answer, found 10 (4 of them the answer's)");
+        assert_eq!(error, "the row: expected at most 9 tokens of prompt and answer, found 10 (4 of them the answer's)");
         let Fitted::Truncated(cut) = row().fit(5, OverLong::TruncatePromptLeft).unwrap() else { panic!("not cut") };
         assert_eq!((cut.ids.as_slice(), cut.answer_start), (&[5, 6, 7, 8, 9][..], 1));
         assert!(row().fit(4, OverLong::TruncatePromptLeft).is_err(), "no prompt would be left");
