@@ -9,7 +9,7 @@ at that torch's `lib`. Everything runs in float32. Each step has a time limit, a
 JSON report is written after each step, so a crash or a limit loses nothing.
 
 What must agree, and how closely (`TOLERANCE`): logits by their largest difference over the largest logit; every number of a stage's
-`metrics.jsonl` by its relative difference; trained tensors by the norm of the difference over the norm. Training divides by small second
+`metrics.jsonl` except times and accuracies by its relative difference; trained tensors by the norm of the difference over the norm. Training divides by small second
 moments, so tensors may differ more than logits. After PPO's first round the sampled tokens may differ, so later rounds need only be finite.
 
 Exit code: 0 if every step agrees, 1 otherwise. Keys of the report: `device`, `binary`, `torch_lib`, `passed`, `seconds`, and `steps`, each with `name`,

@@ -18,37 +18,26 @@ impl<T> Checked<T> for std::result::Result<T, TchError> {
             }
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default().to_owned();
-            let problem = match () {
-                () if is_out_of_memory(&text) => out_of_memory(&first),
-                () if text.contains("CUDA error") => failed_device(&first),
-                () => refusal(first),
+            let problem = match machine_failure(&text) {
+                Some((_, hint)) => machine(format!("libtorch: {first}"), hint),
+                None => bug("libtorch", "an operation that it accepts", first),
             };
             problem.caused_by(error)
         })
     }
 }
 
-fn out_of_memory(text: &str) -> Problem {
-    let hint = "lower `micro_batch_tokens`, set `activations = \"recompute\"`, or use a device with more memory";
-    machine(format!("libtorch: {text}"), hint)
-}
-
-fn failed_device(text: &str) -> Problem {
-    machine(
-        format!("libtorch: {text}"),
-        "run the same command again; nvidia-smi tells whether the device still answers",
-    )
-}
-
-fn refusal(text: String) -> Problem {
-    bug("libtorch", "an operation that it accepts", text)
-}
-
-/// Does this text of libtorch's say that a device or the machine ran out of memory?
-pub fn is_out_of_memory(text: &str) -> bool {
-    ["out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED"]
-        .iter()
-        .any(|words| text.contains(words))
+/// What failed and what to do about it, if this text of libtorch's says that the machine failed: too little memory, or a CUDA device that
+/// stopped. Results and the panic hook both read libtorch's words here.
+pub fn machine_failure(text: &str) -> Option<(&'static str, &'static str)> {
+    const MEMORY: [&str; 5] =
+        ["out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED"];
+    if MEMORY.iter().any(|words| text.contains(words)) {
+        let hint = "lower `micro_batch_tokens`, set `activations = \"recompute\"`, or use a device with more memory";
+        return Some(("out of memory", hint));
+    }
+    let hint = "run the same command again; nvidia-smi tells whether the device still answers";
+    text.contains("CUDA error").then_some(("the device failed", hint))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ mod machine;
 mod probe;
 
 pub use allocator::tune_allocator;
-pub use checked::{Checked, is_out_of_memory};
+pub use checked::{Checked, machine_failure};
 pub use compute::Compute;
 pub use library::{LIBTORCH_VERSION, cuda_devices, libtorch_folder};
 pub use machine::{CpuKind, cpu_kind, instruction_set, plain_kernels};

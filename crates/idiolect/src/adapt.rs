@@ -41,7 +41,7 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
     let file = served.file_of(&args.user);
     if !args.replace && (file.exists() || served.people.tastes.contains_key(&args.user)) {
         let message = format!("--user: expected somebody new, found `{}` among those whom the model serves", args.user);
-        return Err(mistake(message, "--replace puts the new taste in the old one's place"));
+        return Err(mistake(message, "--replace puts the new preference weights in place of the old ones"));
     }
     let mut reader = served.reader()?;
     let before = reader.known();

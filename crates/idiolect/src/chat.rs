@@ -80,7 +80,7 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         ..Sampling::greedy(args.max_new_tokens, tokenizer.stop_ids().to_vec())
     };
     let names: Vec<&str> = speakers.iter().map(|s| s.name.as_str()).collect();
-    table::say(&format!("talking to {}; /reset begins anew, Ctrl-D ends", names.join(" and ")));
+    table::say(&format!("talking to {}; /reset starts over, Ctrl-D ends", names.join(" and ")));
     let mut input = std::io::stdin().lock();
     for turn in 0usize.. {
         out("you> ");
@@ -126,7 +126,7 @@ fn say(
     let room = most.saturating_sub(args.max_new_tokens);
     if let Some(long) = prompts.iter().map(Vec::len).find(|n| *n > room) {
         let message = format!("the conversation: expected at most {room} tokens, found {long}");
-        return Err(mistake(message, "begin anew with /reset, or lower --max-new-tokens"));
+        return Err(mistake(message, "start over with /reset, or lower --max-new-tokens"));
     }
     let owners: Vec<usize> = speakers.iter().map(|s| s.index).collect();
     let seed = |s: &Speaker| run::derive(args.seed, &["chat", &s.name, &turn.to_string()]);

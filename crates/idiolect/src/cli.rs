@@ -1,9 +1,9 @@
 //! What is typed, and which function it means.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use problem::{Result, mistake};
+use problem::{Result, invalid, mistake};
 
 use crate::data_command::DataCommand;
 use crate::exit::Outcome;
@@ -132,7 +132,7 @@ impl Cli {
             Command::Score(args) => score::score(&args),
             Command::Doctor => doctor::print(),
             Command::Import(ImportArgs { model, revision, folder }) => {
-                crate::exit::refuse_folder(&folder)?;
+                refuse_folder(&folder)?;
                 let aside = folder.with_extension("part");
                 if aside.exists() {
                     fs_err::remove_dir_all(&aside)?;
@@ -151,4 +151,12 @@ impl Cli {
         }?;
         Ok(Outcome::Done)
     }
+}
+
+/// Refuses a folder to write that exists already.
+pub(crate) fn refuse_folder(out: &Path) -> Result<()> {
+    if out.exists() {
+        return Err(invalid(out.display(), "a new folder", "one that exists", "name another folder"));
+    }
+    Ok(())
 }

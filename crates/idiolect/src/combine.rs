@@ -10,7 +10,7 @@ use policy::{Combination, Policies, PpoReport};
 use problem::{Result, mistake};
 
 use crate::cli::ComputeArgs;
-use crate::exit::refuse_folder;
+use crate::cli::refuse_folder;
 use crate::lab_command::{begin, publish};
 use crate::served::{Served, ServedArgs};
 use crate::table;
@@ -78,7 +78,7 @@ pub(crate) fn combined(
     let mut all = BTreeMap::new();
     for (user, taste) in tastes {
         let own = policy::taste_weights(taste.mean.as_slice(), &deviations, how.strength).ok_or_else(|| {
-            mistake(format!("`{user}`: expected a taste that is not zero everywhere"), "ask for more votes")
+            mistake(format!("`{user}`: expected preference weights that are not all zero"), "ask for more votes")
         })?;
         all.insert(user.clone(), own);
     }

@@ -42,7 +42,7 @@ pub(crate) fn print() -> Result<()> {
             line(&name, format!("{dtype} products at {plain:.0} GFLOP/s{packed}{mark}"))?;
         }
     }
-    line("docs", Speed::measure(&default, 1.0).beside_the_documents())?;
+    line("docs", Speed::measure(&default, 1.0).compared_with_the_documents())?;
     if cuda == 0 {
         line("cuda", "no device".into())?;
         if Path::new("/proc/driver/nvidia/version").exists() {

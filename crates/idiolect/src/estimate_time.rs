@@ -58,7 +58,7 @@ impl Speed {
     }
 
     /// How this machine compares with the one whose minutes the documents give.
-    pub(crate) fn beside_the_documents(&self) -> String {
+    pub(crate) fn compared_with_the_documents(&self) -> String {
         format!(
             "matrix products at {:.0} GFLOP/s, {:.2} times the machine of docs/benchmarks/quickstart.md",
             self.products,

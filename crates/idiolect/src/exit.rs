@@ -8,9 +8,8 @@
 //! | 3 | done, but some users are in quarantine or some cells of a matrix diverged; they are named |
 
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
-use std::path::Path;
 
-use problem::{Problem, REPORT, Result, invalid};
+use problem::{Problem, REPORT, Result};
 
 /// What a command that did not fail ended with.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ fn report(problem: &Problem) {
     }
 }
 
-/// A panic is a bug of ours, unless libtorch ran out of memory inside an operation that cannot return an error.
+/// A panic is a bug of ours, unless the machine failed inside an operation of libtorch that cannot return an error.
 fn report_panic(info: &PanicHookInfo) {
     if run::is_expected_panic() {
         return;
@@ -58,12 +57,8 @@ fn report_panic(info: &PanicHookInfo) {
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let text = first_line(text.unwrap_or("a panic without a message"));
     let place = info.location().map_or_else(|| "an unknown place".into(), ToString::to_string);
-    if device::is_out_of_memory(text) {
-        let hint = "lower `micro_batch_tokens`, set `activations = \"recompute\"`, or use a device with more memory";
-        tracing::error!(hint, "out of memory at {place}: {text}");
-    } else {
-        tracing::error!(hint = REPORT, "a panic at {place}: {text}");
-    }
+    let (what, hint) = device::machine_failure(text).unwrap_or(("a panic", REPORT));
+    tracing::error!(hint, "{what} at {place}: {text}");
     let trace = std::backtrace::Backtrace::capture();
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
         tracing::error!("backtrace:\n{trace}");
@@ -76,14 +71,6 @@ fn first_line(text: &str) -> &str {
     let text = &text[..end];
     let text = text.strip_prefix("called `Result::unwrap()` on an `Err` value: ").unwrap_or(text);
     text.strip_prefix("Torch(\"").unwrap_or(text)
-}
-
-/// Refuses a folder to write that exists already.
-pub(crate) fn refuse_folder(out: &Path) -> Result<()> {
-    if out.exists() {
-        return Err(invalid(out.display(), "a new folder", "one that exists", "name another folder"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use reward::{LabRow, ShareLoraLab, Slope};
 use run::Series;
 use serde_json::json;
 
-use crate::exit::refuse_folder;
+use crate::cli::refuse_folder;
 use crate::lab_newcomers::NewcomersArgs;
 use crate::{lab_loco, lab_newcomers, lab_pessimism, lab_rfm, table};
 

@@ -12,8 +12,8 @@ use study::{Asked, EvaluateConfig, EvaluationSplit, Own, Rates, SamplingConfig, 
 use text::{Answer, Message, Tokenizer};
 
 use crate::cli::ComputeArgs;
+use crate::cli::refuse_folder;
 use crate::combine::{self, CombineArgs};
-use crate::exit::refuse_folder;
 use crate::pairs_stage::answer_rows;
 use crate::{base, table};
 

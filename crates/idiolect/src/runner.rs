@@ -202,7 +202,7 @@ fn announce(pipeline: &Pipeline, folder: &Path, args: &RunArgs, compute: &Comput
         );
         let cpu = format!("{}, {} threads", device::cpu_kind().name(), compute.threads);
         let device = if compute.device == device::Device::Cpu { cpu } else { compute.device_name() };
-        tracing::info!("this machine ({device}): {}", speed.beside_the_documents());
+        tracing::info!("this machine ({device}): {}", speed.compared_with_the_documents());
     }
     Ok(())
 }

@@ -37,10 +37,10 @@ fn report_fallbacks(compute: &Compute) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         if compute.device == Device::Cpu && !packed::available(compute.device, compute.kind) {
-            let (dtype, cpu) = (compute.dtype(), device::cpu_kind().name());
-            tracing::info!(
-                "{dtype} products with frozen weights are libtorch's plain ones: packed ones need AVX-512 ({cpu})"
-            );
+            let asked = device::plain_kernels();
+            let cpu = format!("this processor ({}) has no AVX-512", device::cpu_kind().name());
+            let why = if asked { "IDIOLECT_KERNELS asks for that" } else { cpu.as_str() };
+            tracing::info!("{} products with frozen weights are libtorch's plain ones: {why}", compute.dtype());
         }
     });
 }
