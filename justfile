@@ -40,6 +40,10 @@ check: setup
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --quiet
     cargo test --release --workspace --quiet
 
+# SHA-256 of every tensor file of the tiny pipelines, into target/hashes.txt: run before and after moving code, on one machine
+hashes: build
+    cargo test --release --workspace --test whole_program -- --ignored hashes
+
 # Compare cuda:0 with the CPU on tiny random models, in 4 minutes; --rehearse runs it without a GPU. Needs a Python with torch 2.11.0
 gpu-check *ARGS: build
     mkdir -p target/gpu-check

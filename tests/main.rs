@@ -9,6 +9,8 @@ mod bench;
 mod data_command;
 /// Reward features: one is the ordinary model, tastes serve opposite people.
 mod features;
+/// Hashes of every tensor file, for those who move code.
+mod hashes;
 /// The house: import rows of crates, lengths of files, configs that parse.
 mod house;
 /// Learners: equals a reference, repeats exactly, gets better, keeps its invariant.

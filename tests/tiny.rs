@@ -193,6 +193,14 @@ impl Workspace {
         self
     }
 
+    /// Per-user policies of the stage `sft`, from which DPO starts.
+    pub(crate) fn with_per_user_sft(self) -> Self {
+        let own = self.with_sft();
+        own.edit("configs/sft.toml", "scope = \"global\"", "scope = \"per-user\"");
+        own.edit("configs/dpo.toml", "start = \"base\"", "start = \"sft\"");
+        own
+    }
+
     /// PPO in place of pairs and DPO.
     pub(crate) fn with_ppo(self) -> Self {
         let stage = |kind: &str| format!("[[stage]]\nkind = \"{kind}\"\nconfig = \"configs/{kind}.toml\"\n");

@@ -21,6 +21,7 @@
 mod adamw;
 mod bank;
 mod cache;
+mod checkpoint;
 mod config;
 mod families;
 mod fused;
@@ -33,6 +34,7 @@ mod model;
 mod packed;
 mod parts;
 mod pass;
+mod quarantine;
 mod read_out;
 mod row_factors;
 mod row_set;
@@ -45,6 +47,7 @@ mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
 pub use bank::{Bank, BankConfig, Middle, Owners, Sharing, UserFactors};
+pub use checkpoint::{Checkpoints, Saved};
 pub use config::{ModelConfig, Shape};
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_size, import_gguf};
@@ -52,6 +55,7 @@ pub use head::ScalarHead;
 pub use lora::{AllBlocks, AllLinear, Blocks, InitBound, InitRule, InitUsers, LoraConfig, Targets};
 pub use model::Lm;
 pub use packed::packed_product_rate;
+pub use quarantine::{Fault, Quarantine};
 pub use read_out::{
     Pooling, answer_hidden, answer_logp, answer_token_logp, forward, full_logits, hidden_states, logits_of,
     pooled_hidden, token_logp,

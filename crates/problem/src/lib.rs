@@ -23,7 +23,8 @@ pub type Result<T, E = Problem> = std::result::Result<T, E>;
 pub enum Kind {
     /// The user can mend it: a setting, a file, an argument. The same command fails again until they do.
     User,
-    /// Training left the finite numbers. The user can mend it too, but other runs with other settings may still succeed.
+    /// Training left the finite numbers, or no user's training went well. The user can mend it too, but other runs with other settings may
+    /// still succeed.
     NotFinite,
     /// A bug of ours.
     Ours,
@@ -93,6 +94,11 @@ pub fn machine(text: impl Into<String>, hint: impl Into<String>) -> Problem {
 pub fn not_finite(place: impl Display, what: impl Display) -> Problem {
     let hint = "lower the learning rate, or train in float32 (`--dtype float32`)";
     Problem::new(Kind::NotFinite, What::Text(format!("{place}: {what} is not finite")), Some(hint.into()))
+}
+
+/// No training of a stage ended well, in a sentence; `hint` is the remedy. As for [`not_finite`], other cells of a matrix may still succeed.
+pub fn diverged(text: impl Into<String>, hint: impl Into<String>) -> Problem {
+    Problem::new(Kind::NotFinite, What::Text(text.into()), Some(hint.into()))
 }
 
 /// What the user is asked to do about a bug of ours.
