@@ -10,10 +10,10 @@ pipeline *ARGS: build
 run PIPELINE *ARGS: build
     {{program}} run {{PIPELINE}} {{ARGS}}
 
-# All tests
+# All tests; with the points at which they end the program
 test:
     ./setup --compile
-    cargo test --release --workspace
+    cargo test --release --workspace --features idiolect/kill-points
 
 # The parts that `just build-full` adds: their tests, and that they build
 test-full: setup
@@ -36,13 +36,13 @@ build-full: setup
 # For every commit: format, lints, documentation, tests
 check: setup
     cargo fmt --all --check
-    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo clippy --release --workspace --all-targets --features idiolect/kill-points -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --quiet
-    cargo test --release --workspace --quiet
+    cargo test --release --workspace --features idiolect/kill-points --quiet
 
 # SHA-256 of every tensor file of the tiny pipelines, into target/hashes.txt: run before and after moving code, on one machine
 hashes: build
-    cargo test --release --workspace --test whole_program -- --ignored hashes
+    cargo test --release --workspace --features idiolect/kill-points --test whole_program -- --ignored hashes
 
 # Compare cuda:0 with the CPU on tiny random models, in 4 minutes; --rehearse runs it without a GPU. Needs a Python with torch 2.11.0
 gpu-check *ARGS: build

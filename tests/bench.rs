@@ -31,7 +31,12 @@ impl Bench {
     }
 
     pub(crate) fn run(&self, stage: &str, name: &str) -> Run {
-        Run::begin(&self.folder.path().join(name), Identity::new(stage, 1, serde_json::json!({}), 3)).unwrap()
+        Run::begin(
+            &self.folder.path().join(name),
+            Identity::new(stage, 1, serde_json::json!({}), 3),
+            run::Environment::new(),
+        )
+        .unwrap()
     }
 }
 

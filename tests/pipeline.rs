@@ -9,7 +9,7 @@ use crate::tiny::{Workspace, program, repository, stderr};
 const KINDS: [&str; 8] = ["import", "simulate", "data", "reward", "pairs", "dpo", "evaluate", "export"];
 
 #[test]
-fn the_whole_pipeline_runs_then_stands_and_repeats_elsewhere() {
+fn the_whole_pipeline_runs_then_is_up_to_date_and_repeats_elsewhere() {
     let workspace = Workspace::new();
     let first = workspace.run(&[]).assert().success();
     let printed = String::from_utf8_lossy(&first.get_output().stdout).into_owned();
@@ -38,7 +38,7 @@ fn the_whole_pipeline_runs_then_stands_and_repeats_elsewhere() {
     let again = workspace.run(&[]).output().unwrap();
     let said = stderr(&again);
     assert!(again.status.success() && again.stdout.is_empty(), "{said}");
-    assert!(KINDS.iter().all(|kind| said.contains(&format!("{kind}: stands"))), "{said}");
+    assert!(KINDS.iter().all(|kind| said.contains(&format!("{kind}: up to date"))), "{said}");
 
     // Another folder, the same bytes.
     let elsewhere = Workspace::new();
@@ -48,11 +48,11 @@ fn the_whole_pipeline_runs_then_stands_and_repeats_elsewhere() {
     // One changed value: the stages behind it run, those before it stand.
     let changed = workspace.run(&["--set", "dpo.beta=0.2", "--until", "dpo"]).output().unwrap();
     let said = stderr(&changed);
-    assert!(said.contains("pairs: stands") && said.contains("dpo: running (changed: config.beta)"), "{said}");
+    assert!(said.contains("pairs: up to date") && said.contains("dpo: running (changed: config.beta)"), "{said}");
     let forced = workspace.run(&["--set", "dpo.beta=0.2", "--until", "dpo", "--force", "data"]).output().unwrap();
     let said = stderr(&forced);
     assert!(
-        said.contains("data: running (forced)") && said.contains("reward: stands"),
+        said.contains("data: running (forced)") && said.contains("reward: up to date"),
         "the same content again: {said}"
     );
     // A file that is gone is noticed.
@@ -199,7 +199,7 @@ fn lines(workspace: &Workspace, file: &str, rows: &[Value]) -> std::path::PathBu
 
 /// Reddit TL;DR's schema: six workers, of whom the one with fewest training votes, `train`, is not of the top five; workers like
 /// long or short summaries.
-fn tldr_rows(train: usize) -> Vec<Value> {
+pub(crate) fn tldr_rows(train: usize) -> Vec<Value> {
     use serde_json::json;
     let mut rows = Vec::new();
     for worker in 0..6usize {
@@ -217,7 +217,7 @@ fn tldr_rows(train: usize) -> Vec<Value> {
 }
 
 /// HelpSteer2's: two rows a prompt, five attributes each.
-fn helpsteer2_rows(prompts: std::ops::Range<usize>) -> Vec<Value> {
+pub(crate) fn helpsteer2_rows(prompts: std::ops::Range<usize>) -> Vec<Value> {
     let row = |i: usize, response: &str, score: usize| {
         serde_json::json!({"prompt": format!("what is {i}?"), "response": response, "helpfulness": score,
             "correctness": 4 - score, "coherence": 2, "complexity": score % 2, "verbosity": 1})
@@ -308,14 +308,16 @@ fn supervised_fine_tuning_gives_the_stages_behind_it_a_new_base() {
     assert_ne!(hash(stage("sft/model.safetensors")), hash(stage("import/model.safetensors")));
     let inputs = |name: &str| -> Value {
         let manifest: Value = run::read_json(&stage(name).join("manifest.json")).unwrap();
-        manifest["identity"]["inputs"]["import"].clone()
+        manifest["identity"]["inputs"]["base"].clone()
     };
-    assert!(inputs("reward").is_string() && inputs("reward") == inputs("dpo") && inputs("reward") != inputs("sft"));
+    assert!(inputs("reward").is_string());
+    assert_eq!(inputs("reward"), inputs("dpo"));
+    assert_ne!(inputs("reward"), inputs("sft"));
     let card = fs_err::read_to_string(stage("export/adapters/ann/adapter_config.json")).unwrap();
     assert!(card.contains("tiny/sft"), "{card}");
-    // Everything stands, also where the fine-tuned base stands in for the imported one.
+    // Everything is up to date, also where the fine-tuned base takes the place of the imported one.
     let again = workspace.run(&[]).output().unwrap();
-    assert_eq!(crate::tiny::stderr(&again).matches(": stands").count(), 9, "{}", crate::tiny::stderr(&again));
+    assert_eq!(crate::tiny::stderr(&again).matches(": up to date").count(), 9, "{}", crate::tiny::stderr(&again));
 }
 
 #[test]
@@ -379,12 +381,12 @@ fn a_model_by_name_needs_the_cache_when_offline() {
 fn a_plain_base_is_given_a_chat_template() {
     let workspace = Workspace::new();
     fs_err::rename(workspace.path("model/chat_template.jinja"), workspace.path("plain.jinja")).unwrap();
-    // Without one the import stands, and the first stage that needs words says what is missing.
+    // Without one the import succeeds, and the first stage that needs words says what is missing.
     let output = workspace.run(&["--until", "simulate"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let said = stderr(&output);
     assert!(said.contains("expected a chat template") && said.contains("\nhint: name a Jinja file"), "{said}");
-    fs_err::write(workspace.path("configs/import.toml"), "folder = \"model\"\nchat_template = \"plain.jinja\"\n")
+    fs_err::write(workspace.path("configs/import.toml"), "folder = \"../model\"\nchat_template = \"../plain.jinja\"\n")
         .unwrap();
     workspace.run(&["--until", "simulate"]).assert().success();
     // transformers 4 kept templates in a list; a base with a template keeps it.

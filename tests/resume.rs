@@ -4,6 +4,7 @@ use crate::house::copy;
 use crate::tiny::{Workspace, stderr};
 
 #[test]
+#[cfg_attr(not(feature = "kill-points"), ignore = "needs --features idiolect/kill-points")]
 fn a_run_killed_in_every_stage_that_checkpoints_ends_with_the_same_bytes() {
     let undisturbed = Workspace::new().with_sft();
     undisturbed.run(&[]).assert().success();
@@ -61,6 +62,7 @@ fn a_run_killed_in_every_stage_that_checkpoints_ends_with_the_same_bytes() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "kill-points"), ignore = "needs --features idiolect/kill-points")]
 fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
     let workspace = || {
         let workspace = Workspace::new();
@@ -100,6 +102,7 @@ fn a_reward_model_with_everything_on_resumes_to_the_same_bytes() {
 }
 
 #[test]
+#[cfg_attr(not(feature = "kill-points"), ignore = "needs --features idiolect/kill-points")]
 fn ppo_killed_behind_every_checkpoint_ends_with_the_same_bytes_and_a_cold_optimiser_does_not() {
     let (undisturbed, killed) = (Workspace::new().with_ppo(), Workspace::new().with_ppo());
     undisturbed.run(&[]).assert().success();

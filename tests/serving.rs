@@ -108,9 +108,9 @@ fn asked_in_a_terminal_ingested_and_adapted() {
     assert_eq!(again.status.code(), Some(2));
     assert!(stderr(&again).contains("hint: --replace"), "{}", stderr(&again));
     assert!(adapt(&["--replace"]).status.success());
-    // The stage still stands.
+    // The stage is still up to date.
     let output = workspace.run(&["--until", "reward"]).output().unwrap();
-    assert!(stderr(&output).contains("reward: stands"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("reward: up to date"), "{}", stderr(&output));
 }
 
 #[test]

@@ -106,13 +106,13 @@ impl Workspace {
             format!("train = [{}]\ndev = [{}]\nheld_out = [{}]\n", list(0..8), list(8..11), list(11..15)),
         );
         let kinds = ["import", "simulate", "data", "reward", "pairs", "dpo", "evaluate", "export"];
-        let stages = kinds.map(|k| format!("[[stage]]\nkind = \"{k}\"\nconfig = \"configs/{k}.toml\"\n"));
+        let stages = kinds.map(|k| format!("[[stage]]\nkind = \"{k}\"\ninclude = \"../configs/{k}.toml\"\n"));
         write("pipelines/tiny.toml", format!("name = \"tiny\"\nseed = 3\n{}", stages.concat()));
-        write("configs/import.toml", "folder = \"model\"\n".into());
+        write("configs/import.toml", "folder = \"../model\"\n".into());
         write(
             "configs/simulate.toml",
             format!(
-                "prompts = \"prompts.toml\"\nsystem = \"be brief\"\n\
+                "prompts = \"../prompts.toml\"\nsystem = \"be brief\"\n\
                  features = [\"second-person\", \"modal\", \"pointing\", \"first-person\"]\n\
                  agreement = 0.8\ntie_width = 0.02\ngate = 0.25\n[sampling]\n{SAMPLING}\
                  [votes_per_user]\ntrain = 30\ndev = 6\ntest = 10\n\
@@ -122,7 +122,7 @@ impl Workspace {
         fs_err::copy(repository().join("datasets/simulated/card.toml"), root.join("card.toml")).unwrap();
         write(
             "configs/data.toml",
-            "card = \"card.toml\"\n[selection]\nmin_votes = 5\nsplit = { by = \"column\" }\nstrict = false\n".into(),
+            "card = \"../card.toml\"\n[selection]\nmin_votes = 5\nsplit = { by = \"column\" }\nstrict = false\n".into(),
         );
         write(
             "configs/reward.toml",
@@ -188,7 +188,7 @@ impl Workspace {
     /// Puts the stage `sft` in front of `reward`.
     pub(crate) fn with_sft(self) -> Self {
         let reward = "[[stage]]\nkind = \"reward\"";
-        let sft = "[[stage]]\nkind = \"sft\"\nconfig = \"configs/sft.toml\"\n";
+        let sft = "[[stage]]\nkind = \"sft\"\ninclude = \"../configs/sft.toml\"\n";
         self.edit("pipelines/tiny.toml", reward, &format!("{sft}{reward}"));
         self
     }
@@ -203,7 +203,7 @@ impl Workspace {
 
     /// PPO in place of pairs and DPO.
     pub(crate) fn with_ppo(self) -> Self {
-        let stage = |kind: &str| format!("[[stage]]\nkind = \"{kind}\"\nconfig = \"configs/{kind}.toml\"\n");
+        let stage = |kind: &str| format!("[[stage]]\nkind = \"{kind}\"\ninclude = \"../configs/{kind}.toml\"\n");
         self.edit("pipelines/tiny.toml", &(stage("pairs") + &stage("dpo")), &stage("ppo"));
         self
     }

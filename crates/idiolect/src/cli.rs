@@ -10,7 +10,8 @@ use crate::exit::Outcome;
 use crate::lab_command::LabCommand;
 use crate::policy_command::PolicyCommand;
 use crate::reward_command::RewardCommand;
-use crate::{adapt, ask, chat, doctor, execute, runner, score, table};
+use crate::stages::import::copy_hub_model;
+use crate::{adapt, ask, chat, doctor, pipeline, score, table};
 
 #[derive(Parser)]
 #[command(name = "idiolect", version, about = "From preferences to one aligned language model per person")]
@@ -32,7 +33,7 @@ fn log_format(text: &str) -> Result<run::LogFormat, String> {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a pipeline file: every stage whose result does not stand already
+    /// Run a pipeline file: every stage that is not up to date
     Run(RunArgs),
     /// Turn a GGUF file of the Llama family, or a model's name on the Hugging Face Hub, into a Hugging Face folder
     Import(ImportArgs),
@@ -86,25 +87,48 @@ impl ComputeArgs {
 /// Arguments of `idiolect run`.
 #[derive(Args)]
 pub(crate) struct RunArgs {
-    /// A pipeline file; its paths are relative to the folder above `pipelines/`
-    pub(crate) pipeline: PathBuf,
-    /// Stop behind this stage
-    #[arg(long)]
-    pub(crate) until: Option<String>,
-    /// Run this stage even if its result stands
-    #[arg(long)]
-    pub(crate) force: Vec<String>,
-    /// Change a value: `stage.key=value`, or `seed=value`
+    /// A pipeline file; paths in it are relative to it
+    pipeline: PathBuf,
+    /// Where results are written [default: `checkpoints` in the project, the parent of `pipelines/`]
+    #[arg(long, value_name = "DIR")]
+    checkpoints: Option<PathBuf>,
+    /// Stop after this stage
+    #[arg(long, value_name = "STAGE")]
+    until: Option<String>,
+    /// Run this stage even if it is up to date, in every cell of a matrix
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+    /// Change a value: `stage.key=value`, or `seed=value`; paths are relative to the current folder
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) set: Vec<String>,
+    set: Vec<String>,
     /// The run's seed, in place of the pipeline's
     #[arg(long)]
-    pub(crate) seed: Option<u64>,
+    seed: Option<u64>,
     /// Only print what would run, why, and how many tokens it may take
     #[arg(long)]
-    pub(crate) dry_run: bool,
+    dry_run: bool,
+    /// Go on from results that were computed on another device, with other threads or micro-batches
+    #[arg(long)]
+    accept_environment: bool,
     #[command(flatten)]
-    pub(crate) compute: ComputeArgs,
+    compute: ComputeArgs,
+}
+
+impl RunArgs {
+    fn execute(&self) -> Result<Outcome> {
+        let Self { pipeline, checkpoints, until, force, set, seed, dry_run, accept_environment, compute } = self;
+        let request = pipeline::Request {
+            pipeline,
+            checkpoints: checkpoints.as_deref(),
+            until: until.as_deref(),
+            force,
+            set,
+            seed: *seed,
+            dry_run: *dry_run,
+            accept_environment: *accept_environment,
+        };
+        pipeline::run(&request, &compute.resolve()?)
+    }
 }
 
 #[derive(Args)]
@@ -121,7 +145,7 @@ struct ImportArgs {
 impl Cli {
     pub(crate) fn execute(self) -> Result<Outcome> {
         match self.command {
-            Command::Run(args) => return runner::run(&args),
+            Command::Run(args) => return args.execute(),
             Command::Data(command) => command.execute(),
             Command::Reward(command) => command.execute(),
             Command::Policy(command) => command.execute(),
@@ -142,7 +166,7 @@ impl Cli {
                     format!("{} tensors, {} parameters, types {:?}", report.tensors, report.parameters, report.types)
                 } else {
                     fs_err::create_dir_all(&aside)?;
-                    execute::copy_hub_model(&model.to_string_lossy(), revision.as_deref(), &aside)?
+                    copy_hub_model(&model.to_string_lossy(), revision.as_deref(), &aside)?
                 };
                 fs_err::rename(&aside, &folder)?;
                 table::say(&said);

@@ -7,6 +7,7 @@ use data::{Card, Check, CheckOptions, Level, Selection, SplitRule};
 use problem::{Result, mistake};
 use text::{Ending, Message, Tokenizer};
 
+use crate::described::described;
 use crate::table::{markdown, print};
 
 #[derive(Subcommand)]
@@ -331,30 +332,4 @@ pub(crate) fn refuse_existing(out: &Path) -> Result<()> {
         return Err(mistake(message, "name another file"));
     }
     Ok(())
-}
-
-/// What ingestion kept and dropped.
-pub(crate) fn described(report: &data::Report) -> String {
-    let counts = |map: &std::collections::BTreeMap<String, usize>| {
-        if map.is_empty() {
-            "none".into()
-        } else {
-            map.iter().map(|(k, v)| format!("{k} {v}")).collect::<Vec<_>>().join(", ")
-        }
-    };
-    let leakage = if report.leakage.is_empty() { "nothing".to_owned() } else { format!("{:?}", report.leakage) };
-    format!(
-        "{} rows make {} votes: {} kept of {} users, {} of them ties; dropped: {}; users below the minimum: {}, beyond the top: {}; \
-         votes by split: {}; prompts by split: {}; on two sides: {leakage}",
-        report.rows,
-        report.votes,
-        report.kept,
-        report.users,
-        report.ties,
-        counts(&report.dropped),
-        report.dropped_users.len(),
-        report.users_beyond_the_top,
-        counts(&report.splits),
-        counts(&report.prompts)
-    )
 }

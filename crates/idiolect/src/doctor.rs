@@ -6,7 +6,7 @@ use std::time::Duration;
 use device::{Compute, Device, Rate};
 use problem::Result;
 
-use crate::estimate_time::Speed;
+use crate::pipeline::Speed;
 use crate::{hub, table};
 
 /// How long each product is measured.

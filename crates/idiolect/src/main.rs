@@ -9,25 +9,23 @@ mod base;
 mod chat;
 mod cli;
 mod combine;
+mod combined;
 mod data_command;
+mod described;
 mod doctor;
-mod estimate_time;
-mod execute;
 mod exit;
 mod hub;
+#[cfg(feature = "kill-points")]
+mod kill_points;
 mod lab_command;
 mod lab_loco;
 mod lab_newcomers;
 mod lab_pessimism;
 mod lab_rfm;
-mod methods;
-mod pairs_stage;
 mod pipeline;
 mod policy_command;
-mod ppo_stage;
 mod rank;
 mod reward_command;
-mod runner;
 mod score;
 mod served;
 mod stages;
@@ -40,6 +38,8 @@ fn main() -> std::process::ExitCode {
     let code = exit::guarded(|| {
         run::start_logs(cli.log_format)?;
         device::tune_allocator();
+        #[cfg(feature = "kill-points")]
+        run::on_checkpoint(kill_points::abort_where_asked);
         cli.execute()
     });
     code.into()

@@ -14,7 +14,8 @@ use text::{Answer, Message, Tokenizer};
 use crate::cli::ComputeArgs;
 use crate::cli::refuse_folder;
 use crate::combine::{self, CombineArgs};
-use crate::pairs_stage::answer_rows;
+use crate::stages::import::files_of_a_base;
+use crate::stages::pairs::answer_rows;
 use crate::{base, table};
 
 #[derive(Subcommand)]
@@ -113,11 +114,11 @@ fn eval(args: &EvalArgs) -> Result<()> {
         args.truth.as_ref(),
         args.reward.as_ref(),
     ];
-    for path in weights.into_iter().flatten() {
+    let of_base = files_of_a_base(&args.model)?;
+    for path in weights.into_iter().flatten().chain(&of_base) {
         identity.inputs.insert(path.display().to_string(), run::hash_file(path)?);
     }
-    identity.environment = compute.environment();
-    let mut run = Run::begin(&args.out, identity)?;
+    let mut run = Run::begin(&args.out, identity, compute.environment())?;
 
     let how = EvaluateConfig {
         split: EvaluationSplit::HeldOut, // the prompts are given
@@ -142,7 +143,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let bank = against.as_ref().map(|p| &p.bank);
     let (report, _) = study::evaluate_by(&how, &lm, &tokenizer, own, &asked, bank, &mut judge, &mut run)?;
     let text = report.markdown();
-    run.finish(serde_json::json!(report))?;
+    run.finish(serde_json::json!(report), &[])?;
     table::print(&text)?;
     Ok(())
 }

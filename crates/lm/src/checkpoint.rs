@@ -166,7 +166,7 @@ mod tests {
     type Own = Checkpoints<String, (usize, f64)>;
 
     fn begin(folder: &std::path::Path) -> Run {
-        Run::begin(folder, Identity::new("reward", 1, serde_json::json!({}), 7)).unwrap()
+        Run::begin(folder, Identity::new("reward", 1, serde_json::json!({}), 7), run::Environment::new()).unwrap()
     }
 
     fn tensors(value: f64) -> Vec<(String, Tensor)> {

@@ -71,7 +71,8 @@ struct Bench {
 
 impl Bench {
     fn run(&self, name: &str) -> Run {
-        Run::begin(&self.folder.path().join(name), Identity::new("bench", 1, json!({}), 3)).unwrap()
+        Run::begin(&self.folder.path().join(name), Identity::new("bench", 1, json!({}), 3), run::Environment::new())
+            .unwrap()
     }
 
     /// Pairs dealt to users in turn.

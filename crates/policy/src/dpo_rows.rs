@@ -123,8 +123,7 @@ fn compute(lm: &Lm, prefix: &Prefix, needed: &[usize], adapter: Option<(&Bank, u
 
 /// Named by the base, the machine's arithmetic and the rows.
 fn cache_file(prefix: &Prefix, run: &Run) -> PathBuf {
-    let run::Identity { inputs, environment, .. } = run.identity();
-    let mut content = format!("{:?} {environment:?}", inputs.get("import"));
+    let mut content = format!("{:?} {:?}", run.identity().inputs.get("base"), run.environment());
     for row in prefix.rows() {
         content += &format!(" {} {:?}", row.answer_start, row.ids);
     }

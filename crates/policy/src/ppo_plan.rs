@@ -118,7 +118,7 @@ mod tests {
             PpoConfig { prompts_per_step: 4.try_into().unwrap(), minibatches: 3.try_into().unwrap(), ..config };
         let dir = tempfile::tempdir().unwrap();
         let identity = run::Identity::new("ppo", 1, serde_json::json!({}), 3);
-        let run = Run::begin(&dir.path().join("ppo"), identity).unwrap();
+        let run = Run::begin(&dir.path().join("ppo"), identity, run::Environment::new()).unwrap();
         let (users, questions) = (["ann".to_owned(), "bob".to_owned()], vec![vec![1i64]; 3]);
         let mut rollouts = Vec::new();
         for (user, name) in users.iter().enumerate() {

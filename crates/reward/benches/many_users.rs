@@ -99,7 +99,9 @@ fn measure(model: &str, users: usize, storage: &str) {
     let votes: Vec<Vote> = (0..users).map(|u| vote(u, &names[u])).collect();
     let config = config(if storage == "disk" { Kept::Disk } else { Kept::Memory });
     let folder = tempfile::tempdir_in("target").unwrap();
-    let mut run = Run::begin(&folder.path().join("fit"), Identity::new("bench", 1, json!({}), 3)).unwrap();
+    let mut run =
+        Run::begin(&folder.path().join("fit"), Identity::new("bench", 1, json!({}), 3), run::Environment::new())
+            .unwrap();
 
     let over = AtomicBool::new(false);
     let (fitted, anonymous, seconds) = std::thread::scope(|scope| {

@@ -101,7 +101,9 @@ fn main() {
     let folder = tempfile::tempdir().unwrap();
     let fit = |name: &str, steps: usize| {
         let start = Instant::now();
-        let mut run = Run::begin(&folder.path().join(name), Identity::new("bench", 1, json!({}), 3)).unwrap();
+        let mut run =
+            Run::begin(&folder.path().join(name), Identity::new("bench", 1, json!({}), 3), run::Environment::new())
+                .unwrap();
         let (_, report) = reward::fit(&config, &lm, &tokenizer, &votes(steps), &names, &mut run).unwrap();
         assert_eq!(report.steps, steps);
         (start.elapsed().as_secs_f64(), report)

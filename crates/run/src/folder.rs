@@ -1,61 +1,19 @@
-//! The life of a stage's folder: partial, resumed, whole.
+//! A stage being written: begun, resumed, checkpointed, finished.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use problem::{Result, invalid};
+use problem::Result;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Identity, hash_bytes, hash_file, logs};
-
-const LOG: &str = "log.txt";
-const MANIFEST: &str = "manifest.json";
-const METRICS: &str = "metrics.jsonl";
-const STATE: &str = "state";
-/// A folder in a finished stage for what is added to it later: no manifest lists it, and the stage run again keeps it.
-pub const ADDED: &str = "adapted";
-
-/// Size and SHA-256 of one file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileRecord {
-    bytes: u64,
-    sha256: String,
-}
-
-/// `manifest.json`: what a finished stage is and how it came about.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Hash of `identity`.
-    pub fingerprint: String,
-    /// What decided the folder's bytes.
-    pub identity: Identity,
-    /// The program that wrote it.
-    pub program_version: String,
-    /// Hash over `files`: the identity of this folder's content for the stages that read it.
-    pub content: String,
-    /// Every file but the metrics, the log and this one.
-    pub files: BTreeMap<String, FileRecord>,
-    /// What the stage reports about itself.
-    pub summary: Value,
-}
-
-/// How a stage's folder stands to what is wanted now.
-#[derive(Debug)]
-pub enum Standing {
-    /// Up to date: nothing to run.
-    Finished(Box<Manifest>),
-    /// An interrupted run of the same fingerprint can go on.
-    Resumable,
-    /// There is a finished folder, but of another fingerprint; these parts differ.
-    Changed(Vec<String>),
-    /// Files of a finished folder are missing or of another size.
-    Damaged(String),
-    /// Nothing there.
-    Absent,
-}
+use crate::atomic::{read_json, write_atomic, write_json};
+use crate::manifest::{Files, LOG, MANIFEST, METRICS, STATE, hash_of_artifact, record_files};
+use crate::status::{ENVIRONMENTS, environments_of, fingerprint_of, partial_of, publish, set_aside, write_fingerprint};
+use crate::{Environment, Identity, Lock, Manifest, logs};
 
 /// A stage being written, in `<stage>.partial`.
 #[derive(Debug)]
@@ -63,95 +21,55 @@ pub struct Run {
     partial: PathBuf,
     folder: PathBuf,
     identity: Identity,
+    environment: Environment,
     checkpoints: usize,
+    _lock: Lock,
 }
 
-fn partial_of(folder: &Path) -> PathBuf {
-    folder.with_file_name(format!("{}.partial", folder.file_name().unwrap_or_default().to_string_lossy()))
-}
+/// What is called right after every checkpoint, with the stage's kind and the number of its checkpoints.
+type Hook = fn(&str, usize);
 
-/// Reads a JSON file; a damaged one is an error that names it.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&fs_err::read(path)?).map_err(|e| {
-        invalid(
-            path.display().to_string(),
-            "JSON as this program writes it",
-            e.to_string(),
-            "remove the stage's folder and run again",
-        )
-    })
-}
+static ON_CHECKPOINT: OnceLock<Hook> = OnceLock::new();
 
-/// Writes pretty JSON, atomically.
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(value).expect("plain data");
-    text.push(b'\n');
-    write_atomic(path, &text)
-}
-
-/// Writes aside, syncs, renames: the file is whole or not there.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_aside(path, |aside| Ok(fs_err::File::create(aside)?.write_all(bytes)?))
-}
-
-/// The same for what `write` writes to the path that it is given.
-pub fn write_aside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let aside = path.with_file_name(format!("{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
-    write(&aside)?;
-    let durable = || fs_err::OpenOptions::new().write(true).open(&aside)?.sync_all();
-    Ok(durable().and_then(|()| fs_err::rename(&aside, path))?)
-}
-
-/// Makes the names in a folder durable.
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    Ok(fs_err::File::open(folder)?.sync_all()?)
-}
-
-/// Compares a stage's folder with what is wanted.
-pub fn standing(folder: &Path, wanted: &Identity) -> Result<Standing> {
-    let partial = partial_of(folder);
-    // A kill between the two renames of `finish` leaves a complete partial folder.
-    if !folder.exists() && partial.join(MANIFEST).exists() {
-        if partial.join(STATE).exists() {
-            fs_err::remove_dir_all(partial.join(STATE))?;
-        }
-        fs_err::rename(&partial, folder)?;
-    }
-    if folder.join(MANIFEST).exists() {
-        let manifest: Manifest = read_json(&folder.join(MANIFEST))?;
-        if manifest.fingerprint == wanted.fingerprint() {
-            for (name, record) in &manifest.files {
-                let path = folder.join(name);
-                if fs_err::metadata(&path).map(|m| m.len()).ok() != Some(record.bytes) {
-                    return Ok(Standing::Damaged(path.display().to_string()));
-                }
-            }
-            return Ok(Standing::Finished(Box::new(manifest)));
-        }
-        if !resumable(&partial, wanted) {
-            return Ok(Standing::Changed(wanted.differences(&manifest.identity)));
-        }
-    }
-    Ok(if resumable(&partial, wanted) { Standing::Resumable } else { Standing::Absent })
-}
-
-fn resumable(partial: &Path, wanted: &Identity) -> bool {
-    fs_err::read_to_string(partial.join(STATE).join("fingerprint")).is_ok_and(|f| f == wanted.fingerprint())
+/// Has `hook` called right after every checkpoint of this process. For tests, which end the process there.
+pub fn on_checkpoint(hook: Hook) {
+    _ = ON_CHECKPOINT.set(hook);
 }
 
 impl Run {
-    /// Opens `<folder>.partial`, keeping its state if it belongs to the same fingerprint, else starting empty.
-    pub fn begin(folder: &Path, identity: Identity) -> Result<Self> {
-        let partial = partial_of(folder);
-        if !resumable(&partial, &identity) {
-            if partial.exists() {
-                fs_err::remove_dir_all(&partial)?;
-            }
-            fs_err::create_dir_all(partial.join(STATE))?;
-            write_atomic(&partial.join(STATE).join("fingerprint"), identity.fingerprint().as_bytes())?;
+    /// Opens `<folder>.partial` and holds its lock. What an interrupted run of the same fingerprint left there, or set aside, is gone on
+    /// from; what another fingerprint left is renamed to `<folder>.partial-<fingerprint>`, where a later run of that fingerprint finds it.
+    ///
+    /// # Errors
+    /// Another process works in this folder.
+    pub fn begin(folder: &Path, identity: Identity, environment: Environment) -> Result<Self> {
+        let (partial, fingerprint) = (partial_of(folder), identity.fingerprint());
+        if let Some(other) = fingerprint_of(&partial).filter(|found| *found != fingerprint) {
+            let _lock = lock(&partial)?;
+            let kept = set_aside(folder, &other);
+            fs_err::rename(&partial, &kept)?;
+            tracing::warn!(
+                "{}: an unfinished run with other settings is kept as {}; the same settings would continue it",
+                folder.display(),
+                kept.display()
+            );
+        }
+        let own = set_aside(folder, &fingerprint);
+        if own.exists() && !partial.exists() {
+            fs_err::rename(&own, &partial)?;
+        }
+        fs_err::create_dir_all(partial.join(STATE))?;
+        let lock = lock(&partial)?;
+        if fingerprint_of(&partial).is_none() {
+            write_fingerprint(&partial, &fingerprint)?;
+        }
+        let mut environments = environments_of(&partial);
+        if environments.last() != Some(&environment) {
+            environments.push(environment.clone());
+            write_json(&partial.join(STATE).join(ENVIRONMENTS), &environments)?;
         }
         logs::open_stage_log(&partial.join(LOG))?;
-        Ok(Self { partial, folder: folder.to_owned(), identity, checkpoints: 0 })
+        Ok(Self { partial, folder: folder.to_owned(), identity, environment, checkpoints: 0, _lock: lock })
     }
 
     /// Where the stage's file `name` is written.
@@ -159,14 +77,19 @@ impl Run {
         self.partial.join(name)
     }
 
-    /// A place beside the stage's folder, for what may serve several stages; nobody's identity depends on it.
+    /// A place in the pipeline's folder, for what may serve several stages; nobody's identity depends on it.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.partial.with_file_name(name)
     }
 
-    /// What decides the folder's bytes.
+    /// What decides the result.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What moves the last bits of the result.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// Where the file `name` of the unfinished state lies; gone once the stage is finished.
@@ -213,15 +136,10 @@ impl Run {
     }
 
     /// To be called right after a checkpoint is on disk.
-    ///
-    /// `IDIOLECT_ABORT_AFTER=<stage>:<n>` makes the process die behind the n-th checkpoint of a stage, without cleaning
-    /// up: the tests kill the program this way at a known point.
     pub fn checkpointed(&mut self) {
         self.checkpoints += 1;
-        let wanted = format!("{}:{}", self.identity.stage, self.checkpoints);
-        if std::env::var("IDIOLECT_ABORT_AFTER").is_ok_and(|v| v == wanted) {
-            tracing::warn!("aborting after checkpoint {wanted}, as IDIOLECT_ABORT_AFTER asks");
-            std::process::abort();
+        if let Some(hook) = ON_CHECKPOINT.get() {
+            hook(&self.identity.stage, self.checkpoints);
         }
     }
 
@@ -248,118 +166,126 @@ impl Run {
         write_atomic(&path, kept.as_bytes())
     }
 
-    /// Records every file, drops the state, and puts the folder in its place. What lies in [`ADDED`] of a folder that stood there is kept.
-    pub fn finish(self, summary: Value) -> Result<Manifest> {
+    /// Records every file, drops the state, and puts the folder in its place. `artifacts` are what later stages read, by name, with their
+    /// [`Files`]. What lies in [`crate::ADDED`] of a folder that was there is kept.
+    pub fn finish(self, summary: Value, artifacts: &[(&str, Files)]) -> Result<Manifest> {
         let mut files = BTreeMap::new();
         record_files(&self.partial, "", &mut files)?;
-        let content = hash_bytes(serde_json::to_string(&files).expect("plain data").as_bytes());
+        let artifacts =
+            artifacts.iter().map(|(name, own)| ((*name).to_owned(), hash_of_artifact(&files, own))).collect();
+        let mut earlier_environments = environments_of(&self.partial);
+        earlier_environments.retain(|earlier| *earlier != self.environment);
         let manifest = Manifest {
             fingerprint: self.identity.fingerprint(),
             identity: self.identity,
+            environment: self.environment,
+            earlier_environments,
             program_version: env!("CARGO_PKG_VERSION").into(),
-            content,
+            artifacts,
             files,
             summary,
         };
         write_json(&self.partial.join(MANIFEST), &manifest)?;
-        fs_err::remove_dir_all(self.partial.join(STATE))?;
-        sync_folder(&self.partial)?;
-        let old = self
-            .folder
-            .with_file_name(format!("{}.old", self.folder.file_name().unwrap_or_default().to_string_lossy()));
-        if old.exists() {
-            carry(&old, &self.folder)?; // an earlier end was interrupted
-            fs_err::remove_dir_all(&old)?;
-        }
-        if self.folder.exists() {
-            fs_err::rename(&self.folder, &old)?;
-        }
-        fs_err::rename(&self.partial, &self.folder)?;
-        if let Some(parent) = self.folder.parent() {
-            sync_folder(parent)?;
-        }
-        if old.exists() {
-            carry(&old, &self.folder)?;
-            fs_err::remove_dir_all(&old)?;
-        }
+        publish(&self.partial, &self.folder)?;
         Ok(manifest)
     }
 }
 
-/// Takes what people added to a finished folder over into the one in its place.
-fn carry(old: &Path, new: &Path) -> Result<()> {
-    let (from, to) = (old.join(ADDED), new.join(ADDED));
-    if from.exists() && new.exists() && !to.exists() {
-        fs_err::rename(from, to)?;
-    }
-    Ok(())
-}
-
-fn record_files(root: &Path, below: &str, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
-    for entry in fs_err::read_dir(root.join(below))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let relative = if below.is_empty() { name.clone() } else { format!("{below}/{name}") };
-        if entry.file_type()?.is_dir() {
-            if relative != STATE {
-                record_files(root, &relative, files)?;
-            }
-        } else if relative != METRICS && relative != LOG && relative != MANIFEST {
-            let file = fs_err::File::open(entry.path())?;
-            file.sync_all()?;
-            let bytes = file.metadata()?.len();
-            files.insert(relative, FileRecord { bytes, sha256: hash_file(&entry.path())? });
-        }
-    }
-    Ok(())
+/// The lock of an unfinished run.
+fn lock(partial: &Path) -> Result<Lock> {
+    Lock::take(&partial.join(STATE).join("lock")).map_err(|e| e.within(partial.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::ADDED;
+    use crate::{Status, recover, status};
     use serde_json::json;
 
     fn identity(steps: u32) -> Identity {
         Identity::new("reward", 1, json!({"steps": steps}), 7)
     }
 
-    #[test]
-    fn a_folder_appears_whole_and_then_stands() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("reward");
-        assert!(matches!(standing(&folder, &identity(1)).unwrap(), Standing::Absent));
-        let mut run = Run::begin(&folder, identity(1)).unwrap();
-        write_atomic(&run.path("model"), b"weights").unwrap();
-        run.log(&json!({"step": 0, "loss": 1.0})).unwrap();
-        assert!(!folder.exists());
-        let manifest = run.finish(json!({"accuracy": 0.7})).unwrap();
-        assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["model"]);
-        assert!(!folder.join("state").exists());
-        assert!(matches!(standing(&folder, &identity(1)).unwrap(), Standing::Finished(m) if *m == manifest));
-        assert!(matches!(standing(&folder, &identity(2)).unwrap(), Standing::Changed(d) if d == ["config.steps"]));
-        fs_err::write(folder.join("model"), "cut").unwrap();
-        assert!(matches!(standing(&folder, &identity(1)).unwrap(), Standing::Damaged(p) if p.ends_with("model")));
+    fn environment(threads: u32) -> Environment {
+        Environment::from([("threads".to_owned(), threads.to_string())])
+    }
+
+    fn begin(folder: &Path, steps: u32) -> Run {
+        Run::begin(folder, identity(steps), environment(1)).unwrap()
+    }
+
+    fn look(folder: &Path, steps: u32) -> Status {
+        status(folder, &identity(steps), &environment(1)).unwrap()
     }
 
     #[test]
-    fn an_interrupted_run_keeps_its_parts_and_another_fingerprint_does_not_see_them() {
+    fn a_folder_appears_whole_and_then_is_up_to_date() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("reward");
-        let mut run = Run::begin(&folder, identity(1)).unwrap();
-        assert_eq!(run.part("x", || 5).unwrap(), 5);
-        drop(run);
-        assert!(matches!(standing(&folder, &identity(1)).unwrap(), Standing::Resumable));
-        let mut run = Run::begin(&folder, identity(1)).unwrap();
+        assert!(matches!(look(&folder, 1), Status::Absent));
+        let mut run = begin(&folder, 1);
+        write_atomic(&run.path("model"), b"weights").unwrap();
+        run.log(&json!({"step": 0, "loss": 1.0})).unwrap();
+        assert!(!folder.exists());
+        let manifest = run.finish(json!({"accuracy": 0.7}), &[("reward-model", &["model"])]).unwrap();
+        assert_eq!(manifest.files.keys().collect::<Vec<_>>(), ["model"]);
+        assert!(!folder.join("state").exists());
+        assert!(matches!(look(&folder, 1), Status::UpToDate(m) if *m == manifest));
+        assert!(matches!(look(&folder, 2), Status::Changed(d) if d == ["config.steps"]));
+        fs_err::write(folder.join("model"), "cut").unwrap();
+        assert!(matches!(look(&folder, 1), Status::Damaged(p) if p.ends_with("model")));
+    }
+
+    #[test]
+    fn an_interrupted_run_keeps_its_parts_and_another_fingerprint_renames_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("reward");
+        assert_eq!(begin(&folder, 1).part("x", || 5).unwrap(), 5);
+        assert!(matches!(look(&folder, 1), Status::Resumable));
+        assert_eq!(begin(&folder, 1).part("x", || 6).unwrap(), 5);
+        assert_eq!(begin(&folder, 2).part("x", || 6).unwrap(), 6);
+        // The first is kept, and is gone on from when its settings are wanted again.
+        assert!(matches!(look(&folder, 1), Status::Resumable));
+        assert_eq!(begin(&folder, 1).part("x", || 7).unwrap(), 5);
+        assert_eq!(begin(&folder, 2).part("x", || 7).unwrap(), 6);
+    }
+
+    #[test]
+    fn another_environment_is_named_and_recorded_and_deletes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("reward");
+        assert_eq!(begin(&folder, 1).part("x", || 5).unwrap(), 5);
+        let found = status(&folder, &identity(1), &environment(2)).unwrap();
+        let Status::OtherEnvironment { finished: None, differences } = found else { panic!("{found:?}") };
+        assert_eq!(differences, ["threads 1 (now 2)"]);
+        // Whoever accepts it goes on from there.
+        let mut run = Run::begin(&folder, identity(1), environment(2)).unwrap();
         assert_eq!(run.part("x", || 6).unwrap(), 5);
-        drop(run);
-        let mut run = Run::begin(&folder, identity(2)).unwrap();
-        assert_eq!(run.part("x", || 6).unwrap(), 6);
+        let manifest = run.finish(json!({}), &[]).unwrap();
+        assert_eq!((manifest.environment, manifest.earlier_environments), (environment(2), vec![environment(1)]));
+        let found = status(&folder, &identity(1), &environment(1)).unwrap();
+        assert!(matches!(found, Status::OtherEnvironment { finished: Some(_), .. }), "{found:?}");
+        assert!(matches!(status(&folder, &identity(1), &environment(2)).unwrap(), Status::UpToDate(_)));
+    }
+
+    #[test]
+    fn two_processes_do_not_write_one_stage() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("reward");
+        let first = begin(&folder, 1);
+        for steps in [1, 2] {
+            let error = Run::begin(&folder, identity(steps), environment(1)).unwrap_err();
+            assert!(error.to_string().contains("another run is working here"), "{error}");
+        }
+        drop(first);
+        begin(&folder, 1);
     }
 
     #[test]
     fn a_resumed_log_holds_every_step_once() {
         let dir = tempfile::tempdir().unwrap();
-        let mut run = Run::begin(&dir.path().join("s"), identity(1)).unwrap();
+        let mut run = begin(&dir.path().join("s"), 1);
         for step in 0..5 {
             run.log(&json!({"step": step})).unwrap();
         }
@@ -370,42 +296,69 @@ mod tests {
     }
 
     #[test]
-    fn the_content_hash_follows_the_bytes() {
+    fn an_artifacts_hash_follows_its_bytes_and_no_others() {
         let dir = tempfile::tempdir().unwrap();
-        let write = |name: &str, bytes: &[u8]| {
-            let run = Run::begin(&dir.path().join(name), identity(1)).unwrap();
-            write_atomic(&run.path("model"), bytes).unwrap();
-            run.finish(json!({})).unwrap().content
+        let write = |name: &str, model: &[u8], config: &[u8]| {
+            let run = begin(&dir.path().join(name), 1);
+            write_atomic(&run.path("model"), model).unwrap();
+            write_atomic(&run.path("config.toml"), config).unwrap();
+            run.finish(json!({}), &[("reward-model", &["model"])]).unwrap().artifacts
         };
-        assert_eq!(write("a", b"1"), write("b", b"1"));
-        assert_ne!(write("a", b"1"), write("c", b"2"));
+        assert_eq!(write("a", b"1", b"x"), write("b", b"1", b"y"));
+        assert_ne!(write("a", b"1", b"x"), write("c", b"2", b"x"));
+    }
+
+    /// A finished folder to which somebody added a file.
+    fn with_something_added(folder: &Path) {
+        begin(folder, 1).finish(json!({}), &[]).unwrap();
+        fs_err::create_dir(folder.join(ADDED)).unwrap();
+        fs_err::write(folder.join(ADDED).join("ann.json"), "1").unwrap();
     }
 
     #[test]
     fn what_was_added_to_a_folder_outlives_it() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("reward");
-        Run::begin(&folder, identity(1)).unwrap().finish(json!({})).unwrap();
-        fs_err::create_dir(folder.join(ADDED)).unwrap();
-        fs_err::write(folder.join(ADDED).join("ann.json"), "1").unwrap();
-        let manifest = Run::begin(&folder, identity(2)).unwrap().finish(json!({})).unwrap();
+        with_something_added(&folder);
+        let manifest = begin(&folder, 2).finish(json!({}), &[]).unwrap();
         assert!(manifest.files.is_empty(), "nobody's identity depends on it");
         assert_eq!(fs_err::read(folder.join(ADDED).join("ann.json")).unwrap(), b"1");
-        assert!(matches!(standing(&folder, &identity(2)).unwrap(), Standing::Finished(_)));
-        // Also if the last end stopped before it had cleared away.
+        assert!(matches!(look(&folder, 2), Status::UpToDate(_)));
+    }
+
+    #[test]
+    fn what_was_added_outlives_a_kill_between_the_two_renames() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, old, partial) =
+            (dir.path().join("reward"), dir.path().join("reward.old"), dir.path().join("reward.partial"));
+        // Killed behind the first rename: the old folder waits, the new one has its partial name.
+        with_something_added(&folder);
+        fs_err::rename(&folder, &old).unwrap();
+        begin(&folder, 2).finish(json!({}), &[]).unwrap();
+        fs_err::rename(&folder, &partial).unwrap();
+        with_something_added(&old); // `finish` above carried it over
+        assert!(matches!(look(&folder, 2), Status::UpToDate(_)), "also before it is recovered");
+        recover(&folder).unwrap();
+        assert!(folder.join(ADDED).join("ann.json").exists());
+        assert!(!old.exists());
+        // Killed behind the second one, before the old folder's additions were taken over.
         fs_err::rename(folder.join(ADDED), dir.path().join("x")).unwrap();
-        fs_err::create_dir(dir.path().join("reward.old")).unwrap();
-        fs_err::rename(dir.path().join("x"), dir.path().join("reward.old").join(ADDED)).unwrap();
-        Run::begin(&folder, identity(3)).unwrap().finish(json!({})).unwrap();
-        assert!(folder.join(ADDED).join("ann.json").exists() && !dir.path().join("reward.old").exists());
+        fs_err::create_dir(&old).unwrap();
+        fs_err::rename(dir.path().join("x"), old.join(ADDED)).unwrap();
+        recover(&folder).unwrap();
+        assert!(folder.join(ADDED).join("ann.json").exists());
+        assert!(!old.exists());
     }
 
     #[test]
     fn a_kill_between_the_two_renames_is_mended() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("reward");
-        Run::begin(&folder, identity(1)).unwrap().finish(json!({})).unwrap();
+        begin(&folder, 1).finish(json!({}), &[]).unwrap();
         fs_err::rename(&folder, dir.path().join("reward.partial")).unwrap();
-        assert!(matches!(standing(&folder, &identity(1)).unwrap(), Standing::Finished(_)));
+        assert!(matches!(look(&folder, 1), Status::UpToDate(_)));
+        assert!(!folder.exists(), "looking changes nothing");
+        recover(&folder).unwrap();
+        assert!(folder.join(MANIFEST).exists());
     }
 }

@@ -1,4 +1,4 @@
-//! What decides a stage's bytes, and its hash.
+//! What decides a stage's bytes, its hash, and the environment that is recorded apart from it.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -9,27 +9,42 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Everything that decides the bytes of a stage's folder.
+/// Everything that decides the result of a stage.
+///
+/// What moves last bits only (the device, threads, micro-batch sizes) is the [`Environment`], which is recorded beside it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
     /// The stage's kind.
     pub stage: String,
-    /// Raised whenever the code changes what a stage writes.
+    /// Raised whenever the code changes what this stage writes.
     pub format: u32,
-    /// The resolved configuration.
+    /// The settings that decide the result.
     pub config: Value,
     /// The run's seed.
     pub seed: u64,
     /// Content hashes of the inputs, by name.
     pub inputs: BTreeMap<String, String>,
-    /// What else decides the bits of a float: machine type, device, dtype, threads, libtorch.
-    pub environment: BTreeMap<String, String>,
+}
+
+/// What moves the last bits of a result and nothing else, by name: machine type, device model, dtype, threads, libtorch, sizes of
+/// micro-batches.
+pub type Environment = BTreeMap<String, String>;
+
+/// How `found` differs from `wanted`, such as `threads 1 (now 2)`.
+pub(crate) fn differences_of_environments(found: &Environment, wanted: &Environment) -> Vec<String> {
+    let names: std::collections::BTreeSet<&String> = found.keys().chain(wanted.keys()).collect();
+    let text = |environment: &Environment, name: &str| environment.get(name).cloned().unwrap_or("not set".into());
+    names
+        .into_iter()
+        .filter(|name| found.get(*name) != wanted.get(*name))
+        .map(|name| format!("{name} {} (now {})", text(found, name), text(wanted, name)))
+        .collect()
 }
 
 impl Identity {
-    /// An identity without inputs and environment.
+    /// An identity without inputs.
     pub fn new(stage: &str, format: u32, config: Value, seed: u64) -> Self {
-        Self { stage: stage.into(), format, config, seed, inputs: BTreeMap::new(), environment: BTreeMap::new() }
+        Self { stage: stage.into(), format, config, seed, inputs: BTreeMap::new() }
     }
 
     /// The hash of all of it, in hex.
@@ -101,8 +116,17 @@ mod tests {
         assert_eq!(change(&|b| b.seed = 8), ["seed"]);
         assert_eq!(change(&|b| b.format = 2), ["format"]);
         assert_eq!(change(&|b| _ = b.inputs.insert("data".into(), "x".into())), ["inputs.data"]);
-        assert_eq!(change(&|b| _ = b.environment.insert("dtype".into(), "bf16".into())), ["environment.dtype"]);
         assert!(a.differences(&a.clone()).is_empty());
+    }
+
+    #[test]
+    fn environments_differ_by_name() {
+        let of = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let (found, wanted) =
+            (of(&[("threads", "1"), ("dtype", "float32")]), of(&[("threads", "2"), ("dtype", "float32")]));
+        assert_eq!(differences_of_environments(&found, &wanted), ["threads 1 (now 2)"]);
+        assert_eq!(differences_of_environments(&of(&[]), &of(&[("threads", "2")])), ["threads not set (now 2)"]);
+        assert!(differences_of_environments(&found, &found).is_empty());
     }
 
     #[test]

@@ -1,14 +1,12 @@
 //! Reward models of all cells of a matrix on the votes that they were tested on: folds together, seeds as fits of one method.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use problem::Result;
 use reward::{Method, Prediction, RewardConfig, Variant};
-use serde_json::Value;
 
-use crate::pipeline::Pipeline;
-use crate::stages::Stage;
+use super::graph::NodeId;
+use super::walk::{State, Walker};
 use crate::table;
 
 /// A method while its cells are gathered.
@@ -20,31 +18,30 @@ struct Tested<'p> {
     swapped: Vec<f64>,
 }
 
-/// Writes `comparison.json`, `comparison.md`, which it prints, and `comparison.svg`, where several methods have a tested reward model.
-pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
+/// Writes `comparison.json`, `comparison.md`, which it prints, and `comparison.svg`, where several methods have a tested reward model. Only
+/// results of this run, or of earlier ones that are up to date in it, are compared.
+pub(crate) fn compare(walker: &Walker, states: &[State]) -> Result<()> {
+    let (graph, folder) = (walker.graph, walker.folder);
     let mut tested: Vec<Tested> = Vec::new();
     let (mut seen, mut without) = (BTreeSet::new(), BTreeSet::new());
-    for cell in &pipeline.cells {
-        let reward = cell.stages.iter().find_map(|plan| match &plan.stage {
-            Stage::Reward(config) => Some((folder.join(&plan.folder), config)),
-            _ => None,
-        });
-        let Some((stage, config)) = reward else { return Ok(()) };
-        if !seen.insert(stage.clone()) {
+    for cell in &graph.cells {
+        let of =
+            |id: &NodeId| graph.nodes[*id].stage.as_any().downcast_ref::<RewardConfig>().map(|config| (*id, config));
+        let Some((id, config)) = cell.nodes.iter().find_map(of) else { return Ok(()) };
+        if !seen.insert(id) {
             continue; // cells that differ in their policies share a reward model
         }
-        let predictions = stage.join("predictions-test.parquet");
-        if !predictions.exists() {
+        let Some(manifest) = states[id].manifest() else {
             without.insert(cell.method.as_str());
-            continue; // it diverged, or `--until` a stage before
-        }
+            continue; // it diverged
+        };
         let known = tested.iter().position(|t| t.name == cell.method);
         let at = known.unwrap_or_else(|| {
             tested.push(Tested { name: cell.method.clone(), config, fits: BTreeMap::new(), swapped: vec![] });
             tested.len() - 1
         });
-        let report: Value = run::read_json(&stage.join("report.json"))?;
-        tested[at].swapped.extend(report["test"]["swapped"].as_f64());
+        tested[at].swapped.extend(manifest.summary["test"]["swapped"].as_f64());
+        let predictions = walker.target(&graph.nodes[id]).join("predictions-test.parquet");
         let of_fit = tested[at].fits.entry(cell.fit.clone()).or_default();
         of_fit.extend(reward::read_predictions(&predictions)?);
     }
@@ -66,7 +63,7 @@ pub(crate) fn compare(pipeline: &Pipeline, folder: &Path) -> Result<()> {
         .map(|t| Method { name: t.name.clone(), seeds: t.fits.values().cloned().collect(), swapped: mean(&t.swapped) })
         .collect();
     let (global, local) = (first(Variant::LoraGlobal), first(Variant::LoraLocal));
-    let Some(comparison) = reward::compare(&methods, global, local, personal, pipeline.seed) else {
+    let Some(comparison) = reward::compare(&methods, global, local, personal, graph.seed) else {
         tracing::info!("no vote was predicted by every method with every seed: nothing to compare");
         return Ok(());
     };

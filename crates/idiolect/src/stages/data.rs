@@ -1,0 +1,127 @@
+//! The stage `data`: source files of any layout to the preference table, validated and split without leakage.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use data::{Card, OneOrMore, Selection, TokenReport, UsersReport};
+use device::Compute;
+use problem::{Result, mistake};
+use run::Run;
+use serde::{Deserialize, Serialize};
+
+use super::artifact::TOKENS;
+use super::{Artifact, Inputs, Source, Stage};
+use crate::described::described;
+
+/// What is ingested, and how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataConfig {
+    /// The data set's card.
+    pub(crate) card: PathBuf,
+    /// Files, folders, globs or addresses; without them, the votes of the stage `simulate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<OneOrMore>,
+    /// A table of users, read as the card's `[users]` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) users: Option<OneOrMore>,
+    /// Tokenise all texts with the base's tokenizer, once, for the stages after this one.
+    #[serde(default)]
+    pub(crate) tokens: bool,
+    /// Which votes are kept, and how they are split.
+    pub(crate) selection: Selection,
+}
+
+/// What was ingested.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ingested {
+    #[serde(flatten)]
+    votes: data::Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users_table: Option<UsersReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<TokenReport>,
+}
+
+impl DataConfig {
+    fn sources(&self) -> Vec<String> {
+        self.path.iter().chain(&self.users).flat_map(OneOrMore::all).cloned().collect()
+    }
+}
+
+impl Stage for DataConfig {
+    const KIND: &'static str = "data";
+    const FORMAT: u32 = 7;
+    const PATHS: &'static [&'static str] = &["card", "path", "users"];
+    type Report = Ingested;
+
+    fn reads(&self) -> Vec<Artifact> {
+        let simulated = self.path.is_none().then_some(Artifact::SimulatedVotes);
+        let base = self.tokens.then_some(Artifact::Base);
+        simulated.into_iter().chain(base).collect()
+    }
+
+    fn provides(&self) -> Vec<Artifact> {
+        vec![Artifact::Votes]
+    }
+
+    fn files(&self) -> Result<Vec<Source>> {
+        Card::read(&self.card)?;
+        let files = data::local_files(&self.sources())?;
+        Ok(std::iter::once(self.card.clone()).chain(files).map(Source::File).collect())
+    }
+
+    fn computes(&self) -> bool {
+        false
+    }
+
+    fn execute(&self, inputs: &Inputs, _: &Compute, run: &mut Run) -> Result<Ingested> {
+        let Self { card, path, users, tokens, selection } = self;
+        let card = Card::read(card)?;
+        let sources = match path {
+            Some(path) => path.all().to_vec(),
+            None => vec![inputs.folder(Artifact::SimulatedVotes)?.join("votes.parquet").display().to_string()],
+        };
+        let table = run.path("votes.parquet");
+        let votes = data::ingest(&card, &sources, selection, run.seed(), &table)?;
+        run::write_json(&run.path("report.json"), &votes)?;
+        let users_table = users.as_ref().map(|users| write_users(&card, users, run)).transpose()?;
+        let tokens = if *tokens {
+            let tokenizer = text::Tokenizer::from_folder(inputs.folder(Artifact::Base)?)?;
+            Some(data::tokenise(&table, &tokenizer, &run.path(TOKENS), 0)?)
+        } else {
+            None
+        };
+        Ok(Ingested { votes, users_table, tokens })
+    }
+
+    fn text(report: &Ingested) -> String {
+        let mut text = described(&report.votes);
+        if let Some(users) = &report.users_table {
+            text += &format!(
+                "; users table: {} users, {} numbers each, {} users unknown, {} without votes left out",
+                users.users,
+                users.columns.len(),
+                users.unknown,
+                users.without_votes
+            );
+        }
+        if let Some(tokens) = &report.tokens {
+            text += &format!(
+                "; tokenised {} distinct of {} texts, {} tokens, the longest {}",
+                tokens.distinct, tokens.texts, tokens.tokens, tokens.longest
+            );
+        }
+        text
+    }
+}
+
+fn write_users(card: &Card, users: &OneOrMore, run: &Run) -> Result<UsersReport> {
+    let of_users = card.users.as_ref().ok_or_else(|| {
+        let message = format!("card `{}`: expected a table [users] for `users`, found none", card.name);
+        mistake(message, "say there which columns are the user's id, numbers and categories")
+    })?;
+    let votes = data::read_votes(&run.path("votes.parquet"))?;
+    let ids: BTreeSet<String> = data::user_ids(&votes).into_iter().collect();
+    data::write_users(of_users, users.all(), &ids, &run.path("users.parquet"))
+}

@@ -1,0 +1,68 @@
+//! The stage `dpo`: every user's policy, learnt from the user's pairs.
+
+use device::Compute;
+use policy::{DpoConfig, DpoReport, Start};
+use problem::Result;
+use run::Run;
+
+use super::artifact::POLICIES;
+use super::budget::{Budget, Sizes, product};
+use super::pairs::Made;
+use super::{Artifact, Inputs, Stage};
+
+impl Stage for DpoConfig {
+    const KIND: &'static str = "dpo";
+    const FORMAT: u32 = 7;
+    const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
+    const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
+    type Report = DpoReport;
+
+    fn reads(&self) -> Vec<Artifact> {
+        match self.start {
+            Start::Base => vec![Artifact::Base, Artifact::Pairs],
+            Start::Sft => vec![Artifact::Base, Artifact::Pairs, Artifact::SftPolicies],
+        }
+    }
+
+    fn provides(&self) -> Vec<Artifact> {
+        vec![Artifact::Policies]
+    }
+
+    fn budget(&self, sizes: &Sizes) -> Budget {
+        let most = product(&[self.token_budget_per_user, sizes.users]);
+        // Pairs that are there already are counted.
+        let planned = sizes.pair_tokens.map(|pass| product(&[pass, self.max_epochs.get()]));
+        Budget::training(planned.map_or(most, |planned| planned.min(most)), &self.lora.blocks, sizes)
+    }
+
+    fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<DpoReport> {
+        let (lm, tokenizer) = inputs.base(compute)?;
+        let folder = inputs.folder(Artifact::Pairs)?;
+        let pairs = policy::read_pairs(&folder.join("pairs.parquet"))?;
+        let made: Made = run::read_json(&folder.join("report.json"))?;
+        let start = inputs.start(self.start, &lm)?;
+        let (policies, report) = policy::train_dpo(self, &lm, &tokenizer, &pairs, &made.users, start, run)?;
+        policies.write(&run.path(POLICIES))?;
+        run::write_json(&run.path("report.json"), &report)?;
+        Ok(report)
+    }
+
+    fn text(report: &DpoReport) -> String {
+        let each = report.users.iter().map(|(user, r)| {
+            format!(
+                "{user}: {} pairs, {} steps, loss {:.3}, accuracy {:.2}",
+                r.pairs, r.steps, r.final_loss, r.final_accuracy
+            )
+        });
+        let worst = report.worst_decile;
+        format!(
+            "{} tokens; {}; the {} worst: loss {:.3}, accuracy {:.2}; {}",
+            report.tokens,
+            each.collect::<Vec<_>>().join("; "),
+            worst.users,
+            worst.final_loss,
+            worst.final_accuracy,
+            report.rows
+        )
+    }
+}
