@@ -10,7 +10,7 @@ use run::Run;
 use serde_json::{Value, json};
 
 use crate::stages::{DataConfig, ImportConfig, Inputs, Stage};
-use crate::{base, data_command, hub, pairs_stage, ppo_stage, reward_command};
+use crate::{base, data_command, hub, pairs_stage, ppo_stage};
 
 impl Stage {
     /// Does the work, into the run's folder. Gives what the manifest says of it, and what is printed.
@@ -295,15 +295,16 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
         let mut bar = run::Progress::new(&format!("reward: scoring {}", split.name()), 0, 0);
         let scored = config.scored(split);
         let said = reward::predict(&model, &lm, &tokenizer, &votes, &scored, |done, all| bar.reach(done, all))?;
-        reward::write_predictions(&run.path(&format!("predictions-{}.parquet", split.name())), &said.votes)?;
+        eval::write_predictions(&run.path(&format!("predictions-{}.parquet", split.name())), &said.votes)?;
         if !said.swap.is_empty() {
-            reward_command::write_swap(&run.path(&format!("swap-{}.parquet", split.name())), &said, &users)?;
+            said.write_swap(&run.path(&format!("swap-{}.parquet", split.name())), &users)?;
         }
-        evaluations.push(reward::evaluate(&said, split.name(), &users, run.seed()));
+        evaluations.push(eval::evaluate(&said, split.name(), &users, run.seed()));
     }
-    reward::plot_reliability(&run.path("reliability.svg"), &evaluations.iter().collect::<Vec<_>>())?;
+    let svg = eval::reliability(&evaluations.iter().collect::<Vec<_>>())?;
+    run::write_atomic(&run.path("reliability.svg"), svg.as_bytes())?;
     let accuracy =
-        |e: &reward::Evaluation| if e.votes == 0 { "(no votes)".into() } else { format!("{:.3}", e.mean_accuracy) };
+        |e: &eval::Evaluation| if e.votes == 0 { "(no votes)".into() } else { format!("{:.3}", e.mean_accuracy) };
     let summary = json!({"fit": report, "newcomers": newcomers.len(), "newcomers_fit": welcomed, "dev": evaluations[0], "test": evaluations[1]});
     run::write_json(&run.path("report.json"), &summary)?;
     let mut text = format!(
@@ -334,5 +335,5 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     if let Some(step) = report.best_step {
         text += &format!("; the parameters of step {step} were best on dev and are kept");
     }
-    Ok((summary, format!("{text}\n{}", reward_command::table(&evaluations[1], 40))))
+    Ok((summary, format!("{text}\n{}", evaluations[1].markdown(40))))
 }

@@ -17,24 +17,22 @@
 //! # Ok(()) }
 //! ```
 
+mod bars;
 mod folder;
 mod identity;
-mod interval_plot;
 mod logs;
 mod memory;
 mod panics;
-mod plot;
 mod progress;
 mod seed;
+mod watch;
 
 pub use folder::{
     ADDED, Manifest, Run, Standing, read_json, standing, sync_folder, write_aside, write_atomic, write_json,
 };
 pub use identity::{Identity, hash_bytes, hash_file};
-pub use interval_plot::interval_plot;
 pub use logs::{LogFormat, Phase, close_stage_log, phase, start as start_logs, step};
 pub use memory::memory_mib;
 pub use panics::{is_expected_panic, unless_it_panics};
-pub use plot::{Series, bar_plot, line_plot, log_plot};
 pub use progress::Progress;
 pub use seed::{derive, rng};
