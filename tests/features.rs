@@ -66,7 +66,7 @@ fn tastes_serve_opposite_people_and_newcomers_and_touch_nobody() {
     let judge = |model: &RewardModel, all: &[Vote]| {
         let scored = config.scored(Split::Test);
         let said = reward::predict(model, &bench.lm, &bench.tokenizer, all, &scored, |_, _| ()).unwrap();
-        reward::evaluate(&said, "test", &model.users, 3)
+        eval::evaluate(&said, "test", &model.users, 3)
     };
     let (model, people) = tasted(&all, &names(&["cleo"]), "three");
     let e = judge(&model, &all);
@@ -74,7 +74,7 @@ fn tastes_serve_opposite_people_and_newcomers_and_touch_nobody() {
     assert!(accuracy("ann") > 0.85 && accuracy("bob") > 0.85 && accuracy("cleo") > 0.85, "{e:?}");
     let (alone, of_alone) = tasted(&votes(), &[], "two");
     for user in ["ann", "bob"] {
-        let of = |e: &reward::Evaluation| e.users.iter().find(|u| u.user == user).unwrap().accuracy.mean;
+        let of = |e: &eval::Evaluation| e.users.iter().find(|u| u.user == user).unwrap().accuracy.mean;
         assert_eq!(of(&judge(&alone, &votes())), of(&e));
         assert_eq!(people.taste(user), of_alone.taste(user), "{user}");
     }

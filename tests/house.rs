@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::circles::Files;
 use crate::tiny::repository;
 
 /// Imports go down a row or more, never up, never sideways.
@@ -13,15 +14,22 @@ fn row(name: &str) -> Option<u32> {
     match name {
         "idiolect" => Some(5),
         "reward" | "policy" | "study" | "export" => Some(4),
+        "eval" | "lab" => Some(3),
         "lm" | "data" | "estimate" => Some(2),
-        "device" | "run" | "text" => Some(1),
+        "device" | "stats" | "report" | "run" | "text" => Some(1),
         "problem" => Some(0),
         _ => None,
     }
 }
 
 /// What may reach libtorch, and what may not.
-const WITHOUT_LIBTORCH: [&str; 5] = ["problem", "text", "estimate", "run", "data"];
+const WITHOUT_LIBTORCH: [&str; 9] = ["problem", "text", "stats", "report", "run", "data", "estimate", "eval", "lab"];
+
+/// What links libtorch: nothing that must not may import it, by whatever way.
+const WITH_LIBTORCH: [&str; 8] = ["tch", "torch-sys", "device", "lm", "reward", "policy", "study", "export"];
+
+/// Crates whose files still import each other in a circle.
+const NOT_YET: [&str; 1] = ["idiolect"];
 
 fn packages() -> BTreeMap<String, Value> {
     let output = Command::new(env!("CARGO"))
@@ -37,7 +45,7 @@ fn packages() -> BTreeMap<String, Value> {
 #[test]
 fn imports_go_down() {
     let packages = packages();
-    assert!(packages.len() >= 10);
+    assert!(packages.len() >= 16);
     let mut edges = 0;
     for (name, package) in &packages {
         let own = row(name).unwrap_or_else(|| panic!("crate `{name}` has no row in design and test"));
@@ -47,10 +55,29 @@ fn imports_go_down() {
                 assert!(theirs < own, "`{name}` (row {own}) imports `{dependency}` (row {theirs})");
                 edges += 1;
             }
-            assert!(!(dependency == "tch" && WITHOUT_LIBTORCH.contains(&name.as_str())), "`{name}` imports tch");
+            let links = WITH_LIBTORCH.contains(&dependency) && WITHOUT_LIBTORCH.contains(&name.as_str());
+            assert!(!links, "`{name}` imports `{dependency}`, and with it libtorch");
         }
     }
-    assert!(edges > 20, "only {edges} imports seen");
+    assert!(edges > 40, "only {edges} imports seen");
+}
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let (mut files, mut imports, mut circles) = (0, 0, Vec::new());
+    for name in packages().keys() {
+        let all = Files::read(&repository().join("crates").join(name).join("src"));
+        let found = all.circles();
+        (files, imports) = (files + all.len(), imports + all.imports().values().map(|to| to.len()).sum::<usize>());
+        println!("{name}: {} files, {} circles", all.len(), found.len());
+        if NOT_YET.contains(&name.as_str()) {
+            assert!(!found.is_empty(), "`{name}` has no circle any more: take it out of NOT_YET");
+        } else {
+            circles.extend(found.into_iter().map(|circle| format!("{name}: {circle}")));
+        }
+    }
+    assert!(circles.is_empty(), "files in a circle:\n{}", circles.join("\n"));
+    assert!(files > 150 && imports > 300, "only {files} files with {imports} imports seen");
 }
 
 #[test]

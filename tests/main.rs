@@ -5,6 +5,8 @@
 
 /// The tiny model with votes of two people, for learners that are called through the libraries.
 mod bench;
+/// Circles of files inside a crate.
+mod circles;
 /// `idiolect data`.
 mod data_command;
 /// Reward features: one is the ordinary model, tastes serve opposite people.

@@ -1,10 +1,11 @@
 //! Reward models on the tiny model, through the library.
 
 use data::{Split, Vote};
+use eval::Evaluation;
 use lm::{Activations, Pooling};
 use reward::{
-    EarlyStopping, Evaluation, Factors, FitReport, Kept, Lapse, Objective, Personal, Phase, RewardConfig, RewardModel,
-    Role, Structure, Ties, Variant, Weighting,
+    EarlyStopping, Factors, FitReport, Kept, Lapse, Objective, Personal, Phase, RewardConfig, RewardModel, Role,
+    Structure, Ties, Variant, Weighting,
 };
 
 use crate::bench::{Bench, count, lora, optimizer, votes};
@@ -61,7 +62,7 @@ fn fit_on(
 fn judge(bench: &Bench, model: &RewardModel, config: &RewardConfig, votes: &[Vote]) -> Evaluation {
     let scored = config.scored(Split::Test);
     let said = reward::predict(model, &bench.lm, &bench.tokenizer, votes, &scored, |_, _| ()).unwrap();
-    reward::evaluate(&said, "test", &model.users, 3)
+    eval::evaluate(&said, "test", &model.users, 3)
 }
 
 #[test]

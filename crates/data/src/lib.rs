@@ -41,6 +41,7 @@ mod table;
 mod tokens;
 mod units;
 mod users;
+mod users_card;
 mod votes;
 mod walk;
 
@@ -56,5 +57,6 @@ pub use selection::{BadRows, Duplicates, Report, Selection};
 pub use split::{Split, SplitRule, Whole};
 pub use table::{Column, Table, read_table, write_table};
 pub use tokens::{TokenCache, TokenReport, tokenise};
-pub use users::{Standard, Users, UsersCard, UsersReport, read_users, write_users};
+pub use users::{Standard, Users, UsersReport, read_users, write_users};
+pub use users_card::UsersCard;
 pub use votes::{Vote, read_votes, user_ids, write_votes};

@@ -11,10 +11,11 @@
 
 use std::time::Instant;
 
-use estimate::{Comparisons, Contexts, ContextualFit, Judgements, Prior, modes};
+use estimate::{Comparisons, Contexts, ContextualFit, Judgements, modes};
 use nalgebra::DVector;
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
+use stats::Prior;
 
 fn numbers(path: &str) -> Vec<f64> {
     let bytes = fs_err::read(path).unwrap();

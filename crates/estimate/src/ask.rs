@@ -2,8 +2,8 @@
 
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
+use stats::sigmoid;
 
-use crate::rater::sigmoid;
 use crate::taste::Taste;
 
 /// What a pair is chosen for.
@@ -115,10 +115,10 @@ fn expected_curvature(mean: f64, variance: f64, tie: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logistic::Prior;
     use crate::taste::Judgements;
     use rand::{Rng, SeedableRng};
     use rand_distr::StandardNormal;
+    use stats::Prior;
 
     #[test]
     fn information_is_nothing_where_the_answer_is_known_and_at_most_a_bit() {

@@ -6,43 +6,11 @@ use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use stats::{Minimum, Stop, minimise, softplus};
 
+use crate::comparisons::{Comparisons, Contexts};
 use crate::dense::{product, transposed_product, weighted_products};
-use crate::lbfgs::{Minimum, Stop, minimise};
 use crate::likelihood::{LANES, regularise};
-use crate::logistic::softplus;
-
-/// Who votes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Contexts {
-    /// A vector `[dx]` for every vote, vote by vote.
-    Vectors {
-        /// dx
-        d: usize,
-        /// `[N, dx]`
-        values: Vec<f64>,
-    },
-    /// A person's number for every vote: one-hot vectors of so many entries.
-    People {
-        /// dx
-        count: usize,
-        /// `[N]`
-        index: Vec<usize>,
-    },
-}
-
-/// Votes with contexts.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Comparisons {
-    /// x of every vote.
-    pub contexts: Contexts,
-    /// dphi
-    pub d: usize,
-    /// Features of the first answer minus those of the second, `[N, dphi]`, vote by vote.
-    pub differences: Vec<f64>,
-    /// 1 if the first was chosen, 0 if the second, one half for a tie, `[N]`.
-    pub outcomes: Vec<f64>,
-}
 
 /// The factors of Theta.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,55 +47,6 @@ impl Default for ContextualFit {
 }
 
 impl Comparisons {
-    /// N
-    pub fn len(&self) -> usize {
-        self.outcomes.len()
-    }
-
-    /// Are there none?
-    pub fn is_empty(&self) -> bool {
-        self.outcomes.is_empty()
-    }
-
-    /// dx
-    pub fn dx(&self) -> usize {
-        match &self.contexts {
-            Contexts::Vectors { d, .. } => *d,
-            Contexts::People { count, .. } => *count,
-        }
-    }
-
-    /// These votes alone.
-    pub fn some(&self, votes: &[usize]) -> Self {
-        let contexts = match &self.contexts {
-            Contexts::Vectors { d, values } => Contexts::Vectors {
-                d: *d,
-                values: votes.iter().flat_map(|n| &values[n * d..(n + 1) * d]).copied().collect(),
-            },
-            Contexts::People { count, index } => {
-                Contexts::People { count: *count, index: votes.iter().map(|n| index[*n]).collect() }
-            }
-        };
-        let row = |n: &usize| &self.differences[n * self.d..(n + 1) * self.d];
-        Self {
-            contexts,
-            d: self.d,
-            differences: votes.iter().flat_map(row).copied().collect(),
-            outcomes: votes.iter().map(|n| self.outcomes[*n]).collect(),
-        }
-    }
-
-    fn check(&self) {
-        let contexts = match &self.contexts {
-            Contexts::Vectors { d, values } => values.len() == self.len() * d,
-            Contexts::People { count, index } => index.len() == self.len() && index.iter().all(|i| i < count),
-        };
-        assert!(
-            contexts && self.differences.len() == self.len() * self.d && !self.is_empty(),
-            "sizes that fit, and votes"
-        );
-    }
-
     /// Mean of -ln P(what was chosen), nats.
     pub fn log_loss(&self, theta: &DMatrix<f64>) -> f64 {
         let z = DMatrix::from_row_slice(self.len(), self.d, &self.differences);
@@ -347,8 +266,8 @@ pub(crate) mod tests {
         let one = Comparisons { contexts: Contexts::People { count: 1, index: vec![0; 400] }, ..data.clone() };
         let row = one.fit(1, &how).0.theta();
         let x = DMatrix::from_row_slice(400, 4, &one.differences);
-        let prior = crate::logistic::Prior::ridge(1e-9, DVector::zeros(4));
-        let plain = crate::logistic::logistic(&x, &one.outcomes, &[1.0; 400], &prior);
+        let prior = stats::Prior::ridge(1e-9, DVector::zeros(4));
+        let plain = stats::logistic(&x, &one.outcomes, &[1.0; 400], &prior);
         assert!((row.transpose() - plain.mode).norm() < 1e-4);
     }
 

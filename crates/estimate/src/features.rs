@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use stats::Prior;
 
-use crate::contextual::{Comparisons, Contexts, ContextualFit};
-use crate::logistic::Prior;
+use crate::comparisons::{Comparisons, Contexts};
+use crate::contextual::ContextualFit;
 use crate::taste::{Judgements, Taste};
 use crate::tastes::{Tastes, TastesFit};
 
@@ -254,7 +255,7 @@ fn phi(map: &DMatrix<f64>, e: &[f64]) -> Vec<f64> {
 }
 
 /// `<w, x>`
-pub(crate) fn dot(w: &DVector<f64>, x: &[f64]) -> f64 {
+pub fn dot(w: &DVector<f64>, x: &[f64]) -> f64 {
     w.iter().zip(x).map(|(w, x)| w * x).sum()
 }
 

@@ -1,62 +1,42 @@
-//! Statistics that need no language model: style features of a text, simulated raters with a known truth, bootstrap
-//! intervals (one- and two-way), calibration, shrinkage over users, win rates.
+//! Rewards on frozen features, without a language model: reward features of embeddings, a user's preference weights and how they vary
+//! between users, low-rank contextual rewards, what to ask next, and how far an estimate can be believed.
 //!
 //! ```
-//! use estimate::{Feature, Scaler};
-//! let texts = ["You can do it, and you will.", "Rain falls.", "It is the rain."];
-//! let features = [Feature::SecondPerson, Feature::Comma];
-//! let scaler = Scaler::fit(&features, &texts);
-//! assert!(scaler.scores(texts[0])[0] > scaler.scores(texts[1])[0]);
+//! use estimate::{Judgements, Taste};
+//! use nalgebra::DVector;
+//!
+//! // Before any vote the weights are uncertain around zero; ten votes for the first feature move them.
+//! let prior = stats::Prior::ridge(1.0, DVector::zeros(2));
+//! let mut votes = Judgements::new(2);
+//! (0..10).for_each(|_| votes.push(&[1.0, 0.0], 1.0, 1.0));
+//! let known = Taste::of(&prior, &votes);
+//! assert!(known.mean[0] > 1.0 && known.mean[1] == 0.0);
 //! ```
 
 mod ask;
-mod baselines;
-mod bootstrap;
-mod calibration;
+mod ball;
+mod comparisons;
+mod components;
 mod contextual;
 mod dense;
 mod features;
-mod lab_loco;
-mod lab_pessimism;
-mod lab_rfm;
-mod lbfgs;
 mod likelihood;
-mod logistic;
 mod many;
-mod newcomers;
 mod pessimism;
-mod rater;
 mod rotation;
 mod scorer;
-mod shrink;
-mod slope;
-mod style;
 mod taste;
 mod tastes;
-mod two_way;
-mod win;
 
 pub use ask::{Criterion, Question, ask};
-pub use baselines::{Mixture, Network, Simplex, calibrated};
-pub use bootstrap::{Interval, clustered, clustered_mean};
-pub use calibration::{Bin, Calibration, calibration};
-pub use contextual::{Comparisons, Contexts, ContextualFit, LowRank, truncated};
-pub use features::{EmbeddedVotes, FeaturesFit, RewardFeatures};
-pub use lab_loco::{Deployment, LocoLab, LocoRow};
-pub use lab_pessimism::{PessimismLab, PessimismRow, tilted};
-pub use lab_rfm::{RfmLab, RfmRow, Served};
-pub use lbfgs::{Minimum, Stop, minimise};
-pub use logistic::{Logistic, Prior, logistic, logistic_from};
+pub use ball::{Pessimism, Spread};
+pub use comparisons::{Comparisons, Contexts};
+pub use components::components;
+pub use contextual::{ContextualFit, LowRank, truncated};
+pub use features::{EmbeddedVotes, FeaturesFit, RewardFeatures, dot};
 pub use many::modes;
-pub use newcomers::{EmbeddedVote, NewcomerRow, NewcomerStudy, components};
 pub use pessimism::{Ellipsoid, Radius};
-pub use rater::{Choice, agreement_scale, truth, vote};
 pub use rotation::Rotation;
 pub use scorer::{Scorer, most_careful};
-pub use shrink::{Population, Shrunk, shrink};
-pub use slope::Slope;
-pub use style::{CLIP, Feature, Scaler};
 pub use taste::{Judgements, Taste};
 pub use tastes::{Tastes, TastesFit};
-pub use two_way::{Cell, Each, two_way_mean};
-pub use win::{Contest, distinct_n, length_controlled, win_rate};

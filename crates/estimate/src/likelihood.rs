@@ -8,9 +8,9 @@
 use nalgebra::DMatrix;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use stats::softplus;
 
-use crate::contextual::{Comparisons, Contexts};
-use crate::logistic::softplus;
+use crate::comparisons::{Comparisons, Contexts};
 
 /// Weight of `|U'U - V'V|^2`, which keeps the factors' sizes alike (Tu et al. 2016 use 1/8 for the sum of squares).
 const BALANCE: f64 = 0.125;

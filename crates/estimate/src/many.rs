@@ -1,5 +1,5 @@
 //! Many people's tastes at once: eight Newton iterations side by side in one processor's vector lanes, groups on all cores. The
-//! optimum is that of [`crate::logistic()`].
+//! optimum is that of [`stats::logistic()`].
 
 #![expect(
     clippy::inline_always,
@@ -9,8 +9,8 @@
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use stats::Prior;
 
-use crate::logistic::Prior;
 use crate::taste::Judgements;
 
 /// People side by side.
@@ -327,10 +327,10 @@ impl<'a> Room<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logistic::logistic;
     use crate::taste::Taste;
     use nalgebra::{DMatrix, DVector};
     use rand::{Rng, SeedableRng};
+    use stats::logistic;
 
     #[test]
     fn the_logarithm_is_the_librarys() {

@@ -3,8 +3,7 @@
 
 use nalgebra::{DMatrix, DVector};
 use serde::{Deserialize, Serialize};
-
-use crate::logistic::{Prior, logistic};
+use stats::{Prior, logistic};
 
 /// One person's votes, in features: `differences [n, d]` of each vote's first and second answer.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -5,8 +5,8 @@
 use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use stats::Prior;
 
-use crate::logistic::Prior;
 use crate::taste::{Judgements, Taste};
 
 /// The distribution of people's tastes.

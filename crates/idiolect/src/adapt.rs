@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use data::Vote;
-use estimate::{Judgements, Prior, Taste, clustered_mean};
+use estimate::{Judgements, Taste};
 use problem::{Result, mistake};
+use stats::{Prior, clustered_mean};
 
 use crate::served::{Served, ServedArgs};
 use crate::table;
@@ -83,7 +84,7 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
             ]
         })
         .collect();
-    table::print(&table::markdown(
+    table::print(&report::markdown(
         &["feature", "weight", "standard error", "before any vote", "deviation of people"],
         &rows,
     ))?;
@@ -118,7 +119,7 @@ pub(crate) fn judge(reader: &mut reward::Reader, votes: &[&Vote], d: usize) -> R
 }
 
 /// Each decided vote predicted from the other folds' votes.
-fn held_out(prior: &Prior, judged: &Judgements) -> Option<estimate::Interval> {
+fn held_out(prior: &Prior, judged: &Judgements) -> Option<stats::Interval> {
     let all: Vec<(&[f64], f64, f64)> = judged.iter().collect();
     if all.iter().filter(|(_, y, _)| *y != 0.5).count() < ENOUGH {
         return None;

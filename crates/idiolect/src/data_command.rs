@@ -8,7 +8,7 @@ use problem::{Result, mistake};
 use text::{Ending, Message, Tokenizer};
 
 use crate::described::described;
-use crate::table::{markdown, print};
+use crate::table::print;
 
 #[derive(Subcommand)]
 pub(crate) enum DataCommand {
@@ -164,7 +164,7 @@ fn check(args: &CheckArgs) -> Result<()> {
     if findings.is_empty() {
         print("Nothing wrong found.")?;
     } else {
-        print(&markdown(&["level", "finding", "count", "users", "first"], &findings))?;
+        print(&report::markdown(&["level", "finding", "count", "users", "first"], &findings))?;
     }
     print("")?;
     print(&users(&check, args.top))?;
@@ -202,7 +202,7 @@ fn counts(check: &Check) -> String {
     .into_iter()
     .map(|(name, value)| vec![name.to_owned(), value])
     .collect();
-    markdown(&["", ""], &rows)
+    report::markdown(&["", ""], &rows)
 }
 
 /// The users with the most votes.
@@ -224,7 +224,7 @@ fn users(check: &Check, top: usize) -> String {
             ]
         })
         .collect();
-    let text = markdown(&["user", "votes", "ties", "for the first", "for the longer", "findings"], &rows);
+    let text = report::markdown(&["user", "votes", "ties", "for the first", "for the longer", "findings"], &rows);
     let more = check.users.len().saturating_sub(top);
     if more > 0 { format!("{text}... and {more} more users: --top, or --json FILE") } else { text }
 }
@@ -268,7 +268,8 @@ fn stats(args: &StatsArgs) -> Result<()> {
     fs_err::create_dir_all(&args.out)?;
     run::write_json(&args.out.join("stats.json"), &check)?;
     let bins = votes_per_user(&check);
-    run::bar_plot(&args.out.join("votes.svg"), &format!("{}: votes per user", card.name), "votes", "users", &bins)?;
+    let svg = report::bar_plot(&format!("{}: votes per user", card.name), "votes", "users", &bins)?;
+    run::write_atomic(&args.out.join("votes.svg"), svg.as_bytes())?;
     print(&counts(&check))?;
     tracing::info!("wrote {}", args.out.join("stats.json").display());
     tracing::info!("wrote {}", args.out.join("votes.svg").display());

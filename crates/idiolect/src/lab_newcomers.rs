@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use data::Column;
-use estimate::{EmbeddedVote, Interval, NewcomerRow, NewcomerStudy, clustered_mean};
+use lab::{EmbeddedVote, HeldOutStudy};
 use nalgebra::DMatrix;
 use problem::{Result, mistake};
-use serde_json::{Value, json};
 
 use crate::cli::ComputeArgs;
-use crate::lab_command::{begin, publish, shown};
+use crate::lab_command::{begin, publish};
 use crate::{base, table};
 
 #[derive(Args)]
@@ -75,8 +73,8 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
         })
         .collect();
     let (rows, columns) = (embedded.texts.len(), embedded.texts.first().map_or(0, Vec::len));
-    let study = NewcomerStudy { splits: args.splits, ..NewcomerStudy::default() };
-    let study = NewcomerStudy { least: (args.least.unwrap_or(study.least.0), study.least.1), ..study };
+    let study = HeldOutStudy { splits: args.splits, ..HeldOutStudy::default() };
+    let study = HeldOutStudy { least: (args.least.unwrap_or(study.least.0), study.least.1), ..study };
     if users.len() < study.folds || prompts.len() < 2 {
         let message = format!(
             "{}: expected at least {} people and 2 prompts, found {} and {}",
@@ -108,65 +106,7 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
         users.iter().for_each(|(name, i)| names[*i] = name);
         names
     };
-    let count = |f: fn(&NewcomerRow) -> usize| Column::Integer(found.iter().map(|r| f(r) as i64).collect());
-    let table = [
-        ("user", Column::Text(found.iter().map(|r| names[r.user].to_owned()).collect())),
-        ("split", count(|r| r.split)),
-        ("method", Column::Text(found.iter().map(|r| r.method.to_owned()).collect())),
-        ("shots", count(|r| r.shots)),
-        ("votes", count(|r| r.votes)),
-        ("right", Column::Real(found.iter().map(|r| r.right).collect())),
-    ];
-    data::write_table(&aside.join("rows.parquet"), &table)?;
-    let (summary, text) = summarise(&found, &study, args.seed);
-    run::write_json(
-        &aside.join("summary.json"),
-        &json!({"study": study, "seed": args.seed, "depth": args.depth, "rows": summary}),
-    )?;
+    let text = lab::write_held_out(&study, &found, &names, args.depth, args.seed, &aside)?;
     publish(&aside, &args.out)?;
-    table::print(&text)?;
-    Ok(())
-}
-
-/// Mean over people of their accuracy over splits, people drawn; and what votes gain over none, person by person.
-fn summarise(rows: &[NewcomerRow], study: &NewcomerStudy, seed: u64) -> (Vec<Value>, String) {
-    let mut methods: Vec<&str> = Vec::new();
-    rows.iter().for_each(|r| {
-        if !methods.contains(&r.method) {
-            methods.push(r.method);
-        }
-    });
-    let by_person = |method: &str, shots: usize| -> BTreeMap<usize, f64> {
-        let mut sums: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
-        for r in rows.iter().filter(|r| r.method == method && r.shots == shots) {
-            let sum = sums.entry(r.user).or_default();
-            *sum = (sum.0 + r.right / r.votes as f64, sum.1 + 1.0);
-        }
-        sums.into_iter().map(|(user, (sum, n))| (user, sum / n)).collect()
-    };
-    let interval = |values: Vec<f64>, name: &str| -> Option<Interval> {
-        let clusters: Vec<(f64, usize)> = values.into_iter().map(|v| (v, 1)).collect();
-        clustered_mean(&clusters, &mut run::rng(seed, &["newcomers", name]))
-    };
-    let (mut summary, mut lines) = (Vec::new(), Vec::new());
-    for method in &methods {
-        let mut line = vec![(*method).to_owned()];
-        for shots in &study.shots {
-            let own = by_person(method, *shots);
-            let mean = interval(own.into_values().collect(), &format!("{method} {shots}"));
-            line.push(mean.map_or(String::new(), |m| shown(&m, 3)));
-            summary.extend(mean.map(|m| json!({"method": method, "shots": shots, "accuracy": m})));
-        }
-        let (none, twenty) = (by_person(method, 0), by_person(method, 20));
-        let gains: Vec<f64> = twenty.iter().filter_map(|(user, a)| Some(a - none.get(user)?)).collect();
-        let gain = interval(gains, &format!("{method} gain"));
-        line.push(gain.map_or(String::new(), |m| shown(&m, 3)));
-        summary.extend(gain.map(|m| json!({"method": method, "gain_of_20": m})));
-        lines.push(line);
-    }
-    let mut head = vec!["method".to_owned()];
-    head.extend(study.shots.iter().map(|n| format!("{n} votes")));
-    head.push("20 minus 0".to_owned());
-    let head: Vec<&str> = head.iter().map(String::as_str).collect();
-    (summary, table::markdown(&head, &lines))
+    table::print(&text)
 }

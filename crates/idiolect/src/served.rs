@@ -61,7 +61,7 @@ pub(crate) struct Adapted {
     /// `[d, d]`, row by row.
     pub(crate) covariance: Vec<f64>,
     /// Share of decided votes that are predicted from the others, five folds; with its 95% interval.
-    pub(crate) held_out_accuracy: Option<estimate::Interval>,
+    pub(crate) held_out_accuracy: Option<stats::Interval>,
 }
 
 /// The people of a reward stage in `folder`, if its model has reward features.
@@ -147,7 +147,7 @@ impl Served {
         user: &str,
         taste: &Taste,
         ties: usize,
-        accuracy: Option<estimate::Interval>,
+        accuracy: Option<stats::Interval>,
     ) -> Result<PathBuf> {
         let file = self.file_of(user);
         fs_err::create_dir_all(self.folder.join(run::ADDED))?;

@@ -16,12 +16,3 @@ pub(crate) fn print(text: &str) -> Result<()> {
 pub(crate) fn say(text: &str) {
     _ = writeln!(std::io::stderr(), "{text}");
 }
-
-/// A Markdown table.
-pub(crate) fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let mut out = line(&header.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>());
-    out += &line(&vec!["---".to_owned(); header.len()]);
-    rows.iter().for_each(|row| out += &line(row));
-    out
-}

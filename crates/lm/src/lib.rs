@@ -40,15 +40,17 @@ mod row_factors;
 mod row_set;
 mod rows;
 mod sampling;
+mod shape;
 mod source;
 mod storage;
+mod token_row;
 mod trace;
 mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
 pub use bank::{Bank, BankConfig, Middle, Owners, Sharing, UserFactors};
 pub use checkpoint::{Checkpoints, Saved};
-pub use config::{ModelConfig, Shape};
+pub use config::ModelConfig;
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_size, import_gguf};
 pub use head::ScalarHead;
@@ -61,11 +63,14 @@ pub use read_out::{
     pooled_hidden, token_logp,
 };
 pub use row_factors::{Dropout, RowFactors};
-pub use row_set::{RowCounts, RowSet};
-pub use rows::{Batch, Plan, Prefix, TokenRow, plan, under_budget};
+pub use row_set::RowSet;
+pub use rows::{Batch, Plan, Prefix, plan, under_budget};
 pub use sampling::Sampling;
+pub use shape::Shape;
 pub use source::Layer;
 pub use storage::Storage;
 pub use tch::{Device, Tensor};
+pub use text::RowCounts;
+pub use token_row::TokenRow;
 pub use trace::{Activations, Trace, accumulate, gradients};
 pub use weights::{Tensors, map_tensors, read_folder, read_tensors, write_tensors};

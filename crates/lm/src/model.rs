@@ -9,13 +9,14 @@ use problem::Result;
 use tch::{Device, Kind, Tensor};
 
 use crate::cache::Cache;
-use crate::config::{ModelConfig, Shape};
+use crate::config::ModelConfig;
 use crate::families::Family;
 use crate::layout::Layout;
 use crate::pass::{Pass, Tokens};
 use crate::row_factors::RowFactors;
-use crate::rows::TokenRow;
+use crate::shape::Shape;
 use crate::source::{Layer, Source};
+use crate::token_row::TokenRow;
 use crate::{families, packed};
 
 /// A causal language model whose weights are never trained in place.

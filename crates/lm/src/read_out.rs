@@ -5,7 +5,8 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::layout::{Layout, Tree};
 use crate::row_factors::RowFactors;
-use crate::rows::{Batch, TokenRow};
+use crate::rows::Batch;
+use crate::token_row::TokenRow;
 use crate::{Bank, Lm, fused};
 
 /// Tokens whose logits exist at one time: `[B, T, V]` never does.

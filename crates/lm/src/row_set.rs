@@ -3,28 +3,9 @@
 use std::collections::HashMap;
 
 use problem::Result;
-use serde::{Deserialize, Serialize};
-use text::{Ending, Fitted, Message, OverLong, Tokenizer};
+use text::{Ending, Fitted, Message, OverLong, RowCounts, Tokenizer};
 
 use crate::TokenRow;
-
-/// What a set of rows left out or changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowCounts {
-    /// Rows over the limit, left out.
-    pub dropped: usize,
-    /// Rows whose prompt lost its first tokens.
-    pub truncated: usize,
-    /// Rows whose first answer token begins inside the prompt.
-    pub straddling: usize,
-}
-
-impl std::fmt::Display for RowCounts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { dropped, truncated, straddling } = self;
-        write!(f, "rows over the limit: {dropped} dropped, {truncated} cut; straddling the boundary: {straddling}")
-    }
-}
 
 /// Rows of distinct texts.
 #[derive(Debug)]

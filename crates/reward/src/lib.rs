@@ -2,22 +2,19 @@
 //!
 //! [`fit()`] is P-ShareLoRA (arXiv 2503.19201): a personal down-projection for every user, one up-projection and one
 //! scalar head for all, warmed up from a global adapter. LoRA-global, LoRA-local and Share Rep are the same loop with other
-//! [`Variant`]s. [`predict`] says what a model thinks of each vote, [`evaluate()`] how good that is for every user, [`compare()`]
-//! which of several methods is better; [`welcome`] fits users who come later.
+//! [`Variant`]s. [`predict()`] says what a model thinks of each vote (how good that is, the crate `eval` says); [`welcome`] fits users who come
+//! later.
 
-mod compare;
 mod config;
 mod embeddings;
-mod evaluate;
 mod fit;
 mod habits;
-mod lab;
 mod model;
 mod newcomers;
 mod objective;
 mod people;
 mod pessimism;
-mod predictions;
+mod predict;
 mod pull;
 mod rated;
 mod reader;
@@ -26,19 +23,14 @@ mod scorers;
 mod texts;
 mod watch;
 
-pub use compare::{Comparison, Method, MethodRow, Verdict, compare};
 pub use config::{EarlyStopping, Factors, Kept, Personal, Phase, RewardConfig, Role, Structure, Variant};
 pub use embeddings::{Embedded, embed};
-pub use estimate::Slope;
-pub use evaluate::{Evaluation, OWN_FIGURES, UserAccuracy, evaluate, plot_reliability};
 pub use fit::{FitReport, fit};
-pub use lab::{LabRow, NO_TAIL, ShareLoraLab, slopes};
 pub use model::RewardModel;
 pub use newcomers::welcome;
 pub use objective::{Judged, Lapse, Objective, Ties, Weighting, outcomes};
 pub use people::{People, taste_people};
-pub use pessimism::{Pessimism, Spread};
-pub use predictions::{Prediction, Predictions, Scored, predict, read_predictions, write_predictions};
+pub use predict::{Scored, predict};
 pub use rated::Errors;
 pub use reader::{Reader, Text};
 pub use scorers::{ByFactors, ByTaste};

@@ -119,6 +119,14 @@ impl RewardModel {
         Some(rows.iter().map(|row| found[row].clone()).collect())
     }
 
+    /// Is nothing personal but users' habits?
+    pub fn is_shared(&self) -> bool {
+        let bank = self.bank.config();
+        let middle =
+            matches!(bank.middle, lm::Middle::Kernel(Sharing::Personal) | lm::Middle::Scale(Sharing::Personal));
+        bank.down == Sharing::Shared && bank.up == Sharing::Shared && !middle && self.head.sharing() == Sharing::Shared
+    }
+
     /// P(the first is better | the user decides), of a user's two rewards.
     pub fn probability(&self, first: f32, second: f32, user: usize) -> f64 {
         decided_probability(f64::from(first) - f64::from(second), self.habits.shape.ties, self.habits.tie_of(user))

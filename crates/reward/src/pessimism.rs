@@ -8,60 +8,12 @@
 use std::collections::HashMap;
 
 use device::Checked;
+use estimate::Spread;
 use lm::{Lm, Owner, Prefix, Tensor};
 use problem::Result;
-use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::RewardModel;
-
-/// How large the ball is.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pessimism {
-    /// `c4` of eq. C.3: the paper leaves it open, so it is a setting. 0: no pessimism.
-    pub constant: f64,
-    /// The ball holds the truth with probability `1 - delta`.
-    #[serde(default = "five_percent")]
-    pub delta: f64,
-}
-
-fn five_percent() -> f64 {
-    0.05
-}
-
-/// What the ball's size depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
-    /// N: users.
-    pub users: usize,
-    /// N_p: training votes of a user, on average.
-    pub votes: f64,
-    /// k: the rank.
-    pub rank: usize,
-    /// d1, d2: sizes of the shared and of the personal side, summed over adapted layers.
-    pub shared_size: usize,
-    /// See there.
-    pub personal_size: usize,
-    /// `sigma_k^2 / N`: how far users reach into the weakest of the k directions; of the layer where it is least.
-    pub diversity: f64,
-    /// `Sigma_tail`: what the k directions leave out, over all layers. 0 for factors of rank k.
-    pub tail: f64,
-}
-
-impl Pessimism {
-    /// `zeta = c4 sqrt( (log N_G + log 1/delta) / (N N_p nu) + sqrt(Sigma_tail / N) / nu + (k d2 + log(N / delta)) / N_p )` (eq. C.3), with
-    /// the bracketing number of shared factors, `log N_G = k (d1 + N d2) log(N N_p)` (section 4). The first term of the equation, how far
-    /// the truth is from rank k, is not known and taken to be 0.
-    pub fn zeta(&self, spread: &Spread) -> f64 {
-        let Spread { users, votes, rank, shared_size, personal_size, diversity, tail } = *spread;
-        let (n, k, nu) = (users as f64, rank as f64, diversity.max(f64::MIN_POSITIVE));
-        let all = (n * votes).max(2.0);
-        let bracketing = k * (shared_size as f64 + n * personal_size as f64) * all.ln() + (1.0 / self.delta).ln();
-        let own = k * personal_size as f64 + (n / self.delta).ln();
-        self.constant * (bracketing / (all * nu) + (tail / n).sqrt() / nu + own / votes.max(1.0)).sqrt()
-    }
-}
 
 /// Rows whose gradients are computed at one time: each has factors of its own.
 const ROWS: usize = 16;
@@ -144,24 +96,5 @@ impl RewardModel {
             tail += squares.iter().skip(rank).filter(|s| **s > noise).sum::<f64>();
         }
         Ok(Spread { users, votes, rank, shared_size, personal_size, diversity, tail })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeta_by_hand() {
-        let spread =
-            Spread { users: 4, votes: 25.0, rank: 2, shared_size: 10, personal_size: 3, diversity: 0.5, tail: 0.16 };
-        let got = Pessimism { constant: 2.0, delta: 0.1 }.zeta(&spread);
-        // log N_G = 2 (10 + 12) ln 100 = 202.63, + ln 10; over 100 * .5. sqrt(.16 / 4) / .5 = .4. (6 + ln 40) / 25.
-        let bracketing = (44.0 * 100f64.ln() + 10f64.ln()) / 50.0;
-        let want = 2.0 * (bracketing + 0.4 + (6.0 + 40f64.ln()) / 25.0).sqrt();
-        assert!((got - want).abs() < 1e-12, "{got} {want}");
-        let more = Spread { votes: 2500.0, ..spread };
-        assert!(Pessimism { constant: 2.0, delta: 0.1 }.zeta(&more) < got);
-        assert_eq!(Pessimism { constant: 0.0, delta: 0.1 }.zeta(&spread), 0.0);
     }
 }

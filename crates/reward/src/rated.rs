@@ -1,9 +1,10 @@
 //! Rewards of rows with their standard errors, from any of our reward models: what caution is taken off by.
 
+use estimate::Pessimism;
 use lm::{Lm, Prefix};
 use problem::Result;
 
-use crate::{People, Pessimism, RewardModel};
+use crate::{People, RewardModel};
 
 /// Where a reward's standard error comes from.
 #[derive(Debug)]

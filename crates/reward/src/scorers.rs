@@ -7,7 +7,7 @@ use text::{Ending, Message, Tokenizer};
 
 use crate::{Errors, Reader, RewardModel};
 
-/// Any reward model for one of its users. The standard error is the half-width of P-ShareLoRA's ball ([`crate::Pessimism`]), `sqrt(zeta)`
+/// Any reward model for one of its users. The standard error is the half-width of P-ShareLoRA's ball ([`estimate::Pessimism`]), `sqrt(zeta)`
 /// times the norm of the gradient over what is personal: 0 for a model that shares everything.
 #[derive(Debug)]
 pub struct ByFactors<'a> {

@@ -19,29 +19,27 @@
 //! ```
 
 mod atomic;
+mod bars;
 mod folder;
 mod identity;
-mod interval_plot;
 mod lock;
 mod logs;
 mod manifest;
 mod memory;
 mod panics;
-mod plot;
 mod progress;
 mod seed;
 mod status;
+mod watch;
 
 pub use atomic::{read_json, sync_folder, write_aside, write_atomic, write_json};
 pub use folder::{Run, on_checkpoint};
 pub use identity::{Environment, Identity, hash_bytes, hash_file};
-pub use interval_plot::interval_plot;
 pub use lock::Lock;
 pub use logs::{LogFormat, Phase, close_stage_log, phase, start as start_logs, step};
 pub use manifest::{ADDED, Files, Manifest};
 pub use memory::memory_mib;
 pub use panics::{is_expected_panic, unless_it_panics};
-pub use plot::{Series, bar_plot, line_plot, log_plot};
 pub use progress::Progress;
 pub use seed::{derive, rng};
 pub use status::{Status, recover, status};

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use problem::{Result, invalid};
@@ -22,10 +21,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer, fmt as format};
 
-use crate::progress;
-
-/// The longest that a phase is silent.
-pub(crate) const LINE_EVERY: Duration = Duration::from_secs(10);
+use crate::bars;
+use crate::watch::{LINE_EVERY, Watch, lock, newest};
 
 /// How lines on stderr look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,16 +86,12 @@ pub fn close_stage_log() {
     *lock(&STAGE_LOG) = None;
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // A reader that has gone, such as `head`, must not end the run.
-        _ = progress::above_bars(|| io::stderr().write_all(bytes));
+        _ = bars::above_bars(|| io::stderr().write_all(bytes));
         Ok(bytes.len())
     }
 
@@ -198,28 +191,6 @@ impl<S: Subscriber> Layer<S> for LastLine {
     }
 }
 
-/// What runs, in the order in which it began: a number of its own, its name, and since when.
-static RUNNING: Mutex<Vec<(u64, String, Instant)>> = Mutex::new(Vec::new());
-
-/// While this lives, a line names what runs whenever nothing was said for ten seconds.
-#[derive(Debug)]
-pub(crate) struct Watch(u64);
-
-impl Watch {
-    pub(crate) fn new(name: &str) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        lock(&RUNNING).push((id, name.to_owned(), Instant::now()));
-        Self(id)
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        lock(&RUNNING).retain(|(id, ..)| *id != self.0);
-    }
-}
-
 /// A named part of a stage's work, until it is dropped: a span, and a line whenever it is silent for ten seconds.
 #[must_use = "a phase ends when it is dropped"]
 #[derive(Debug)]
@@ -242,9 +213,9 @@ pub fn step(number: usize) -> tracing::span::EnteredSpan {
 fn report_silence() {
     loop {
         std::thread::sleep(Duration::from_secs(1));
-        let Some((_, name, since)) = lock(&RUNNING).last().cloned() else { continue };
+        let Some((name, since)) = newest() else { continue };
         let last_line = *lock(&LAST_LINE);
-        let on_screen = io::stderr().is_terminal() && progress::has_bar();
+        let on_screen = io::stderr().is_terminal() && bars::has_bar();
         if !is_silent(since, last_line, Instant::now()) {
             continue;
         }
@@ -275,17 +246,5 @@ mod tests {
         assert!(!is_silent(since, Some(after(5)), after(14)) && is_silent(since, Some(after(5)), after(15)));
         // A line from before it began says nothing about it.
         assert!(!is_silent(after(20), Some(since), after(29)) && is_silent(after(20), Some(since), after(30)));
-    }
-
-    #[test]
-    fn what_began_last_is_named_until_it_ends() {
-        let running = || lock(&RUNNING).iter().map(|(_, name, _)| name.clone()).collect::<Vec<_>>();
-        let outer = phase("outer");
-        let inner = Watch::new("inner");
-        assert_eq!(running(), ["outer", "inner"]);
-        drop(outer); // in any order
-        assert_eq!(running(), ["inner"]);
-        drop(inner);
-        assert!(running().is_empty());
     }
 }

@@ -1,27 +1,12 @@
 //! A bar on a terminal, plain lines in a log.
 
 use std::io::IsTerminal;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::logs::{LINE_EVERY, Watch};
-
-/// All bars of this process: lines are printed above them.
-static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
-static SHOWN: AtomicUsize = AtomicUsize::new(0);
-
-/// Prints without tearing the bars that are shown.
-pub(crate) fn above_bars<T>(print: impl FnOnce() -> T) -> T {
-    if has_bar() { BARS.suspend(print) } else { print() }
-}
-
-/// Is a bar on the screen?
-pub(crate) fn has_bar() -> bool {
-    SHOWN.load(Ordering::Relaxed) > 0
-}
+use crate::bars;
+use crate::watch::{LINE_EVERY, Watch};
 
 /// How far a stage is, on stderr: a bar on a terminal; elsewhere a line at most every ten seconds.
 #[derive(Debug)]
@@ -46,8 +31,7 @@ impl Progress {
                 .with_position(done as u64)
                 .with_message(label.to_owned());
             bar.reset_eta();
-            SHOWN.fetch_add(1, Ordering::Relaxed);
-            BARS.add(bar)
+            bars::add(bar)
         });
         let now = Instant::now();
         let (total, done) = (total as u64, done as u64);
@@ -91,8 +75,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-            SHOWN.fetch_sub(1, Ordering::Relaxed);
+            bars::remove(bar);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use data::read_table;
 use problem::{Result, invalid};
+use report::{Series, line_plot};
 use run::Run;
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +84,7 @@ pub fn curve(rollouts: &Path, truth: &Truth, base: &BTreeMap<String, Vec<f64>>, 
 }
 
 fn plots(points: &[CurvePoint], run: &Run) -> Result<()> {
-    let line = |name: String, points: Vec<(f64, f64)>, reference| run::Series { name, points, reference };
+    let line = |name: String, points: Vec<(f64, f64)>, reference| Series { name, points, reference };
     // Over rounds: means of all users.
     let mut by_round: BTreeMap<usize, Vec<&CurvePoint>> = BTreeMap::new();
     points.iter().for_each(|p| by_round.entry(p.first).or_default().push(p));
@@ -94,13 +95,9 @@ fn plots(points: &[CurvePoint], run: &Run) -> Result<()> {
         by_round.iter().map(point).collect()
     };
     let lines = [line("proxy".into(), mean(|p| p.proxy), false), line("gold".into(), mean(|p| p.gold), false)];
-    run::line_plot(
-        &run.path("curve.svg"),
-        "What the reward model thinks, and the truth",
-        "round",
-        "mean over users, deviations of the base",
-        &lines,
-    )?;
+    let (x, y) = ("round", "mean over users, deviations of the base");
+    let svg = line_plot("What the reward model thinks, and the truth", x, y, &lines)?;
+    run::write_atomic(&run.path("curve.svg"), svg.as_bytes())?;
     let users: Vec<&str> = {
         let mut users: Vec<&str> = points.iter().map(|p| p.user.as_str()).collect();
         users.dedup();
@@ -111,13 +108,8 @@ fn plots(points: &[CurvePoint], run: &Run) -> Result<()> {
         own.sort_by(|a, b| a.0.total_cmp(&b.0));
         line((*user).to_owned(), own, false)
     };
-    let lines: Vec<run::Series> = users.iter().map(frontier).collect();
-    run::line_plot(
-        &run.path("frontier.svg"),
-        "True reward against divergence",
-        "KL from the base, nats an answer",
-        "truth, deviations of the base",
-        &lines,
-    )?;
-    Ok(())
+    let lines: Vec<Series> = users.iter().map(frontier).collect();
+    let (x, y) = ("KL from the base, nats an answer", "truth, deviations of the base");
+    let svg = line_plot("True reward against divergence", x, y, &lines)?;
+    run::write_atomic(&run.path("frontier.svg"), svg.as_bytes())
 }

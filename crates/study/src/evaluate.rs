@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data::{Column, write_table};
-use estimate::{Contest, clustered, clustered_mean, distinct_n, length_controlled, win_rate};
 use lm::{Bank, Lm, Prefix, TokenRow, answer_logp, forward};
 use problem::{Result, invalid};
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
+use stats::{Contest, clustered, clustered_mean, distinct_n, half_for_equal, length_controlled, win_rate};
 use tch::no_grad;
 use text::{Answer, Message, Tokenizer};
 
-use crate::report::{Drift, ModelReport, Report, UserReport};
+use crate::results::{Drift, ModelReport, Report, UserReport};
 use crate::simulate::{Prompts, Rates, Truth};
 use crate::{SamplingConfig, curve, sample};
 
@@ -249,10 +249,7 @@ fn contests(ours: Measured, theirs: Measured) -> Vec<Vec<Contest>> {
     let rated = |(rates, tokens): Measured, p: usize| -> Vec<(f64, f64)> {
         rates[p].iter().zip(&tokens[p]).map(|(rate, n)| (*rate, *n as f64)).collect()
     };
-    let pair = |a: (f64, f64), b: (f64, f64)| {
-        let win = if a.0 > b.0 { 1.0 } else { f64::from(u8::from(a.0 == b.0)) / 2.0 };
-        (win, a.1 - b.1)
-    };
+    let pair = |a: (f64, f64), b: (f64, f64)| (half_for_equal(a.0, b.0), a.1 - b.1);
     (0..ours.0.len())
         .map(|p| {
             let (ours, theirs) = (rated(ours, p), rated(theirs, p));

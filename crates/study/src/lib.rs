@@ -6,12 +6,16 @@
 
 mod curve;
 mod evaluate;
-mod report;
+mod rater;
+mod results;
 mod sampling;
 mod simulate;
+mod style;
 
 pub use curve::{CurvePoint, curve};
 pub use evaluate::{Asked, EvaluateConfig, EvaluationSplit, Judge, Own, evaluate, evaluate_by, prompt_list};
-pub use report::{Drift, ModelReport, Report, UserReport};
+pub use rater::{Choice, agreement_scale, truth, vote};
+pub use results::{Drift, ModelReport, Report, UserReport};
 pub use sampling::{SamplingConfig, sample};
 pub use simulate::{Prompts, Rates, SimulateConfig, SimulationReport, Truth, VotesPerUser, simulate};
+pub use style::{CLIP, Feature, Scaler};

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data::{Column, write_table};
-use estimate::{Choice, Feature, Scaler, agreement_scale, truth, vote};
 use lm::Lm;
 use problem::{Problem, Result, invalid};
 use rand::Rng;
@@ -13,6 +12,8 @@ use run::Run;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
 
+use crate::rater::{Choice, agreement_scale, truth, vote};
+use crate::style::{Feature, Scaler};
 use crate::{SamplingConfig, sample};
 
 /// Votes of each user on the prompts of each part.

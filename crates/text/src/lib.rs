@@ -13,9 +13,11 @@
 //! ```
 
 mod chat;
+mod row_counts;
 mod tokenizer;
 mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, Rendered};
+pub use row_counts::RowCounts;
 pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer};
 pub use vocabulary::Vocabulary;

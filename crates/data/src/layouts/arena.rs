@@ -4,7 +4,7 @@ use problem::Result;
 
 use crate::columns::Times;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own};
 
 pub(super) const PATHS: [&str; 7] = [
     "judge",

@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Draft, Emit, Flaw};
-use crate::layouts::{Bound, Extras, Own, every_two};
+use crate::layouts::bound::{Bound, Extras, Own, every_two};
 
 pub(super) const HELPSTEER2: [&str; 7] =
     ["prompt", "response", "helpfulness", "correctness", "coherence", "complexity", "verbosity"];

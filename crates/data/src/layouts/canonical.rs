@@ -5,7 +5,7 @@ use problem::{Result, invalid};
 
 use crate::columns::Times;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own};
 
 pub(super) const PATHS: [&str; 9] =
     ["user_id", "prompt", "chosen", "rejected", "tie", "chosen_first", "weight", "margin", "timestamp"];

@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own};
 
 const LISTS: [&str; 2] = ["normal_worker_annotations", "expert_worker_annotations"];
 

@@ -6,7 +6,7 @@ use smallvec::smallvec;
 use crate::Layout;
 use crate::columns::{Talks, field};
 use crate::draft::{Choice, Draft, Emit, Flaw, Turns};
-use crate::layouts::{Bound, EVERYONE, Extras, Own};
+use crate::layouts::bound::{Bound, EVERYONE, Extras, Own};
 
 pub(super) const HH: [&str; 2] = ["chosen", "rejected"];
 pub(super) const ALPACA: [&str; 4] = ["instruction", "input", "chosen", "rejected"];

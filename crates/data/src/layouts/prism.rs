@@ -4,7 +4,7 @@ use problem::Result;
 
 use crate::columns::{Reals, Texts, field};
 use crate::draft::{Emit, Flaw, Turns};
-use crate::layouts::{Bound, Extras, Own, every_two};
+use crate::layouts::bound::{Bound, Extras, Own, every_two};
 
 pub(super) const PATHS: [&str; 6] = [
     "user_id",

@@ -6,7 +6,7 @@ use smallvec::smallvec;
 use crate::Layout;
 use crate::columns::{Reals, Texts};
 use crate::draft::{Emit, Flaw};
-use crate::layouts::{Bound, EVERYONE, Extras, Own, every_two};
+use crate::layouts::bound::{Bound, EVERYONE, Extras, Own, every_two, missing};
 
 pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
     let Layout::Rankings { user_id, prompt, responses, scores, higher_is_better } = layout else {
@@ -86,7 +86,7 @@ pub(super) fn personalllm(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Re
     users.dedup();
     if numbers.len() < 2 || users.is_empty() {
         let wanted = "columns `response_<i>` and `response_<i>_<reward model>`";
-        return Err(super::missing(&bound.place.file, wanted, &names));
+        return Err(missing(&bound.place.file, wanted, &names));
     }
     let answers = numbers.iter().map(|i| bound.texts(&format!("response_{i}"))).collect::<Result<Vec<_>>>()?;
     for user in users {

@@ -7,7 +7,7 @@ use smallvec::smallvec;
 
 use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own, without_columns};
 
 /// The user whose rows are being read, with what they rated.
 #[derive(Debug, Default)]
@@ -108,7 +108,7 @@ pub(super) fn finish(layout: &Layout, seed: u64, memory: &mut Memory, emit: &mut
         let weight = 0.5 * (1.0 / uses[i] as f32 + 1.0 / uses[j] as f32);
         let own = Own { weight, margin: Some((one.1 - other.1).abs() as f32), timestamp: None };
         let turns = smallvec![("user", prompt.as_str())];
-        let draft = super::without_columns(&user, turns, &one.0, &other.0, choice, own);
+        let draft = without_columns(&user, turns, &one.0, &other.0, choice, own);
         emit(0, Ok(draft))?;
     }
     Ok(())

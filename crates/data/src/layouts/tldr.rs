@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own};
 
 pub(super) const PATHS: [&str; 7] =
     ["info.post", "info.title", "info.subreddit", "info.article", "summaries.text", "choice", "worker"];

@@ -4,7 +4,7 @@ use problem::Result;
 
 use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own};
 
 pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
     let Layout::Votes { user_id, prompt, response_a, response_b, label, label_a, label_b, label_tie } = layout else {

@@ -39,7 +39,7 @@ pub(crate) fn announce(walker: &Walker, dry_run: bool) -> Result<()> {
             vec![graph.nodes[id].folder.clone(), reasons[id].clone(), tokens(sampled), tokens(trained)]
         };
         let rows: Vec<Vec<String>> = (0..graph.nodes.len()).map(row).collect();
-        table::print(&table::markdown(&["stage", "why", "at most sampled", "at most trained"], &rows))?;
+        table::print(&report::markdown(&["stage", "why", "at most sampled", "at most trained"], &rows))?;
     }
     let mut total = Budget::default();
     budgets.iter().filter(|(id, _)| pending(id)).for_each(|(_, budget)| total.add(*budget));

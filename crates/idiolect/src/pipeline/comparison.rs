@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use eval::{Method, Prediction};
 use problem::Result;
-use reward::{Method, Prediction, RewardConfig, Variant};
+use reward::{RewardConfig, Variant};
 
 use super::graph::NodeId;
 use super::walk::{State, Walker};
@@ -43,7 +44,7 @@ pub(crate) fn compare(walker: &Walker, states: &[State]) -> Result<()> {
         tested[at].swapped.extend(manifest.summary["test"]["swapped"].as_f64());
         let predictions = walker.target(&graph.nodes[id]).join("predictions-test.parquet");
         let of_fit = tested[at].fits.entry(cell.fit.clone()).or_default();
-        of_fit.extend(reward::read_predictions(&predictions)?);
+        of_fit.extend(eval::read_predictions(&predictions)?);
     }
     let found = tested.len();
     tested.retain(|t| !without.contains(t.name.as_str()));
@@ -63,14 +64,10 @@ pub(crate) fn compare(walker: &Walker, states: &[State]) -> Result<()> {
         .map(|t| Method { name: t.name.clone(), seeds: t.fits.values().cloned().collect(), swapped: mean(&t.swapped) })
         .collect();
     let (global, local) = (first(Variant::LoraGlobal), first(Variant::LoraLocal));
-    let Some(comparison) = reward::compare(&methods, global, local, personal, graph.seed) else {
+    let Some(comparison) = eval::compare(&methods, global, local, personal, graph.seed) else {
         tracing::info!("no vote was predicted by every method with every seed: nothing to compare");
         return Ok(());
     };
-    run::write_json(&folder.join("comparison.json"), &comparison)?;
-    comparison.plot(&folder.join("comparison.svg"))?;
-    let text = comparison.markdown();
-    run::write_atomic(&folder.join("comparison.md"), text.as_bytes())?;
-    table::print(&text)?;
+    table::print(&comparison.write(folder)?)?;
     Ok(())
 }

@@ -51,19 +51,20 @@ pub(crate) fn write(walker: &Walker, states: &[State]) -> Result<()> {
         entries.push(json!({"cell": label, "reward_test_accuracy": accuracy, "reward_test_users": users,
                             "policy_users": evaluation.cloned().unwrap_or(Value::Null)}));
     }
-    let text = table::markdown(&["cell", "test accuracy", "by user", "win rate over base, at nats an answer"], &rows);
+    let text = report::markdown(&["cell", "test accuracy", "by user", "win rate over base, at nats an answer"], &rows);
     run::write_json(&folder.join("results.json"), &entries)?;
     run::write_atomic(&folder.join("results.md"), text.as_bytes())?;
     if !frontier.is_empty() {
-        let lines: Vec<run::Series> = frontier
+        let lines: Vec<report::Series> = frontier
             .into_iter()
             .map(|(name, mut points)| {
                 points.sort_by(|a, b| a.0.total_cmp(&b.0));
-                run::Series { name, points, reference: false }
+                report::Series { name, points, reference: false }
             })
             .collect();
         let (x, y) = ("divergence from the base, nats an answer", "win rate over the base");
-        run::line_plot(&folder.join("frontier.svg"), "What policies gain, and how far they go", x, y, &lines)?;
+        let svg = report::line_plot("What policies gain, and how far they go", x, y, &lines)?;
+        run::write_atomic(&folder.join("frontier.svg"), svg.as_bytes())?;
     }
     table::print(&text)?;
     Ok(())

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use data::{Split, Vote};
 use device::Compute;
+use eval::Evaluation;
 use lm::Lm;
 use problem::Result;
-use reward::{Evaluation, FitReport, Kept, RewardConfig, RewardModel};
+use reward::{FitReport, Kept, RewardConfig, RewardModel};
 use run::Run;
 use serde::Serialize;
 use text::Tokenizer;
 
 use super::budget::{Budget, Sizes};
 use super::{Artifact, Inputs, Stage};
-use crate::reward_command;
 
 /// What was fitted, and how well it predicts.
 #[derive(Debug, Serialize)]
@@ -69,7 +69,7 @@ impl Stage for RewardConfig {
         run::write_json(&run.path("fit.json"), &fit)?;
         let [dev, test] = [Split::Dev, Split::Test].map(|split| judge(self, &model, &lm, &tokenizer, &votes, split, run));
         let (dev, test) = (dev?, test?);
-        reward::plot_reliability(&run.path("reliability.svg"), &[&dev, &test])?;
+        run::write_atomic(&run.path("reliability.svg"), eval::reliability(&[&dev, &test])?.as_bytes())?;
         let report = Fitted { fit, newcomers: newcomers.len(), newcomers_fit, dev, test, features };
         run::write_json(&run.path("report.json"), &report)?;
         Ok(report)
@@ -107,7 +107,7 @@ impl Stage for RewardConfig {
         if let Some(step) = fit.best_step {
             text += &format!("; the parameters of step {step} were best on dev and are kept");
         }
-        format!("{text}\n{}", reward_command::table(test, 40))
+        format!("{text}\n{}", test.markdown(40))
     }
 }
 
@@ -143,9 +143,9 @@ fn judge(
     let mut bar = run::Progress::new(&format!("reward: scoring {}", split.name()), 0, 0);
     let scored = config.scored(split);
     let said = reward::predict(model, lm, tokenizer, votes, &scored, |done, all| bar.reach(done, all))?;
-    reward::write_predictions(&run.path(&format!("predictions-{}.parquet", split.name())), &said.votes)?;
+    eval::write_predictions(&run.path(&format!("predictions-{}.parquet", split.name())), &said.votes)?;
     if !said.swap.is_empty() {
-        reward_command::write_swap(&run.path(&format!("swap-{}.parquet", split.name())), &said, &model.users)?;
+        said.write_swap(&run.path(&format!("swap-{}.parquet", split.name())), &model.users)?;
     }
-    Ok(reward::evaluate(&said, split.name(), &model.users, run.seed()))
+    Ok(eval::evaluate(&said, split.name(), &model.users, run.seed()))
 }

@@ -5,10 +5,10 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
-use super::{Config, Family, refuse, windows};
-use crate::config::Shape;
+use super::family::{Config, Family, refuse, windows};
 use crate::parts::{Activation, Attention, GatedMlp, Heads, Linear, RmsNorm, Rope, RopeConfig, Rotary, Scaling, Style};
 use crate::pass::Pass;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

@@ -4,10 +4,10 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
-use super::{Config, Family, refuse};
-use crate::config::Shape;
+use super::family::{Config, Family, refuse};
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope};
 use crate::pass::Pass;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

@@ -5,10 +5,10 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
-use super::{Config, Family};
-use crate::config::Shape;
+use super::family::{Config, Family};
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

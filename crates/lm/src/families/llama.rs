@@ -5,12 +5,12 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
-use super::{Config, Family};
-use crate::config::Shape;
+use super::family::{Config, Family};
 use crate::parts::{
     Activation, Attention, GatedMlp, Heads, Linear, PreNormBlock, RmsNorm, Rope, RopeConfig, Rotary, Style,
 };
 use crate::pass::Pass;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`; absent fields take transformers' defaults.

@@ -3,9 +3,9 @@
 use problem::Result;
 use serde::Deserialize;
 
+use super::family::{Config, Family};
 use super::llama::{Llama, LlamaConfig, Variation};
-use super::{Config, Family};
-use crate::config::Shape;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

@@ -3,9 +3,9 @@
 use problem::Result;
 use serde::Deserialize;
 
+use super::family::{Config, Family, windows};
 use super::llama::{Llama, LlamaConfig, Variation};
-use super::{Config, Family, windows};
-use crate::config::Shape;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

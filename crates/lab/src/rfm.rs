@@ -6,18 +6,15 @@
 
 use std::sync::Mutex;
 
+use estimate::{Criterion, EmbeddedVotes, FeaturesFit, Judgements, RewardFeatures, Taste, Tastes, TastesFit, ask, dot};
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand_distr::StandardNormal;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use stats::{Prior, logistic};
 
-use crate::ask::{Criterion, ask};
 use crate::baselines::{Mixture, Network, Simplex, calibrated};
-use crate::features::{EmbeddedVotes, FeaturesFit, RewardFeatures, dot};
-use crate::logistic::{Prior, logistic};
-use crate::taste::{Judgements, Taste};
-use crate::tastes::{Tastes, TastesFit};
 
 /// Sizes of the experiments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,4 @@
-//! Plots as SVG, for people who would rather look.
-
-use std::path::Path;
+//! Bars and lines as SVG.
 
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
@@ -8,24 +6,24 @@ use problem::{Problem, Result, bug};
 
 const SIZE: (u32, u32) = (720, 440);
 
-pub(crate) fn failed(path: &Path, error: &impl std::fmt::Display) -> Problem {
-    bug(path.display(), "a plot that can be drawn", error.to_string())
+pub(crate) fn failed(title: &str, error: &impl std::fmt::Display) -> Problem {
+    bug(format!("the plot `{title}`"), "a plot that can be drawn", error.to_string())
 }
 
 /// Bars over bins: `bins` holds each bin's label and count.
-pub fn bar_plot(path: &Path, title: &str, x: &str, y: &str, bins: &[(String, f64)]) -> Result<()> {
+pub fn bar_plot(title: &str, x: &str, y: &str, bins: &[(String, f64)]) -> Result<String> {
     let mut drawing = String::new();
     let top = bins.iter().map(|(_, n)| *n).fold(1.0, f64::max) * 1.05;
     {
         let root = SVGBackend::with_string(&mut drawing, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(|e| failed(path, &e))?;
+        root.fill(&WHITE).map_err(|e| failed(title, &e))?;
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 20))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(64)
             .build_cartesian_2d(0..bins.len().max(1), 0.0..top)
-            .map_err(|e| failed(path, &e))?;
+            .map_err(|e| failed(title, &e))?;
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -34,17 +32,17 @@ pub fn bar_plot(path: &Path, title: &str, x: &str, y: &str, bins: &[(String, f64
             .x_labels(bins.len().min(20))
             .x_label_formatter(&|i| bins.get(*i).map_or(String::new(), |(label, _)| label.clone()))
             .draw()
-            .map_err(|e| failed(path, &e))?;
+            .map_err(|e| failed(title, &e))?;
         chart
             .draw_series(bins.iter().enumerate().map(|(i, (_, n))| {
                 let mut bar = Rectangle::new([(i, 0.0), (i + 1, *n)], BLUE.mix(0.6).filled());
                 bar.set_margin(0, 0, 1, 1);
                 bar
             }))
-            .map_err(|e| failed(path, &e))?;
-        root.present().map_err(|e| failed(path, &e))?;
+            .map_err(|e| failed(title, &e))?;
+        root.present().map_err(|e| failed(title, &e))?;
     }
-    crate::write_atomic(path, drawing.as_bytes())
+    Ok(drawing)
 }
 
 /// A line of a plot, or dots.
@@ -59,20 +57,20 @@ pub struct Series {
 }
 
 /// Lines over logarithmic axes; points that are not positive are left out.
-pub fn log_plot(path: &Path, title: &str, x: &str, y: &str, series: &[Series]) -> Result<()> {
+pub fn log_plot(title: &str, x: &str, y: &str, series: &[Series]) -> Result<String> {
     let series: Vec<Series> = kept(series, |v| v > 0.0);
     let [xs, ys] = ranges(&series).map(|(low, high)| if low > 0.0 { (low / 1.3)..(high * 1.3) } else { 0.1..1.0 });
-    draw(path, title, x, y, &series, xs.log_scale(), ys.log_scale())
+    draw(title, x, y, &series, xs.log_scale(), ys.log_scale())
 }
 
 /// Lines over ordinary axes.
-pub fn line_plot(path: &Path, title: &str, x: &str, y: &str, series: &[Series]) -> Result<()> {
+pub fn line_plot(title: &str, x: &str, y: &str, series: &[Series]) -> Result<String> {
     let series = kept(series, |_| true);
     let [xs, ys] = ranges(&series).map(|(low, high)| {
         let margin = if high > low { 0.04 * (high - low) } else { 0.5 };
         (low - margin)..(high + margin)
     });
-    draw(path, title, x, y, &series, xs, ys)
+    draw(title, x, y, &series, xs, ys)
 }
 
 /// Series without the points that cannot be drawn.
@@ -92,7 +90,7 @@ fn ranges(series: &[Series]) -> [(f64, f64); 2] {
     [range(|p| p.0), range(|p| p.1)]
 }
 
-fn draw<X, Y>(path: &Path, title: &str, x: &str, y: &str, series: &[Series], xs: X, ys: Y) -> Result<()>
+fn draw<X, Y>(title: &str, x: &str, y: &str, series: &[Series], xs: X, ys: Y) -> Result<String>
 where
     X: AsRangedCoord<Value = f64>,
     Y: AsRangedCoord<Value = f64>,
@@ -102,26 +100,26 @@ where
     let mut drawing = String::new();
     {
         let root = SVGBackend::with_string(&mut drawing, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(|e| failed(path, &e))?;
+        root.fill(&WHITE).map_err(|e| failed(title, &e))?;
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 20))
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(72)
             .build_cartesian_2d(xs, ys)
-            .map_err(|e| failed(path, &e))?;
-        chart.configure_mesh().x_desc(x).y_desc(y).draw().map_err(|e| failed(path, &e))?;
+            .map_err(|e| failed(title, &e))?;
+        chart.configure_mesh().x_desc(x).y_desc(y).draw().map_err(|e| failed(title, &e))?;
         for (i, s) in series.iter().enumerate() {
             let colour = if s.reference { BLACK.mix(0.6) } else { Palette99::pick(i).mix(1.0) };
             let style = colour.stroke_width(if s.reference { 1 } else { 2 });
             chart
                 .draw_series(LineSeries::new(s.points.clone(), style))
-                .map_err(|e| failed(path, &e))?
+                .map_err(|e| failed(title, &e))?
                 .label(&s.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
             if !s.reference {
                 let dots = s.points.iter().map(|p| Circle::new(*p, 3, colour.filled()));
-                chart.draw_series(dots).map_err(|e| failed(path, &e))?;
+                chart.draw_series(dots).map_err(|e| failed(title, &e))?;
             }
         }
         chart
@@ -129,8 +127,8 @@ where
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()
-            .map_err(|e| failed(path, &e))?;
-        root.present().map_err(|e| failed(path, &e))?;
+            .map_err(|e| failed(title, &e))?;
+        root.present().map_err(|e| failed(title, &e))?;
     }
-    crate::write_atomic(path, drawing.as_bytes())
+    Ok(drawing)
 }

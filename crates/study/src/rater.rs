@@ -1,6 +1,7 @@
 //! Simulated raters: a fixed taste for features, and votes by Bradley-Terry.
 
 use rand::Rng;
+use stats::sigmoid;
 
 /// A judgement of two answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,10 +17,6 @@ pub enum Choice {
 /// What a rater truly thinks of a text with these feature scores: the mean of weight times score.
 pub fn truth(weights: &[f64], scores: &[f64]) -> f64 {
     weights.iter().zip(scores).map(|(w, s)| w * s).sum::<f64>() / weights.len() as f64
-}
-
-pub(crate) fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
 }
 
 /// The Bradley-Terry scale at which votes on pairs with these differences in truth agree with the truth in a share

@@ -3,16 +3,13 @@
 
 use std::sync::Mutex;
 
+use estimate::{Comparisons, Contexts, ContextualFit, Ellipsoid, Radius, Rotation};
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand_distr::StandardNormal;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-
-use crate::contextual::{Comparisons, Contexts, ContextualFit};
-use crate::logistic::{Prior, logistic};
-use crate::pessimism::{Ellipsoid, Radius};
-use crate::rotation::Rotation;
+use stats::{Prior, logistic};
 
 /// Sizes of the experiments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

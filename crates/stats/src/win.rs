@@ -6,12 +6,14 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::{Prior, logistic};
 
+/// 1 if the first is larger, one half if the two are equal, else 0.
+pub fn half_for_equal(first: f64, second: f64) -> f64 {
+    if first > second { 1.0 } else { f64::from(u8::from(first == second)) / 2.0 }
+}
+
 /// (wins of `ours` over `theirs`, ties counted half; number of comparisons), over all pairs of two sets of scores.
 pub fn win_rate(ours: &[f64], theirs: &[f64]) -> (f64, usize) {
-    let wins = ours
-        .iter()
-        .flat_map(|a| theirs.iter().map(move |b| if a > b { 1.0 } else { f64::from(u8::from(a == b)) / 2.0 }))
-        .sum();
+    let wins = ours.iter().flat_map(|a| theirs.iter().map(move |b| half_for_equal(*a, *b))).sum();
     (wins, ours.len() * theirs.len())
 }
 

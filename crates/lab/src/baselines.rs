@@ -2,13 +2,11 @@
 //! 2504.14439), mixtures of ideal points (PAL, 2406.08469), and a small network a person (Park et al. 2024's general model; it overfits few
 //! votes). All are fitted by maximum likelihood.
 
+use estimate::{Judgements, Taste, Tastes};
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-
-use crate::lbfgs::{Stop, minimise};
-use crate::logistic::softplus;
-use crate::taste::Judgements;
+use stats::{Stop, minimise, softplus};
 
 const STOP: Stop = Stop { gradient: 1e-5, evaluations: 300 };
 
@@ -180,8 +178,8 @@ impl Network {
 
 /// A person's own scale on everybody's reward: `r_h = a_h r`, with `a_h` shrunk to the population's (per-rater calibration with empirical
 /// Bayes, PEBS 2606.27578). `votes` are differences of everybody's reward: one feature.
-pub fn calibrated(population: &crate::Tastes, votes: &Judgements) -> f64 {
-    crate::Taste::of(&population.prior(&[1.0]), votes).mean[0]
+pub fn calibrated(population: &Tastes, votes: &Judgements) -> f64 {
+    Taste::of(&population.prior(&[1.0]), votes).mean[0]
 }
 
 #[cfg(test)]

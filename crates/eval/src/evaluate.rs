@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use estimate::{Calibration, Cell, Each, Interval, calibration, clustered_mean, two_way_mean};
-use problem::Result;
 use serde::{Deserialize, Serialize};
+use stats::{Calibration, Cell, Each, Interval, calibration, clustered_mean, half_for_equal, two_way_mean};
+use text::RowCounts;
 
-use crate::predictions::{Prediction, Predictions, half_for_equal};
+use crate::prediction::{Prediction, Predictions};
 
 /// One user's figures on decided votes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ pub struct Evaluation {
     /// Users without a decided vote in the split are left out.
     pub users: Vec<UserAccuracy>,
     /// Rows left out or changed.
-    pub rows: lm::RowCounts,
+    pub rows: RowCounts,
 }
 
 /// Votes from which on a user's own figures mean something.
@@ -177,22 +177,4 @@ pub fn evaluate(predictions: &Predictions, split: &str, users: &[String], seed: 
         users: of_users,
         rows: predictions.rows,
     }
-}
-
-/// How often predictions of a confidence were right, a line for each evaluation that has votes, beside what they say of themselves.
-///
-/// # Errors
-/// A file that cannot be written.
-pub fn plot_reliability(path: &std::path::Path, evaluations: &[&Evaluation]) -> Result<()> {
-    let judged = evaluations.iter().filter_map(|e| Some((e, e.calibration.as_ref()?)));
-    let mut lines: Vec<run::Series> = judged
-        .map(|(e, judged)| run::Series {
-            name: format!("{}, ECE {:.3}", e.split, judged.ece),
-            points: judged.bins.iter().map(|bin| (bin.confidence, bin.accuracy)).collect(),
-            reference: false,
-        })
-        .collect();
-    lines.push(run::Series { name: "as they say".into(), points: vec![(0.5, 0.5), (1.0, 1.0)], reference: true });
-    let (x, y) = ("confidence, mean of a bin", "share that was right");
-    run::line_plot(path, "Reliability on decided votes", x, y, &lines)
 }

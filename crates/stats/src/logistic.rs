@@ -4,6 +4,8 @@
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 use serde::{Deserialize, Serialize};
 
+use crate::softplus;
+
 /// The posterior mode and what is around it.
 #[derive(Clone, Debug)]
 pub struct Logistic {
@@ -95,11 +97,6 @@ pub fn logistic_from(x: &DMatrix<f64>, y: &[f64], weights: &[f64], prior: &Prior
         }
         steps += 1;
     }
-}
-
-/// `log(1 + e^x)`
-pub(crate) fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 #[cfg(test)]

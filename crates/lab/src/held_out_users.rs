@@ -3,18 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use estimate::{
+    Comparisons, Contexts, ContextualFit, EmbeddedVotes, FeaturesFit, Judgements, RewardFeatures, Taste, Tastes,
+    TastesFit, components, dot,
+};
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use stats::{Prior, logistic, softplus};
 
 use crate::baselines::{Mixture, Network, Simplex, calibrated};
-use crate::contextual::{Comparisons, Contexts, ContextualFit};
-use crate::dense::transposed_product;
-use crate::features::{EmbeddedVotes, FeaturesFit, RewardFeatures, dot};
-use crate::logistic::{Prior, logistic};
-use crate::taste::{Judgements, Taste};
-use crate::tastes::{Tastes, TastesFit};
 
 /// A vote on embedded texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +72,7 @@ fn lean(vote: &EmbeddedVote, lengths: &[usize]) -> f64 {
 /// How it is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewcomerStudy {
+pub struct HeldOutStudy {
     /// Folds over people.
     pub folds: usize,
     /// Times that prompts are drawn anew.
@@ -90,7 +89,7 @@ pub struct NewcomerStudy {
     pub features: Vec<usize>,
 }
 
-impl Default for NewcomerStudy {
+impl Default for HeldOutStudy {
     fn default() -> Self {
         Self {
             folds: 5,
@@ -106,7 +105,7 @@ impl Default for NewcomerStudy {
 
 /// One person in one split, by one method.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct NewcomerRow {
+pub struct HeldOutRow {
     /// Whose.
     pub user: usize,
     /// The split of prompts.
@@ -142,7 +141,7 @@ struct Learnt {
     points: Simplex,
 }
 
-impl NewcomerStudy {
+impl HeldOutStudy {
     /// Runs it on texts `[T, e]` with their `lengths`. People who do not have enough votes train, and are not judged. `rng` starts a stream by
     /// its name: who is held out, and what is asked, do not depend on what methods draw.
     ///
@@ -155,7 +154,7 @@ impl NewcomerStudy {
         votes: &[EmbeddedVote],
         rng: impl Fn(&[&str]) -> R,
         mut progress: impl FnMut(usize, usize),
-    ) -> Vec<NewcomerRow> {
+    ) -> Vec<HeldOutRow> {
         let texts = components(texts, self.components);
         let prompts: Vec<usize> = votes.iter().map(|v| v.prompt).collect::<BTreeSet<_>>().into_iter().collect();
         let people: Vec<usize> = votes.iter().map(|v| v.user).collect::<BTreeSet<_>>().into_iter().collect();
@@ -187,7 +186,7 @@ impl NewcomerStudy {
                     asked.shuffle(&mut stream("ask", *user));
                     let own = &mut stream("serve", *user);
                     for (method, shots, right) in self.serve(&texts, lengths, &learnt, &asked, &judged, own) {
-                        rows.push(NewcomerRow { user: *user, split, method, shots, votes: judged.len(), right });
+                        rows.push(HeldOutRow { user: *user, split, method, shots, votes: judged.len(), right });
                     }
                 }
                 progress(split * self.folds + fold + 1, self.splits * self.folds);
@@ -219,7 +218,7 @@ impl NewcomerStudy {
         let (held, rest): (Vec<&EmbeddedVote>, Vec<&EmbeddedVote>) = train.iter().partition(|v| out.contains(&v.user));
         let loss = |ridge: f64| {
             let w = plain(&rest, ridge);
-            held.iter().map(|v| crate::logistic::softplus(-dot(&w, &z(v)))).sum::<f64>()
+            held.iter().map(|v| softplus(-dot(&w, &z(v)))).sum::<f64>()
         };
         let losses = RIDGES.map(loss);
         let best = (0..RIDGES.len()).min_by(|a, b| losses[*a].total_cmp(&losses[*b])).expect("some ridges");
@@ -347,26 +346,6 @@ fn squared(texts: &DMatrix<f64>, v: &EmbeddedVote) -> f64 {
     texts.row(v.chosen).norm_squared() - texts.row(v.rejected).norm_squared()
 }
 
-/// The leading principal components of standardised columns, each of deviation 1 at most: `[T, k]`.
-pub fn components(texts: &DMatrix<f64>, k: usize) -> DMatrix<f64> {
-    let (t, e) = texts.shape();
-    let mut x = texts.clone();
-    for mut column in x.column_iter_mut() {
-        let mean = column.mean();
-        column.add_scalar_mut(-mean);
-        let deviation = (column.norm_squared() / t as f64).sqrt().max(1e-9);
-        column.scale_mut(1.0 / deviation);
-    }
-    let eigen = (transposed_product(&x, &x) / t as f64).symmetric_eigen();
-    let mut order: Vec<usize> = (0..e).collect();
-    order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
-    let k = k.min(e);
-    let basis = DMatrix::from_fn(e, k, |i, j| eigen.eigenvectors[(i, order[j])]);
-    // In units of the first component's deviation: later ones stay smaller, and a ridge holds them down.
-    let first = eigen.eigenvalues[order[0]].max(1e-12).sqrt();
-    x * basis / first
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,7 +372,7 @@ mod tests {
             }
         }
         let study =
-            NewcomerStudy { splits: 2, components: 12, features: vec![2], least: (40, 10), ..NewcomerStudy::default() };
+            HeldOutStudy { splits: 2, components: 12, features: vec![2], least: (40, 10), ..HeldOutStudy::default() };
         let stream = |names: &[&str]| {
             let seed = names.concat().bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(31) + u64::from(byte));
             rand::rngs::StdRng::seed_from_u64(seed)
@@ -419,16 +398,5 @@ mod tests {
                 count == people.len() && count == rows.iter().filter(|r| r.method == "LoRe" && r.shots == 0).count()
             );
         }
-    }
-
-    #[test]
-    fn components_are_ordered_and_uncorrelated() {
-        let mut rng = rand::rngs::StdRng::seed_from_u64(2);
-        let raw = DMatrix::from_fn(200, 6, |_, _| rng.sample::<f64, _>(StandardNormal));
-        let mixed = &raw * DMatrix::from_fn(6, 6, |i, j| if i == j { 1.0 } else { 0.5 });
-        let found = components(&mixed, 3);
-        let gram = found.tr_mul(&found) / 200.0;
-        assert!((gram[(0, 0)] - 1.0).abs() < 1e-9 && gram[(1, 1)] < 1.0 && gram[(2, 2)] <= gram[(1, 1)] + 1e-12);
-        assert!(gram[(0, 1)].abs() < 1e-9 && gram[(1, 2)].abs() < 1e-9);
     }
 }

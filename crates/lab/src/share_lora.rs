@@ -7,12 +7,12 @@
 
 use std::sync::Mutex;
 
-use estimate::{Prior, Slope, logistic};
 use nalgebra::{DMatrix, DVector};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use stats::{Prior, Slope, logistic};
 
 /// Sizes of the experiments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

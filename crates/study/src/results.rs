@@ -46,7 +46,7 @@ pub struct UserReport {
     pub length_controlled_high: f64,
     /// Share of comparisons with a model for everybody that the own model wins, if there is one, with its interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub against: Option<estimate::Interval>,
+    pub against: Option<stats::Interval>,
     /// KL divergence from the base, in nats an answer, estimated on the model's own samples.
     pub kl: f64,
     /// The same a token.

@@ -7,14 +7,13 @@
 
 use std::sync::Mutex;
 
+use estimate::{Judgements, Taste};
 use nalgebra::DVector;
 use rand::Rng;
 use rand_distr::StandardNormal;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-
-use crate::logistic::Prior;
-use crate::taste::{Judgements, Taste};
+use stats::Prior;
 
 /// Sizes of the experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,198 @@
+//! What all layouts read a batch by: its columns, the columns that any layout may have, and judgements made of them.
+
+use std::borrow::Cow;
+
+use arrow::array::ArrayRef;
+use arrow::record_batch::RecordBatch;
+use problem::{Problem, Result, invalid};
+
+use crate::card::Columns;
+use crate::columns::{Lists, Place, Reals, Talks, Texts, Times, field};
+use crate::draft::{Choice, Draft, Flaw, Turns};
+
+/// The user of rows that name none.
+pub(crate) const EVERYONE: &str = "everyone";
+
+/// One batch of a source, by column names.
+pub(crate) struct Bound<'b> {
+    pub(crate) batch: &'b RecordBatch,
+    pub(crate) place: &'b Place,
+}
+
+impl Bound<'_> {
+    /// The column or, behind dots, the field of a struct column.
+    pub(crate) fn array(&self, path: &str) -> Result<ArrayRef> {
+        let (root, rest) = path.split_once('.').map_or((path, None), |(root, rest)| (root, Some(rest)));
+        // A column may have a dot in its name.
+        let whole = self.batch.column_by_name(path);
+        if let Some(array) = whole {
+            return Ok(array.clone());
+        }
+        let array = self.batch.column_by_name(root).ok_or_else(|| missing(&self.place.file, root, &self.names()))?;
+        let Some(rest) = rest else { return Ok(array.clone()) };
+        let (mut array, mut at) = (array.clone(), root.to_owned());
+        for name in rest.split('.') {
+            array = field(&array, name, self.place, &at)?;
+            at = format!("{at}.{name}");
+        }
+        Ok(array)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.batch.schema().fields().iter().map(|f| f.name().clone()).collect()
+    }
+
+    pub(crate) fn texts(&self, path: &str) -> Result<Texts> {
+        Texts::bind(&self.array(path)?, self.place, path)
+    }
+
+    pub(crate) fn reals(&self, path: &str) -> Result<Reals> {
+        Reals::bind(&self.array(path)?, self.place, path)
+    }
+
+    pub(crate) fn talks(&self, path: &str) -> Result<Talks> {
+        Talks::bind(&self.array(path)?, self.place, path)
+    }
+
+    pub(crate) fn lists(&self, path: &str) -> Result<Lists> {
+        Lists::bind(&self.array(path)?, self.place, path)
+    }
+}
+
+pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> Problem {
+    invalid(
+        file,
+        format!("a column `{column}`"),
+        format!("the columns {}", found.join(", ")),
+        "name the right column in the data set's card",
+    )
+}
+
+/// The columns of [`Columns`], in a batch.
+pub(crate) struct Extras {
+    names: Columns,
+    system: Option<Texts>,
+    split: Option<Texts>,
+    /// Of the whole file, by its name.
+    file_split: Option<&'static str>,
+    timestamp: Option<Times>,
+    group: Option<Texts>,
+    weight: Option<Reals>,
+    margin: Option<Reals>,
+}
+
+impl Extras {
+    pub(super) fn bind(names: &Columns, bound: &Bound) -> Result<Self> {
+        let text = |name: &Option<String>| name.as_deref().map(|n| bound.texts(n)).transpose();
+        let real = |name: &Option<String>| name.as_deref().map(|n| bound.reals(n)).transpose();
+        let time = |n: &str| Times::bind(&bound.array(n)?, bound.place, n);
+        let file = bound.place.file.rsplit('/').next().unwrap_or_default();
+        let fits = |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file));
+        let file_split = names.split_files.iter().find(|(pattern, _)| fits(pattern)).map(|(_, split)| split.name());
+        Ok(Self {
+            file_split,
+            system: text(&names.system)?,
+            split: text(&names.split)?,
+            timestamp: names.timestamp.as_deref().map(time).transpose()?,
+            group: text(&names.group)?,
+            weight: real(&names.weight)?,
+            margin: real(&names.margin)?,
+            names: names.clone(),
+        })
+    }
+
+    /// A judgement of `row` with these columns filled in.
+    pub(crate) fn draft<'a>(
+        &'a self,
+        row: usize,
+        user: impl Into<Cow<'a, str>>,
+        mut turns: Turns<'a>,
+        first: &'a str,
+        second: &'a str,
+        choice: Choice,
+        own: Own,
+    ) -> Result<Draft<'a>, Flaw> {
+        if let Some(system) = self.system.as_ref().and_then(|s| s.get(row)).filter(|s| !s.is_empty()) {
+            turns.insert(0, ("system", system));
+        }
+        let number = |column: &Option<Reals>, name: &Option<String>, least: f64| {
+            let Some(column) = column else { return Ok(None) };
+            let name = name.as_deref().unwrap_or_default();
+            let value = column.get(row).ok_or_else(|| Flaw::null(name))?;
+            if !value.is_finite() || value < least {
+                return Err(Flaw {
+                    kind: "unusable number",
+                    column: name.into(),
+                    expected: format!("a finite number of at least {least}"),
+                    found: value.to_string(),
+                    hint: "correct the number, or leave the column out of the card",
+                });
+            }
+            Ok(Some(value as f32))
+        };
+        let group = self.group.as_ref().map(|column| {
+            let name = self.names.group.as_deref().unwrap_or_default();
+            let group = column.get(row).ok_or_else(|| Flaw::null(name))?;
+            let mark = self.names.group_until.as_deref();
+            Ok(mark.and_then(|m| group.split_once(m)).map_or(group, |(before, _)| before))
+        });
+        let margin = number(&self.margin, &self.names.margin, 0.0)?.or(own.margin);
+        Ok(Draft {
+            user: user.into(),
+            turns,
+            first,
+            second,
+            choice,
+            weight: number(&self.weight, &self.names.weight, 0.0)?.unwrap_or(1.0) * own.weight,
+            margin: if choice == Choice::Tie { None } else { margin },
+            timestamp: self.timestamp.as_ref().and_then(|t| t.get(row)).or(own.timestamp),
+            split: self.split.as_ref().and_then(|s| s.get(row)).or(self.file_split),
+            group: group.transpose()?,
+        })
+    }
+}
+
+/// What a layout knows of a judgement beside its texts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    pub(crate) weight: f32,
+    pub(crate) margin: Option<f32>,
+    pub(crate) timestamp: Option<i64>,
+}
+
+impl Default for Own {
+    fn default() -> Self {
+        Self { weight: 1.0, margin: None, timestamp: None }
+    }
+}
+
+/// A judgement that belongs to no single row, without the card's columns.
+pub(super) fn without_columns<'a>(
+    user: &'a str,
+    turns: Turns<'a>,
+    first: &'a str,
+    second: &'a str,
+    choice: Choice,
+    own: Own,
+) -> Draft<'a> {
+    let Own { weight, margin, timestamp } = own;
+    let margin = if choice == Choice::Tie { None } else { margin };
+    let user = Cow::Borrowed(user);
+    Draft { user, turns, first, second, choice, weight, margin, timestamp, split: None, group: None }
+}
+
+/// Every two of k scored answers: (one, other, choice, margin). Who reads them gives each the weight `1 / (k - 1)`, so
+/// that an answer counts once however many it is compared with.
+pub(crate) fn every_two(scores: &[f64]) -> impl Iterator<Item = (usize, usize, Choice, f32)> + '_ {
+    (0..scores.len()).flat_map(move |i| {
+        (i + 1..scores.len()).map(move |j| {
+            let gap = scores[i] - scores[j];
+            let choice = match gap {
+                g if g > 0.0 => Choice::First,
+                g if g < 0.0 => Choice::Second,
+                _ => Choice::Tie,
+            };
+            (i, j, choice, gap.abs() as f32)
+        })
+    })
+}
