@@ -305,7 +305,9 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     run::write_atomic(&run.path("reliability.svg"), svg.as_bytes())?;
     let accuracy =
         |e: &eval::Evaluation| if e.votes == 0 { "(no votes)".into() } else { format!("{:.3}", e.mean_accuracy) };
-    let summary = json!({"fit": report, "newcomers": newcomers.len(), "newcomers_fit": welcomed, "dev": evaluations[0], "test": evaluations[1]});
+    let mut quarantined = report.quarantined.clone();
+    quarantined.extend(welcomed.iter().flat_map(|fit| fit.quarantined.clone()));
+    let summary = json!({"fit": report, "newcomers": newcomers.len(), "newcomers_fit": welcomed, "dev": evaluations[0], "test": evaluations[1], "quarantined": quarantined});
     run::write_json(&run.path("report.json"), &summary)?;
     let mut text = format!(
         "{} votes ({} ties) on {} texts; {} steps ({} with one adapter for all), {} tokens, final loss {:.3}; accuracy on dev {}, on test {}; {}",
@@ -324,7 +326,8 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
         text += &format!("; {} ties left out of the likelihood", report.ties_left_out);
     }
     if !newcomers.is_empty() {
-        text += &format!("; {} newcomers, fitted to {} votes", newcomers.len(), welcomed.map_or(0, |r| r.votes));
+        text +=
+            &format!("; {} newcomers, fitted to {} votes", newcomers.len(), welcomed.as_ref().map_or(0, |r| r.votes));
     }
     if let Some(people) = &people {
         let d = people.population.map.nrows();
@@ -334,6 +337,9 @@ fn fit(config: &reward::RewardConfig, inputs: &Inputs, compute: &Compute, run: &
     }
     if let Some(step) = report.best_step {
         text += &format!("; the parameters of step {step} were best on dev and are kept");
+    }
+    for (user, why) in &quarantined {
+        text += &format!("\nquarantined: {user}: {why}");
     }
     Ok((summary, format!("{text}\n{}", evaluations[1].markdown(40))))
 }
