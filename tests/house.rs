@@ -1,6 +1,6 @@
 //! Rules that a machine can check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -68,8 +68,8 @@ fn files_import_each_other_in_no_circle() {
     for name in packages().keys() {
         let all = Files::read(&repository().join("crates").join(name).join("src"));
         let found = all.circles();
-        (files, imports) = (files + all.len(), imports + all.imports().values().map(|to| to.len()).sum::<usize>());
-        println!("{name}: {} files, {} circles", all.len(), found.len());
+        (files, imports) = (files + all.len(), imports + all.imports().values().map(BTreeSet::len).sum::<usize>());
+        eprintln!("{name}: {} files, {} circles", all.len(), found.len());
         if NOT_YET.contains(&name.as_str()) {
             assert!(!found.is_empty(), "`{name}` has no circle any more: take it out of NOT_YET");
         } else {

@@ -27,6 +27,8 @@ mod pairs;
 mod pipeline;
 /// PPO, RLOO and GRPO: learn, repeat, keep to themselves, find a bandit's optimum.
 mod ppo;
+/// Reward models: a user whose numbers are not finite is left out, and the others go on.
+mod quarantine;
 /// The program dies behind a checkpoint of each stage that has some; the same command ends with the same bytes.
 mod resume;
 /// Reward models: every structure learns, phases and objectives do what they say.

@@ -44,11 +44,11 @@ pub(crate) fn reward_config(variant: Variant) -> RewardConfig {
     }
 }
 
-fn users() -> Vec<String> {
+pub(crate) fn users() -> Vec<String> {
     ["ann", "bob"].map(String::from).to_vec()
 }
 
-fn fit_on(
+pub(crate) fn fit_on(
     bench: &Bench,
     config: &RewardConfig,
     votes: &[Vote],
@@ -118,7 +118,7 @@ fn a_vote_by_one_user_does_not_touch_the_others_personal_factors() {
 }
 
 /// The largest difference between two users' down-projections.
-fn apart(a: &RewardModel, user: usize, b: &RewardModel, other: usize) -> f64 {
+pub(crate) fn apart(a: &RewardModel, user: usize, b: &RewardModel, other: usize) -> f64 {
     let both = a.bank.of_user(user).into_iter().zip(b.bank.of_user(other));
     both.map(|(a, b)| (a.down - b.down).abs().max().double_value(&[])).fold(0.0, f64::max)
 }
@@ -196,7 +196,7 @@ fn shrinkage_brings_users_together() {
 }
 
 /// Every third training vote becomes a tie; a tenth of the votes is for `dev`.
-fn with_ties() -> Vec<Vote> {
+pub(crate) fn with_ties() -> Vec<Vote> {
     let mut all = votes();
     for (i, vote) in all.iter_mut().enumerate() {
         vote.tie = vote.split == Split::Train && i % 3 == 0;

@@ -26,6 +26,26 @@ pub struct ExportConfig {
     pub tolerance: f64,
 }
 
+impl ExportConfig {
+    /// Refuses settings that mean nothing.
+    ///
+    /// # Errors
+    /// An empty probe, or a tolerance that no difference can be held against.
+    pub fn check(&self) -> Result<()> {
+        let Self { merged: _, probe, tolerance } = self;
+        let wrong = |key: &str, expected: &str, found: String| {
+            Err(invalid(format!("export, `{key}`"), expected, found, "configs/export/peft.toml is an example"))
+        };
+        if probe.trim().is_empty() {
+            return wrong("probe", "a text", "an empty one".into());
+        }
+        if !(*tolerance >= 0.0 && tolerance.is_finite()) {
+            return wrong("tolerance", "a number from 0", tolerance.to_string());
+        }
+        Ok(())
+    }
+}
+
 /// One user's files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UserExport {
@@ -59,6 +79,7 @@ pub fn write(
     users: &[String],
     run: &mut Run,
 ) -> Result<ExportReport> {
+    config.check()?;
     let ExportConfig { merged, probe, tolerance } = config;
     if let Some(unknown) = merged.iter().find(|m| !users.contains(m)) {
         let found = format!("`{unknown}`");
@@ -145,4 +166,23 @@ fn card(user: &str, base: &Path) -> String {
         user.escape_debug(),
         base = base.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_without_words_and_a_tolerance_of_no_number_are_refused_by_their_key() {
+        let config = |probe: &str, tolerance| ExportConfig { merged: vec![], probe: probe.into(), tolerance };
+        config("What is rain?", 0.0).check().unwrap();
+        for (key, config) in [
+            ("probe", config(" ", 1e-3)),
+            ("tolerance", config("What is rain?", f64::NAN)),
+            ("tolerance", config("What is rain?", -1e-3)),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(&format!("export, `{key}`: expected")), "{error}");
+        }
+    }
 }

@@ -137,6 +137,28 @@ impl World {
     fn reward(&self, x: &DVector<f64>, phi: &DVector<f64>) -> f64 {
         x.dot(&(&self.theta * phi))
     }
+
+    /// Votes, and each one's group.
+    fn votes(
+        &self,
+        shares: [f64; GROUPS],
+        covered: bool,
+        count: usize,
+        rng: &mut impl Rng,
+    ) -> (Comparisons, Vec<usize>) {
+        let (dx, dphi) = self.theta.shape();
+        let (mut values, mut groups, mut differences, mut outcomes) = (vec![], vec![], vec![], vec![]);
+        for _ in 0..count {
+            let (group, x) = self.person(shares, rng);
+            let z = self.answer(covered, rng) - self.answer(covered, rng);
+            let p = 1.0 / (1.0 + (-self.reward(&x, &z)).exp());
+            outcomes.push(f64::from(u8::from(rng.random::<f64>() < p)));
+            values.extend(x.iter());
+            differences.extend(z.iter());
+            groups.push(group);
+        }
+        (Comparisons { contexts: Contexts::Vectors { d: dx, values }, d: dphi, differences, outcomes }, groups)
+    }
 }
 
 /// A deployment's situations.
@@ -205,92 +227,24 @@ impl LocoLab {
         votes: usize,
         rng: &mut impl Rng,
     ) -> Vec<(String, f64, f64)> {
-        let (dx, dphi) = world.theta.shape();
         let (data_shares, shares) = match deployment {
             Deployment::OtherPeople => ([0.85, 0.05, 0.05, 0.05], [0.05, 0.05, 0.05, 0.85]),
             _ => ([0.25; GROUPS], [0.25; GROUPS]),
         };
         let covered = deployment == Deployment::UncoveredAnswers;
-        let (mut contexts, mut groups, mut differences, mut outcomes) = (vec![], vec![], vec![], vec![]);
-        for _ in 0..votes {
-            let (group, x) = world.person(data_shares, rng);
-            let z = world.answer(covered, rng) - world.answer(covered, rng);
-            let p = 1.0 / (1.0 + (-world.reward(&x, &z)).exp());
-            outcomes.push(f64::from(u8::from(rng.random::<f64>() < p)));
-            contexts.extend(x.iter());
-            differences.extend(z.iter());
-            groups.push(group);
-        }
-        let data =
-            Comparisons { contexts: Contexts::Vectors { d: dx, values: contexts }, d: dphi, differences, outcomes };
-        let situations: Vec<Situation> = (0..self.situations)
-            .map(|_| {
-                let (group, x) = world.person(shares, rng);
-                let answers: Vec<DVector<f64>> = (0..self.answers).map(|_| world.answer(false, rng)).collect();
-                let truth = answers.iter().map(|a| world.reward(&x, a)).collect();
-                Situation { group, x, answers, truth }
-            })
-            .collect();
+        let (data, groups) = world.votes(data_shares, covered, votes, rng);
+        let situations = self.situations(world, shares, rng);
 
         let low = data.fit(rank, &self.fit).0.theta();
         let full = data.fit_full(&self.fit).0;
-        let lost = |chosen: &dyn Fn(&Situation) -> usize| {
-            let loss = |s: &Situation| s.truth.iter().fold(f64::NEG_INFINITY, |a, t| a.max(*t)) - s.truth[chosen(s)];
-            situations.iter().map(loss).sum::<f64>() / situations.len() as f64
-        };
-        let best_by = |score: &dyn Fn(&Situation, &DVector<f64>) -> f64, s: &Situation| {
-            let scores: Vec<f64> = s.answers.iter().map(|a| score(s, a)).collect();
-            (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("an answer")
-        };
-        let greedy = |theta: &DMatrix<f64>| lost(&|s| best_by(&|s, a| s.x.dot(&(theta * a)), s));
-
-        // Pessimism in some feature space: by policy search and answer by answer.
-        let careful = |coefficients: DVector<f64>, features: &Features<'_>| {
-            let rows: Vec<DVector<f64>> = (0..votes)
-                .map(|n| {
-                    let Contexts::Vectors { d, values } = &data.contexts else { unreachable!("made above") };
-                    let x = DVector::from_column_slice(&values[n * d..(n + 1) * d]);
-                    features(&x, &DVector::from_column_slice(&data.differences[n * dphi..(n + 1) * dphi]))
-                })
-                .collect();
-            let k = coefficients.len();
-            let rows = DMatrix::from_fn(votes, k, |i, j| rows[i][j]);
-            let ellipsoid = Ellipsoid::new(coefficients, &rows, &self.radius);
-            let of: Vec<Vec<DVector<f64>>> =
-                situations.iter().map(|s| s.answers.iter().map(|a| features(&s.x, a)).collect()).collect();
-            let matrices: Vec<DMatrix<f64>> = of.iter().map(|f| DMatrix::from_fn(f.len(), k, |i, j| f[i][j])).collect();
-            let none = DVector::zeros(k);
-            let weights = ellipsoid.search(&matrices, &none, ROUNDS);
-            let searched = situations
-                .iter()
-                .zip(&weights)
-                .map(|(s, w)| {
-                    let best = s.truth.iter().fold(f64::NEG_INFINITY, |a, t| a.max(*t));
-                    best - s.truth.iter().zip(w).map(|(t, w)| t * w).sum::<f64>()
-                })
-                .sum::<f64>()
-                / situations.len() as f64;
-            let pointwise = situations
-                .iter()
-                .zip(&of)
-                .map(|(s, f)| {
-                    let best = s.truth.iter().fold(f64::NEG_INFINITY, |a, t| a.max(*t));
-                    best - s.truth[ellipsoid.choose(f, &none)]
-                })
-                .sum::<f64>()
-                / situations.len() as f64;
-            let mut mean = DVector::zeros(k);
-            for (s, f) in situations.iter().zip(&of) {
-                let best = (0..s.truth.len()).max_by(|a, b| s.truth[*a].total_cmp(&s.truth[*b])).expect("an answer");
-                mean += &f[best] / situations.len() as f64;
-            }
-            (searched, pointwise, ellipsoid.width(&mean))
-        };
-
+        let greedy = |theta: &DMatrix<f64>| lost(&situations, &|s, a| s.x.dot(&(theta * a)));
         let mut out = vec![
             ("greedy low-rank".to_owned(), greedy(&low), f64::NAN),
             ("greedy full-rank".into(), greedy(&full), f64::NAN),
         ];
+        let careful = |coefficients: DVector<f64>, features: &Features<'_>| {
+            self.careful(&data, &situations, coefficients, features)
+        };
         let mut push = |name: &str, (searched, pointwise, coverage): (f64, f64, f64)| {
             out.push((name.into(), searched, coverage));
             out.push((format!("{name}, pointwise"), pointwise, coverage));
@@ -308,18 +262,84 @@ impl LocoLab {
         // One reward for everybody, and one for each group.
         let plain = |some: &[usize]| {
             let own = data.some(some);
-            let z = DMatrix::from_row_slice(own.len(), dphi, &own.differences);
-            let prior = Prior::ridge(self.fit.ridge * votes as f64, DVector::zeros(dphi));
+            let z = DMatrix::from_row_slice(own.len(), own.d, &own.differences);
+            let prior = Prior::ridge(self.fit.ridge * votes as f64, DVector::zeros(own.d));
             logistic(&z, &own.outcomes, &vec![1.0; own.len()], &prior).mode
         };
         let everybody = plain(&(0..votes).collect::<Vec<_>>());
         push("pessimistic, no context", careful(everybody.clone(), &|_, phi| phi.clone()));
-        out.push(("greedy, no context".into(), lost(&|s| best_by(&|_, a| everybody.dot(a), s)), f64::NAN));
+        out.push(("greedy, no context".into(), lost(&situations, &|_, a| everybody.dot(a)), f64::NAN));
         let by_group: Vec<DVector<f64>> =
             (0..GROUPS).map(|g| plain(&(0..votes).filter(|n| groups[*n] == g).collect::<Vec<_>>())).collect();
-        out.push(("greedy, a model a group".into(), lost(&|s| best_by(&|s, a| by_group[s.group].dot(a), s)), f64::NAN));
+        out.push(("greedy, a model a group".into(), lost(&situations, &|s, a| by_group[s.group].dot(a)), f64::NAN));
         out
     }
+
+    /// A deployment's situations.
+    fn situations(&self, world: &World, shares: [f64; GROUPS], rng: &mut impl Rng) -> Vec<Situation> {
+        let mut one = || {
+            let (group, x) = world.person(shares, rng);
+            let answers: Vec<DVector<f64>> = (0..self.answers).map(|_| world.answer(false, rng)).collect();
+            let truth = answers.iter().map(|a| world.reward(&x, a)).collect();
+            Situation { group, x, answers, truth }
+        };
+        (0..self.situations).map(|_| one()).collect()
+    }
+
+    /// Pessimism in some feature space: what is lost by policy search and answer by answer, and the coverage.
+    fn careful(
+        &self,
+        data: &Comparisons,
+        situations: &[Situation],
+        coefficients: DVector<f64>,
+        features: &Features<'_>,
+    ) -> (f64, f64, f64) {
+        let votes = data.len();
+        let rows: Vec<DVector<f64>> = (0..votes)
+            .map(|n| {
+                let Contexts::Vectors { d, values } = &data.contexts else { unreachable!("made by World::votes") };
+                let x = DVector::from_column_slice(&values[n * d..(n + 1) * d]);
+                features(&x, &DVector::from_column_slice(&data.differences[n * data.d..(n + 1) * data.d]))
+            })
+            .collect();
+        let k = coefficients.len();
+        let rows = DMatrix::from_fn(votes, k, |i, j| rows[i][j]);
+        let ellipsoid = Ellipsoid::new(coefficients, &rows, &self.radius);
+        let of: Vec<Vec<DVector<f64>>> =
+            situations.iter().map(|s| s.answers.iter().map(|a| features(&s.x, a)).collect()).collect();
+        let matrices: Vec<DMatrix<f64>> = of.iter().map(|f| DMatrix::from_fn(f.len(), k, |i, j| f[i][j])).collect();
+        let none = DVector::zeros(k);
+        let weights = ellipsoid.search(&matrices, &none, ROUNDS);
+        let n = situations.len() as f64;
+        let by_search =
+            |(s, w): (&Situation, &Vec<f64>)| s.best() - s.truth.iter().zip(w).map(|(t, w)| t * w).sum::<f64>();
+        let searched = situations.iter().zip(&weights).map(by_search).sum::<f64>() / n;
+        let by_answer = |(s, f): (&Situation, &Vec<DVector<f64>>)| s.best() - s.truth[ellipsoid.choose(f, &none)];
+        let pointwise = situations.iter().zip(&of).map(by_answer).sum::<f64>() / n;
+        let mut mean = DVector::zeros(k);
+        for (s, f) in situations.iter().zip(&of) {
+            let best = (0..s.truth.len()).max_by(|a, b| s.truth[*a].total_cmp(&s.truth[*b])).expect("an answer");
+            mean += &f[best] / n;
+        }
+        (searched, pointwise, ellipsoid.width(&mean))
+    }
+}
+
+impl Situation {
+    /// The best answer's true reward.
+    fn best(&self) -> f64 {
+        self.truth.iter().fold(f64::NEG_INFINITY, |a, t| a.max(*t))
+    }
+}
+
+/// What is lost, on average, where the answer of the largest score is taken.
+fn lost(situations: &[Situation], score: &dyn Fn(&Situation, &DVector<f64>) -> f64) -> f64 {
+    let loss = |s: &Situation| {
+        let scores: Vec<f64> = s.answers.iter().map(|a| score(s, a)).collect();
+        let chosen = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b])).expect("an answer");
+        s.best() - s.truth[chosen]
+    };
+    situations.iter().map(loss).sum::<f64>() / situations.len() as f64
 }
 
 #[cfg(test)]

@@ -206,9 +206,9 @@ impl RewardConfig {
     }
 
     /// How the votes of a split are scored.
-    pub fn scored(&self, split: data::Split) -> crate::Scored {
+    pub fn scored(&self, split: data::Split) -> crate::predict::Scored {
         let Self { max_row_tokens, over_long, swap, .. } = *self;
-        crate::Scored { split, max_row_tokens, over_long, swap }
+        crate::predict::Scored { split, max_row_tokens, over_long, swap }
     }
 }
 
@@ -284,43 +284,88 @@ impl RewardConfig {
         }
     }
 
-    /// Refuses settings that mean nothing.
-    pub(crate) fn check(&self) -> Result<()> {
-        if let Some((key, expected, found)) = self.objective.problem() {
+    /// Refuses settings that mean nothing, by their key.
+    ///
+    /// # Errors
+    /// Such as an empty list, a number outside of its range, or settings that contradict each other.
+    pub fn check(&self) -> Result<()> {
+        // No `..`: a new setting that nobody looks at here does not compile. Enumerations and counts above zero mean something as they are.
+        let Self {
+            variant,
+            structure: _,
+            personal: _,
+            pooling: _,
+            depth: _,
+            features,
+            head_scale,
+            lora: _,
+            ref optimizer,
+            personal_rate,
+            objective,
+            batch_votes: _,
+            ref phases,
+            token_budget,
+            early_stopping: _,
+            max_row_tokens,
+            over_long: _,
+            micro_batch_tokens: _,
+            activations: _,
+            save_every_steps: _,
+            newcomer_epochs,
+            personal_factors: _,
+            frozen_states: _,
+            swap: _,
+        } = *self;
+        if let Some((key, expected, found)) = objective.problem() {
             return Err(wrong(&format!("objective.{key}"), expected, found));
         }
-        if let Some(phase) = self.phases.iter().find(|p| !(p.epochs > 0.0 && p.epochs.is_finite())) {
-            return Err(wrong("phases, `epochs`", "a positive number", phase.epochs));
+        let epochs: f64 = phases.iter().map(|p| p.epochs).sum();
+        let positive = [("newcomer_epochs", newcomer_epochs), ("personal_rate", personal_rate)];
+        let of_phases = phases.iter().map(|p| ("phases, `epochs`", p.epochs));
+        if let Some((key, found)) = positive.into_iter().chain(of_phases).find(|(_, x)| !(*x > 0.0 && x.is_finite())) {
+            return Err(wrong(key, "a positive number", found));
         }
-        if !(self.newcomer_epochs > 0.0 && self.newcomer_epochs.is_finite()) {
-            return Err(wrong("newcomer_epochs", "a positive number", self.newcomer_epochs));
+        for (key, found) in [("phases, `epochs`", epochs), ("newcomer_epochs", newcomer_epochs)] {
+            if found > MOST_EPOCHS {
+                return Err(wrong(key, &format!("at most {MOST_EPOCHS} passes over the votes"), found));
+            }
         }
-        if !(self.personal_rate > 0.0 && self.personal_rate.is_finite()) {
-            return Err(wrong("personal_rate", "a positive number", self.personal_rate));
+        if !(head_scale >= 0.0 && head_scale.is_finite()) {
+            return Err(wrong("head_scale", "a number from 0", head_scale));
         }
-        if (self.variant == Variant::Rfm) != self.features.is_some() {
-            let found = if self.features.is_some() { "features" } else { "none" };
+        for (key, found) in [("token_budget", token_budget), ("max_row_tokens", max_row_tokens)] {
+            if found == 0 {
+                return Err(wrong(key, "a positive number of tokens", found));
+            }
+        }
+        if (variant == Variant::Rfm) != features.is_some() {
+            let found = if features.is_some() { "features" } else { "none" };
             return Err(wrong("features", "a number with `variant = \"rfm\"`, and only there", found));
         }
-        if self.variant == Variant::Rfm && self.optimizer.weight_decay != 0.0 {
+        if variant == Variant::Rfm && optimizer.weight_decay != 0.0 {
             let expected = "0 with reward features: it would move the number of a taste that fixes the scale";
-            return Err(wrong("optimizer.weight_decay", expected, self.optimizer.weight_decay));
+            return Err(wrong("optimizer.weight_decay", expected, optimizer.weight_decay));
         }
-        let personal = self.phases.iter().position(|p| p.factors == Factors::Personal);
-        let late = personal.is_some_and(|p| self.phases[p..].iter().any(|p| p.factors == Factors::Global));
-        if self.phases.is_empty() || personal.is_none() || late {
-            let found = if late { "a global phase behind a personal one" } else { "none" };
-            return Err(wrong("phases", "global phases, if any, before at least one personal phase", found));
-        }
-        if self.phases.iter().any(|p| p.train.as_ref().is_some_and(Vec::is_empty)) {
-            return Err(wrong(
-                "phases, `train`",
-                "at least one of down, up, kernel, scale, head, tastes, ties, lapse",
-                "none",
-            ));
-        }
-        Ok(())
+        check_phases(phases)
     }
+}
+
+/// More passes over the votes than anybody waits for.
+const MOST_EPOCHS: f64 = 1e6;
+
+/// Phases in an order that has a meaning, each of which trains something.
+fn check_phases(phases: &[Phase]) -> Result<()> {
+    let personal = phases.iter().position(|p| p.factors == Factors::Personal);
+    let late = personal.is_some_and(|p| phases[p..].iter().any(|p| p.factors == Factors::Global));
+    if personal.is_none() || late {
+        let found = if late { "a global phase behind a personal one" } else { "none" };
+        return Err(wrong("phases", "global phases, if any, before at least one personal phase", found));
+    }
+    if phases.iter().any(|p| p.train.as_ref().is_some_and(Vec::is_empty)) {
+        let expected = "at least one of down, up, kernel, scale, head, tastes, ties, lapse";
+        return Err(wrong("phases, `train`", expected, "none"));
+    }
+    Ok(())
 }
 
 fn wrong(key: &str, expected: &str, found: impl std::fmt::Display) -> Problem {
@@ -368,5 +413,36 @@ mod tests {
         assert!(config("personal_rate = 3.0").check().is_ok() && config("personal_rate = -1.0").check().is_err());
         let global = RewardConfig { variant: Variant::LoraGlobal, ..config("") };
         assert_eq!(global.own_phases(), vec![phase(Factors::Global, 3.0)]);
+    }
+
+    #[test]
+    fn numbers_that_mean_nothing_are_refused_by_their_key() {
+        type Change = fn(&mut RewardConfig);
+        let cases: [(&str, Change); 17] = [
+            ("`token_budget`", |c| c.token_budget = 0),
+            ("`max_row_tokens`", |c| c.max_row_tokens = 0),
+            ("`head_scale`", |c| c.head_scale = -1.0),
+            ("`head_scale`", |c| c.head_scale = f64::NAN),
+            ("`personal_rate`", |c| c.personal_rate = 0.0),
+            ("`personal_rate`", |c| c.personal_rate = f64::INFINITY),
+            ("`newcomer_epochs`", |c| c.newcomer_epochs = -1.0),
+            ("`newcomer_epochs`", |c| c.newcomer_epochs = 1e300),
+            ("`phases, `epochs``", |c| c.phases[0].epochs = f64::NAN),
+            ("`phases, `epochs``", |c| c.phases[0].epochs = -0.5),
+            ("`phases, `epochs``", |c| c.phases[1].epochs = 1e18),
+            ("`phases, `train``", |c| c.phases[1].train = Some(vec![])),
+            ("`phases`", |c| c.phases.clear()),
+            ("`features`", |c| c.features = NonZero::new(4)),
+            ("`objective.label_smoothing`", |c| c.objective.label_smoothing = 0.5),
+            ("`objective.centering`", |c| c.objective.centering = f64::INFINITY),
+            ("`objective.shrinkage`", |c| c.objective.shrinkage = -1.0),
+        ];
+        for (key, change) in cases {
+            let mut config = config("");
+            change(&mut config);
+            let error = config.check().unwrap_err();
+            assert!(error.to_string().contains(&format!("reward, {key}: expected")), "{key}: {error}");
+            assert!(!error.is_not_finite() && error.hint().is_some(), "{key}");
+        }
     }
 }

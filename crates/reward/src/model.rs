@@ -182,13 +182,22 @@ impl RewardModel {
             pooling: self.pooling,
             depth: self.depth,
             users,
-            // Ours score as they did, under another number.
+            // Ours score as they did, under another number; what somebody scored who is not there any more says nothing.
             probes: self
                 .probes
                 .iter()
-                .map(|p| Probe { user: order.iter().position(|u| *u == p.user).expect("all of ours"), ..p.clone() })
+                .filter_map(|p| Some(Probe { user: order.iter().position(|u| *u == p.user)?, ..p.clone() }))
                 .collect(),
         })
+    }
+
+    /// The model of `users` alone, where others are in quarantine.
+    pub(crate) fn only(self, users: &[usize], storage: &Storage) -> Result<Self> {
+        if users.len() == self.users.len() {
+            return Ok(self);
+        }
+        let names = users.iter().map(|u| self.users[*u].clone()).collect();
+        self.joined(&self, users, names, storage)
     }
 
     /// Everything that can be trained: the bank's factors, the head, the habits.

@@ -44,7 +44,9 @@ pub fn taste_people(
     votes: &[Vote],
 ) -> Result<(RewardModel, People)> {
     let wanted = |v: &&Vote| {
-        matches!(v.split, Split::Train | Split::Adapt) && (!v.tie || config.objective.ties != Ties::LeaveOut)
+        matches!(v.split, Split::Train | Split::Adapt)
+            && (!v.tie || config.objective.ties != Ties::LeaveOut)
+            && model.users.binary_search(&v.user_id).is_ok()
     };
     let texts = Texts::new(tokenizer, votes.iter().filter(wanted).collect(), config.max_row_tokens, config.over_long)?;
     let prefix = model.prefix(lm, texts.rows.clone(), |_| ())?;

@@ -1,7 +1,7 @@
 //! Early stopping: the log-loss of the split `dev`, looked at every few steps; what was best is kept.
 
 use data::{Split, Vote};
-use lm::{Lm, Owner, Parameter, Prefix, Storage, Tensor, Tensors};
+use lm::{Lm, Owner, Parameter, Prefix, Quarantine, Storage, Tensor, Tensors};
 use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
@@ -43,9 +43,8 @@ impl Watch {
         tokenizer: &Tokenizer,
         votes: &[Vote],
         model: &RewardModel,
-        setting: Option<EarlyStopping>,
     ) -> Result<Self> {
-        let Some(setting) = setting else { return Ok(Self { setting: None, best: None, kept: vec![] }) };
+        let Some(setting) = config.early_stopping else { return Ok(Self { setting: None, best: None, kept: vec![] }) };
         let dev: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Dev && !v.tie).collect();
         let texts = Texts::new(tokenizer, dev, config.max_row_tokens, config.over_long)?;
         let mut by_user: std::collections::BTreeMap<usize, Vec<usize>> = std::collections::BTreeMap::new();
@@ -67,6 +66,19 @@ impl Watch {
         Ok(Self { setting: Some((setting, dev)), best: None, kept: vec![] })
     }
 
+    /// Looks no more at users who are in quarantine.
+    pub(crate) fn skip(&mut self, quarantine: &Quarantine) {
+        if let Some((_, dev)) = &mut self.setting {
+            dev.votes.retain(|(user, _)| !quarantine.holds(*user));
+        }
+    }
+
+    /// Looks no more at users who have just come into quarantine, and begins anew: looks at other votes cannot be compared.
+    pub(crate) fn leave_out(&mut self, quarantine: &Quarantine) {
+        self.skip(quarantine);
+        (self.best, self.kept) = (None, vec![]);
+    }
+
     /// Has it been long enough since the best?
     pub(crate) fn over(&self) -> bool {
         let patience = self.setting.as_ref().map_or(usize::MAX, |(s, _)| s.patience.get());
@@ -86,6 +98,9 @@ impl Watch {
         if !step.is_multiple_of(setting.every_steps.get()) && step != last {
             return Ok(None);
         }
+        if dev.votes.is_empty() {
+            return Ok(None);
+        }
         let (mut sum, mut count) = (0.0, 0);
         for (user, rows) in &dev.votes {
             let scores = model.score(lm, &dev.prefix, rows, *user);
@@ -96,7 +111,7 @@ impl Watch {
         }
         let loss = sum / f64::from(count);
         match &mut self.best {
-            Some(best) if loss >= best.loss => best.since += 1,
+            Some(best) if loss >= best.loss || loss.is_nan() => best.since += 1,
             _ => {
                 self.best = Some(Best { step, loss, since: 0 });
                 let current = model.parameters();

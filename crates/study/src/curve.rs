@@ -10,7 +10,7 @@ use report::{Series, line_plot};
 use run::Run;
 use serde::{Deserialize, Serialize};
 
-use crate::simulate::Truth;
+use crate::truth::Truth;
 
 /// One user's rounds `first` to `last`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,8 +12,9 @@ use stats::{Contest, clustered, clustered_mean, distinct_n, half_for_equal, leng
 use tch::no_grad;
 use text::{Answer, Message, Tokenizer};
 
+use crate::limits::at_least;
 use crate::results::{Drift, ModelReport, Report, UserReport};
-use crate::simulate::{Prompts, Rates, Truth};
+use crate::truth::{Prompts, Rates, Truth};
 use crate::{SamplingConfig, curve, sample};
 
 /// An evaluation, as written in `configs/evaluate/*.toml`.
@@ -29,6 +30,18 @@ pub struct EvaluateConfig {
     /// A TOML file with a list `prompts` that have nothing to do with anybody's taste: how far every model drifts on them is reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub neutral: Option<PathBuf>,
+}
+
+impl EvaluateConfig {
+    /// Refuses settings that mean nothing.
+    ///
+    /// # Errors
+    /// Such as no sample to score, or a temperature of 0.
+    pub fn check(&self) -> Result<()> {
+        let Self { split: _, sampling, kl_samples_per_prompt, neutral: _ } = self;
+        sampling.check("evaluate")?;
+        at_least("evaluate", "kl_samples_per_prompt", 1, *kl_samples_per_prompt)
+    }
 }
 
 /// Which prompts.
@@ -118,6 +131,7 @@ pub fn evaluate_by(
     judge: &mut Judge,
     run: &mut Run,
 ) -> Result<(Report, Vec<Vec<Answer>>)> {
+    config.check()?;
     let EvaluateConfig { split: _, sampling, kl_samples_per_prompt, neutral: _ } = config;
     let Asked { prompts, neutral, .. } = *asked;
     let copies = sampling.samples_per_prompt.get();
@@ -342,4 +356,31 @@ fn write_answers<'a>(
     ];
     columns.extend(names.iter().map(String::as_str).zip(rates.into_iter().map(Column::Real)));
     write_table(&run.path("answers.parquet"), &columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_mean_nothing_are_refused_by_their_key() {
+        let text = "split = 'dev'\nkl_samples_per_prompt = 2\n[sampling]\nsamples_per_prompt = 4\nmax_new_tokens = 8\n\
+                    temperature = 1.0\nbatch_rows = 8\n";
+        type Change = fn(&mut EvaluateConfig);
+        let check = |change: Change| {
+            let mut config: EvaluateConfig = toml::from_str(text).unwrap();
+            change(&mut config);
+            config.check()
+        };
+        check(|_| ()).unwrap();
+        let cases: [(&str, Change); 3] = [
+            ("`kl_samples_per_prompt`", |c| c.kl_samples_per_prompt = 0),
+            ("`sampling.temperature`", |c| c.sampling.temperature = 0.0),
+            ("`sampling.temperature`", |c| c.sampling.temperature = -1.0),
+        ];
+        for (key, change) in cases {
+            let error = check(change).unwrap_err().to_string();
+            assert!(error.contains(&format!("evaluate, {key}: expected")), "{error}");
+        }
+    }
 }

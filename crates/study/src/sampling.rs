@@ -8,6 +8,8 @@ use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
 
+use crate::limits::{countable, positive};
+
 /// How answers are sampled, as written in a stage's TOML.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,9 +25,19 @@ pub struct SamplingConfig {
 }
 
 impl SamplingConfig {
+    /// Refuses settings that mean nothing; `stage` is whose they are.
+    ///
+    /// # Errors
+    /// A temperature that is not above 0: all samples of a prompt would be the same. More tokens than can be counted.
+    pub fn check(&self, stage: &str) -> Result<()> {
+        let Self { samples_per_prompt, max_new_tokens, temperature, batch_rows: _ } = *self;
+        positive(stage, "sampling.temperature", temperature)?;
+        countable(stage, "sampling.samples_per_prompt", &[samples_per_prompt.get(), max_new_tokens.get()])
+    }
+
     /// The most tokens that `prompts` prompts can sample.
     pub fn budget(&self, prompts: usize) -> usize {
-        prompts * self.samples_per_prompt.get() * self.max_new_tokens.get()
+        prompts.saturating_mul(self.samples_per_prompt.get()).saturating_mul(self.max_new_tokens.get())
     }
 }
 
@@ -42,6 +54,7 @@ pub fn sample(
     label: &str,
     run: &mut Run,
 ) -> Result<Vec<Vec<Answer>>> {
+    config.check(run.stage())?;
     let sampling = Sampling::at(config.temperature, config.max_new_tokens.get(), tokenizer.stop_ids().to_vec());
     let together = (config.batch_rows.get() / copies).max(1); // prompts
     let _phase = run::phase(label);

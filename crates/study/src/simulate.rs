@@ -12,8 +12,10 @@ use run::Run;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
 
+use crate::limits::{at_least, not_negative, share};
 use crate::rater::{Choice, agreement_scale, truth, vote};
 use crate::style::{Feature, Scaler};
+use crate::truth::{Prompts, Truth};
 use crate::{SamplingConfig, sample};
 
 /// Votes of each user on the prompts of each part.
@@ -53,84 +55,40 @@ pub struct SimulateConfig {
     pub gate: f64,
 }
 
+impl SimulateConfig {
+    /// Refuses settings that mean nothing.
+    ///
+    /// # Errors
+    /// Such as no features or annotators, fewer than two responses to compare, or a share that is none.
+    pub fn check(&self) -> Result<()> {
+        let Self { prompts: _, system: _, sampling, features, raters, agreement, tie_width, votes_per_user, gate } =
+            self;
+        sampling.check(STAGE)?;
+        // A vote compares two of a prompt's responses.
+        at_least(STAGE, "sampling.samples_per_prompt", 2, sampling.samples_per_prompt.get())?;
+        at_least(STAGE, "features", 1, features.len())?;
+        if let Some(twice) = (1..features.len()).find(|i| features[..*i].contains(&features[*i])) {
+            let expected = "every feature of `features` once".into();
+            return Err(wrong_config(expected, format!("`{}` twice", feature_name(features[twice])), "leave one out"));
+        }
+        at_least(STAGE, "raters", 1, raters.len())?;
+        if !(*agreement > 0.5 && *agreement < 1.0) {
+            let expected = "a share `agreement` above one half and below 1".into();
+            return Err(wrong_config(expected, agreement.to_string(), "one half is chance, and 1 needs no scale"));
+        }
+        not_negative(STAGE, "tie_width", *tie_width)?;
+        at_least(STAGE, "votes_per_user.train", 1, votes_per_user.train)?;
+        share(STAGE, "gate", *gate)?;
+        check_raters(raters, features.len())
+    }
+}
+
+const STAGE: &str = "simulate";
+
 /// Each feature must be in at least this share of training samples ...
 const PRESENT_LOW: f64 = 0.2;
 /// ... and in at most this one: else nobody can be told apart by it.
 const PRESENT_HIGH: f64 = 0.8;
-
-/// The prompts file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prompts {
-    /// To learn from.
-    pub train: Vec<String>,
-    /// To mend by.
-    pub dev: Vec<String>,
-    /// To report, looked at last.
-    pub held_out: Vec<String>,
-}
-
-impl Prompts {
-    /// Reads the file; a prompt that stands twice is an error.
-    pub fn read(path: &Path) -> Result<Self> {
-        let wrong = |expected: &str, found: String| {
-            invalid(path.display().to_string(), expected, found, "datasets/everyday/prompts.toml is an example")
-        };
-        let text = fs_err::read_to_string(path)?;
-        let prompts: Self =
-            toml::from_str(&text).map_err(|e| wrong("the lists `train`, `dev` and `held_out`", e.to_string()))?;
-        let mut seen = std::collections::HashSet::new();
-        for prompt in prompts.train.iter().chain(&prompts.dev).chain(&prompts.held_out) {
-            if !seen.insert(prompt.to_lowercase()) {
-                return Err(wrong("every prompt once", format!("`{prompt}` twice")));
-            }
-        }
-        if [&prompts.train, &prompts.dev, &prompts.held_out].iter().any(|list| list.is_empty()) {
-            return Err(wrong("prompts in every list", "an empty list".into()));
-        }
-        Ok(prompts)
-    }
-
-    /// A prompt as a conversation.
-    pub fn conversation(system: Option<&str>, prompt: &str) -> Vec<Message> {
-        system.map(Message::system).into_iter().chain([Message::user(prompt)]).collect()
-    }
-}
-
-/// `truth.json`: all that decides what a rater thinks of a text.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Truth {
-    /// Features, standardised on the base's training samples.
-    pub scaler: Scaler,
-    /// Weights by rater.
-    pub raters: BTreeMap<String, Vec<f64>>,
-    /// Bradley-Terry scale of the votes.
-    pub scale: f64,
-    /// System instruction in front of every prompt.
-    pub system: Option<String>,
-    /// All prompts.
-    pub prompts: Prompts,
-}
-
-impl Truth {
-    /// What `rater` truly thinks of a text.
-    pub fn of(&self, rater: &str, text: &str) -> Option<f64> {
-        Some(truth(self.raters.get(rater)?, &self.scaler.scores(text)))
-    }
-}
-
-/// What every user thinks of the answers to each prompt: `[user][prompt][answer]`.
-pub type Rates = Vec<Vec<Vec<f64>>>;
-
-impl Truth {
-    /// What each of `users`, raters, truly thinks of answers `[prompt][answer]`.
-    pub fn rates(&self, users: &[String], answers: &[Vec<Answer>]) -> Rates {
-        let think = |user: &String, a: &Answer| self.of(user, &a.text).unwrap_or_default();
-        let of_user = |u: &String| answers.iter().map(|list| list.iter().map(|a| think(u, a)).collect()).collect();
-        users.iter().map(of_user).collect()
-    }
-}
 
 /// What the simulation measured about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,126 +109,172 @@ pub struct SimulationReport {
     pub best_of_n: BTreeMap<String, f64>,
 }
 
+/// Responses of the base to the prompts of a part, and the votes of each annotator on them.
+struct Part<'a> {
+    name: &'a str,
+    prompts: &'a [String],
+    answers: Vec<Vec<Answer>>,
+    votes: usize,
+}
+
 /// Writes `votes.parquet` (a source file), `samples.parquet` and `truth.json` into the run's folder.
+///
+/// # Errors
+/// Settings that mean nothing; features that say too little or annotators who cannot be pleased on this base.
 pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &mut Run) -> Result<SimulationReport> {
+    config.check()?;
     let SimulateConfig { prompts, system, sampling, features, raters, agreement, tie_width, votes_per_user, gate } =
         config;
-    check_raters(raters, features.len())?;
     let prompts = Prompts::read(prompts)?;
-    let system = system.as_deref();
     let copies = sampling.samples_per_prompt.get();
-    let mut answers = |part: &str, list: &[String], copies: usize| {
-        let conversations: Vec<_> = list.iter().map(|p| Prompts::conversation(system, p)).collect();
-        sample(lm, tokenizer, None, &conversations, copies, sampling, part, run)
+    let mut part = |name: &'static str, of: &'static str, list, copies, votes| -> Result<Part> {
+        let conversations: Vec<_> = list_of(list, system.as_deref());
+        let answers = sample(lm, tokenizer, None, &conversations, copies, sampling, of, run)?;
+        Ok(Part { name, prompts: list, answers, votes })
     };
-    let train = answers("train", &prompts.train, copies)?;
-    let dev = answers("dev", &prompts.dev, copies)?;
-    let held_out = answers("held_out", &prompts.held_out, copies + 1)?; // the last is the opponent of the best
+    let parts = [
+        part("train", "train", &prompts.train, copies, votes_per_user.train)?,
+        part("dev", "dev", &prompts.dev, copies, votes_per_user.dev)?,
+        // The last is the opponent of the best.
+        part("test", "held_out", &prompts.held_out, copies + 1, votes_per_user.test)?,
+    ];
 
-    let texts: Vec<&str> = train.iter().flatten().map(|a| a.text.as_str()).collect();
+    let texts: Vec<&str> = parts[0].answers.iter().flatten().map(|a| a.text.as_str()).collect();
     let scaler = Scaler::fit(features, &texts);
+    let samples = || parts.iter().flat_map(|part| part.answers.iter().flatten());
     let mut report = SimulationReport {
-        samples: train.iter().chain(&dev).chain(&held_out).map(Vec::len).sum(),
-        finished: 0.0,
-        present: BTreeMap::new(),
+        samples: samples().count(),
+        finished: samples().filter(|a| a.finished).count() as f64 / samples().count() as f64,
+        present: presence(&scaler)?,
         votes: 0,
         ties: 0,
         agreement: BTreeMap::new(),
         best_of_n: BTreeMap::new(),
     };
-    let finished = train.iter().chain(&dev).chain(&held_out).flatten().filter(|a| a.finished).count();
-    report.finished = finished as f64 / report.samples as f64;
-    for (feature, present) in features.iter().zip(&scaler.present) {
-        report.present.insert(feature_name(*feature), *present);
+    let scale = scale_of(&parts[0].answers, raters, &scaler, *agreement, *tie_width)?;
+    let truth = Truth { scaler, raters: raters.clone(), scale, system: system.clone(), prompts: prompts.clone() };
+
+    let mut table = VoteTable::default();
+    for rater in raters.keys() {
+        let best = best_of_n(rater, &truth, &parts[2].answers, *gate)?;
+        report.best_of_n.insert(rater.clone(), best);
+        let agreement = let_vote(rater, &truth, &parts, (copies, *tie_width), run, &mut table);
+        report.agreement.insert(rater.clone(), agreement);
+    }
+    report.votes = table.rater.len();
+    report.ties = table.choice.iter().filter(|c| *c == "equal").count();
+    table.write(&run.path("votes.parquet"))?;
+    write_samples(&run.path("samples.parquet"), &parts)?;
+    run::write_json(&run.path("truth.json"), &truth)?;
+    Ok(report)
+}
+
+fn list_of(prompts: &[String], system: Option<&str>) -> Vec<Vec<Message>> {
+    prompts.iter().map(|p| Prompts::conversation(system, p)).collect()
+}
+
+/// The share of training responses that have each feature; one that nearly all or hardly any have is refused.
+fn presence(scaler: &Scaler) -> Result<BTreeMap<String, f64>> {
+    let mut out = BTreeMap::new();
+    for (feature, present) in scaler.features.iter().zip(&scaler.present) {
+        let name = feature_name(*feature);
         if !(PRESENT_LOW..=PRESENT_HIGH).contains(present) {
             return Err(wrong_config(
-                format!(
-                    "feature `{}` in {PRESENT_LOW} to {PRESENT_HIGH} of the base's samples",
-                    feature_name(*feature)
-                ),
+                format!("feature `{name}` in {PRESENT_LOW} to {PRESENT_HIGH} of the base's samples"),
                 format!("{present:.2}"),
                 "replace it in `features`",
             ));
         }
+        out.insert(name, *present);
     }
+    Ok(out)
+}
 
-    let parts = [
-        ("train", &prompts.train, &train, votes_per_user.train),
-        ("dev", &prompts.dev, &dev, votes_per_user.dev),
-        ("test", &prompts.held_out, &held_out, votes_per_user.test),
-    ];
+/// The Bradley-Terry scale at which votes agree with the truth in the share `agreement`.
+fn scale_of(
+    train: &[Vec<Answer>],
+    raters: &BTreeMap<String, Vec<f64>>,
+    scaler: &Scaler,
+    agreement: f64,
+    tie_width: f64,
+) -> Result<f64> {
     let mut differences = Vec::new(); // of all pairs of training samples, all raters, ties left out
     for weights in raters.values() {
         let think = |a: &Answer| truth(weights, &scaler.scores(&a.text));
-        for answers in &train {
+        for answers in train {
             let values: Vec<f64> = answers.iter().map(think).collect();
             for (i, a) in values.iter().enumerate() {
-                differences.extend(values[..i].iter().map(|b| a - b).filter(|d| d.abs() >= *tie_width));
+                differences.extend(values[..i].iter().map(|b| a - b).filter(|d| d.abs() >= tie_width));
             }
         }
     }
-    let scale = agreement_scale(&differences, *agreement).ok_or_else(|| {
+    agreement_scale(&differences, agreement).ok_or_else(|| {
         wrong_config(
             format!("votes that can agree with the truth in a share of {agreement}"),
             "answers that hardly differ".into(),
             "replace features, or sample longer answers",
         )
-    })?;
-    let truth_file =
-        Truth { scaler, raters: raters.clone(), scale, system: system.map(str::to_owned), prompts: prompts.clone() };
+    })
+}
 
-    let mut table = VoteTable::default();
-    for (rater, weights) in raters {
-        let think = |a: &Answer| truth(weights, &truth_file.scaler.scores(&a.text));
-        let won = held_out.iter().filter(|answers| {
-            let (opponent, candidates) = answers.split_last().expect("at least two samples");
-            candidates.iter().map(think).fold(f64::NEG_INFINITY, f64::max) > think(opponent)
-        });
-        let share = won.count() as f64 / held_out.len() as f64;
-        report.best_of_n.insert(rater.clone(), share);
-        if share < *gate {
-            return Err(wrong_config(
-                format!(
-                    "the best of {copies} by the truth of `{rater}` to beat another sample in {gate} of held-out prompts"
-                ),
-                format!("{share:.2}"),
-                "the task is too hard for its features: replace some",
-            ));
-        }
-        let (mut agree, mut decided) = (0usize, 0usize);
-        for (part, prompts, answers, count) in &parts {
-            let mut rng = run.rng(&["votes", rater, part]);
-            let mut order: Vec<usize> = Vec::new();
-            for _ in 0..*count {
-                if order.is_empty() {
-                    order = (0..prompts.len()).collect();
-                    order.shuffle(&mut rng);
-                }
-                let p = order.pop().expect("filled above");
-                let first = rng.random_range(0..copies);
-                let second = (first + rng.random_range(1..copies)) % copies;
-                let (a, b) = (&answers[p][first], &answers[p][second]);
-                let difference = think(a) - think(b);
-                let choice = vote(difference, scale, *tie_width, &mut rng);
-                if choice != Choice::Tie {
-                    decided += 1;
-                    agree += usize::from((choice == Choice::First) == (difference > 0.0));
-                }
-                table.push(rater, system, &prompts[p], [&a.text, &b.text], choice, part);
-            }
-        }
-        report.agreement.insert(rater.clone(), agree as f64 / decided.max(1) as f64);
+/// The share of held-out prompts in which the best sample by an annotator's truth beats the last one; below `gate` it is refused.
+fn best_of_n(rater: &str, truth: &Truth, held_out: &[Vec<Answer>], gate: f64) -> Result<f64> {
+    let think = |a: &Answer| truth.of(rater, &a.text).expect("an annotator of this simulation");
+    let won = held_out.iter().filter(|answers| {
+        let (opponent, candidates) = answers.split_last().expect("at least two samples");
+        candidates.iter().map(think).fold(f64::NEG_INFINITY, f64::max) > think(opponent)
+    });
+    let share = won.count() as f64 / held_out.len() as f64;
+    if share < gate {
+        let copies = held_out[0].len() - 1;
+        return Err(wrong_config(
+            format!(
+                "the best of {copies} by the truth of `{rater}` to beat another sample in {gate} of held-out prompts"
+            ),
+            format!("{share:.2}"),
+            "the task is too hard for its features: replace some",
+        ));
     }
-    report.votes = table.rater.len();
-    report.ties = table.choice.iter().filter(|c| *c == "equal").count();
-    table.write(&run.path("votes.parquet"))?;
-    write_samples(&run.path("samples.parquet"), &parts.map(|(part, prompts, answers, _)| (part, prompts, answers)))?;
-    run::write_json(&run.path("truth.json"), &truth_file)?;
-    Ok(report)
+    Ok(share)
+}
+
+/// Adds one annotator's votes on all parts; gives the share of decided ones that agree with their truth.
+fn let_vote(
+    rater: &str,
+    truth: &Truth,
+    parts: &[Part],
+    (copies, tie_width): (usize, f64),
+    run: &Run,
+    table: &mut VoteTable,
+) -> f64 {
+    let think = |a: &Answer| truth.of(rater, &a.text).expect("an annotator of this simulation");
+    let (mut agree, mut decided) = (0usize, 0usize);
+    for Part { name, prompts, answers, votes } in parts {
+        let mut rng = run.rng(&["votes", rater, name]);
+        let mut order: Vec<usize> = Vec::new();
+        for _ in 0..*votes {
+            if order.is_empty() {
+                order = (0..prompts.len()).collect();
+                order.shuffle(&mut rng);
+            }
+            let p = order.pop().expect("filled above");
+            let first = rng.random_range(0..copies);
+            let second = (first + rng.random_range(1..copies)) % copies;
+            let (a, b) = (&answers[p][first], &answers[p][second]);
+            let difference = think(a) - think(b);
+            let choice = vote(difference, truth.scale, tie_width, &mut rng);
+            if choice != Choice::Tie {
+                decided += 1;
+                agree += usize::from((choice == Choice::First) == (difference > 0.0));
+            }
+            table.push(rater, truth.system.as_deref(), &prompts[p], [&a.text, &b.text], choice, name);
+        }
+    }
+    agree as f64 / decided.max(1) as f64
 }
 
 fn wrong_config(expected: String, found: String, hint: &str) -> Problem {
-    invalid("simulate", expected, found, hint)
+    invalid(STAGE, expected, found, hint)
 }
 
 fn feature_name(feature: Feature) -> String {
@@ -300,7 +304,7 @@ fn check_raters(raters: &BTreeMap<String, Vec<f64>>, features: usize) -> Result<
             }
         }
     }
-    if all.is_empty() { Err(wrong_config("at least one rater".into(), "none".into(), "name one")) } else { Ok(()) }
+    Ok(())
 }
 
 /// Columns of the source file, under names of their own: ingestion has to map them.
@@ -354,15 +358,12 @@ impl VoteTable {
     }
 }
 
-/// Name, prompts and answers of a part.
-type Part<'a> = (&'a str, &'a Vec<String>, &'a Vec<Vec<Answer>>);
-
 fn write_samples(path: &Path, parts: &[Part]) -> Result<()> {
     let (mut part, mut prompt, mut answer, mut finished) = (vec![], vec![], vec![], vec![]);
-    for (name, prompts, answers) in parts {
-        for (p, list) in prompts.iter().zip(*answers) {
+    for of in parts {
+        for (p, list) in of.prompts.iter().zip(&of.answers) {
             for a in list {
-                part.push((*name).to_owned());
+                part.push(of.name.to_owned());
                 prompt.push(p.clone());
                 answer.push(a.text.clone());
                 finished.push(a.finished);
@@ -393,13 +394,40 @@ mod tests {
         assert!(error.contains("orthogonal weights of `a` and `b`"), "{error}");
         assert!(check_raters(&raters(&[1.0, 0.5], &[1.0, -1.0]), 2).is_err());
         assert!(check_raters(&raters(&[1.0, 1.0], &[1.0, -1.0]), 3).is_err());
-        assert!(check_raters(&BTreeMap::new(), 2).is_err());
     }
 
     #[test]
-    fn a_prompt_in_two_lists_is_refused() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs_err::write(file.path(), "train = ['a', 'b']\ndev = ['c']\nheld_out = ['B']").unwrap();
-        assert!(Prompts::read(file.path()).unwrap_err().to_string().contains("`B` twice"));
+    fn numbers_that_mean_nothing_are_refused_by_their_key() {
+        type Change = fn(&mut SimulateConfig);
+        let text = "prompts = 'p.toml'\nfeatures = ['and', 'the']\nagreement = 0.8\ntie_width = 0.05\ngate = 0.8\n[sampling]\n\
+                    samples_per_prompt = 4\nmax_new_tokens = 8\ntemperature = 1.0\nbatch_rows = 8\n[votes_per_user]\ntrain = 9\n\
+                    dev = 0\ntest = 0\n[raters]\nann = [1, 1]\nbob = [1, -1]\n";
+        let config = || toml::from_str::<SimulateConfig>(text).unwrap();
+        config().check().unwrap();
+        let cases: [(&str, Change); 14] = [
+            ("`sampling.temperature`", |c| c.sampling.temperature = 0.0),
+            ("`sampling.temperature`", |c| c.sampling.temperature = f64::NAN),
+            ("`sampling.samples_per_prompt`", |c| c.sampling.samples_per_prompt = 1.try_into().unwrap()),
+            ("`sampling.samples_per_prompt`", |c| {
+                c.sampling.max_new_tokens = (usize::MAX / 2).try_into().unwrap();
+            }),
+            ("`features`", |c| c.features.clear()),
+            ("`features`", |c| c.features[1] = c.features[0]),
+            ("`raters`", |c| c.raters.clear()),
+            ("`ann`", |c| c.raters.values_mut().for_each(Vec::clear)),
+            ("`agreement`", |c| c.agreement = 0.5),
+            ("`agreement`", |c| c.agreement = 1.0),
+            ("`tie_width`", |c| c.tie_width = -0.1),
+            ("`votes_per_user.train`", |c| c.votes_per_user.train = 0),
+            ("`gate`", |c| c.gate = 1.5),
+            ("`gate`", |c| c.gate = f64::NAN),
+        ];
+        for (key, change) in cases {
+            let mut config = config();
+            change(&mut config);
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.starts_with("simulate") && error.contains(key), "{key}: {error}");
+        }
+        assert_eq!(SimulateConfig { ..config() }.sampling.budget(usize::MAX), usize::MAX, "no overflow");
     }
 }

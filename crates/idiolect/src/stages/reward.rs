@@ -1,6 +1,6 @@
 //! The stage `reward`: a personalised reward model, fitted to everybody's votes and judged on votes that were kept back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use data::{Split, Vote};
 use device::Compute;
@@ -23,6 +23,8 @@ pub(crate) struct Fitted {
     newcomers_fit: Option<FitReport>,
     dev: Evaluation,
     test: Evaluation,
+    /// Users whose training was stopped, and why: they are not in the model.
+    quarantined: BTreeMap<String, String>,
     /// Reward features: those asked for, those fitted, and users with preference weights.
     #[serde(skip)]
     features: Option<(Option<usize>, usize, usize)>,
@@ -70,13 +72,15 @@ impl Stage for RewardConfig {
         let [dev, test] = [Split::Dev, Split::Test].map(|split| judge(self, &model, &lm, &tokenizer, &votes, split, run));
         let (dev, test) = (dev?, test?);
         run::write_atomic(&run.path("reliability.svg"), eval::reliability(&[&dev, &test])?.as_bytes())?;
-        let report = Fitted { fit, newcomers: newcomers.len(), newcomers_fit, dev, test, features };
+        let mut quarantined = fit.quarantined.clone();
+        quarantined.extend(newcomers_fit.iter().flat_map(|fit| fit.quarantined.clone()));
+        let report = Fitted { fit, newcomers: newcomers.len(), newcomers_fit, dev, test, quarantined, features };
         run::write_json(&run.path("report.json"), &report)?;
         Ok(report)
     }
 
     fn text(report: &Fitted) -> String {
-        let Fitted { fit, newcomers, newcomers_fit, dev, test, features } = report;
+        let Fitted { fit, newcomers, newcomers_fit, dev, test, features, quarantined: _ } = report;
         let accuracy =
             |e: &Evaluation| if e.votes == 0 { "(no votes)".into() } else { format!("{:.3}", e.mean_accuracy) };
         let mut text = format!(
