@@ -13,9 +13,12 @@
 //! ```
 
 mod chat;
+mod chat_json;
+mod chat_limits;
 mod tokenizer;
 mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, Rendered};
+pub use chrono::NaiveDate;
 pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer};
 pub use vocabulary::Vocabulary;
