@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::atomic::{is_aside, remove_leftovers, write_atomic};
 use crate::{Identity, hash_bytes, hash_file, logs};
 
 const LOG: &str = "log.txt";
@@ -87,19 +88,6 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value).expect("plain data");
     text.push(b'\n');
     write_atomic(path, &text)
-}
-
-/// Writes aside, syncs, renames: the file is whole or not there.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_aside(path, |aside| Ok(fs_err::File::create(aside)?.write_all(bytes)?))
-}
-
-/// The same for what `write` writes to the path that it is given.
-pub fn write_aside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let aside = path.with_file_name(format!("{}.part", path.file_name().unwrap_or_default().to_string_lossy()));
-    write(&aside)?;
-    let durable = || fs_err::OpenOptions::new().write(true).open(&aside)?.sync_all();
-    Ok(durable().and_then(|()| fs_err::rename(&aside, path))?)
 }
 
 /// Makes the names in a folder durable.
@@ -296,9 +284,13 @@ fn carry(old: &Path, new: &Path) -> Result<()> {
 }
 
 fn record_files(root: &Path, below: &str, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
+    remove_leftovers(&root.join(below));
     for entry in fs_err::read_dir(root.join(below))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
+        if is_aside(&name) {
+            continue;
+        }
         let relative = if below.is_empty() { name.clone() } else { format!("{below}/{name}") };
         if entry.file_type()?.is_dir() {
             if relative != STATE {

@@ -17,6 +17,7 @@
 //! # Ok(()) }
 //! ```
 
+mod atomic;
 mod folder;
 mod identity;
 mod interval_plot;
@@ -27,9 +28,8 @@ mod plot;
 mod progress;
 mod seed;
 
-pub use folder::{
-    ADDED, Manifest, Run, Standing, read_json, standing, sync_folder, write_aside, write_atomic, write_json,
-};
+pub use atomic::{Aside, is_aside, remove_leftovers, write_aside, write_atomic};
+pub use folder::{ADDED, Manifest, Run, Standing, read_json, standing, sync_folder, write_json};
 pub use identity::{Identity, hash_bytes, hash_file};
 pub use interval_plot::interval_plot;
 pub use logs::{LogFormat, Phase, close_stage_log, phase, start as start_logs, step};
