@@ -366,7 +366,10 @@ fn a_model_by_name_needs_the_cache_when_offline() {
     let missing = hub().output().unwrap();
     assert_eq!(missing.status.code(), Some(2));
     let said = crate::tiny::stderr(&missing);
-    assert!(said.contains("expected `config.json` in the cache") && said.contains("\nhint: HF_HUB_OFFLINE"), "{said}");
+    assert!(
+        said.contains("expected the revision `main` in the cache") && said.contains("\nhint: HF_HUB_OFFLINE"),
+        "{said}"
+    );
     // As a cache lies on disk: a reference names a commit, the commit's folder holds the files.
     let cache = folder.path().join("hub/models--someone--tiny");
     crate::tiny::write_model(&cache.join("snapshots/abc"));

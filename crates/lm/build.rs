@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 fn main() {
     for file in ["shim.h", "shim.cpp", "packed.cpp", "fused.cpp", "attention.cpp", "decode.cpp", "decode_kernel.h"] {
-        println!("cargo:rerun-if-changed=src/{file}");
+        println!("cargo:rerun-if-changed=src/cpu/{file}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).expect("LIBTORCH, which .cargo/config.toml sets");
@@ -27,6 +27,6 @@ fn main() {
         .opt_level(3)
         .flag_if_supported("-fno-math-errno")
         .flag_if_supported("-fno-trapping-math")
-        .file("src/shim.cpp")
+        .file("src/cpu/shim.cpp")
         .compile("idiolect_shim");
 }

@@ -1,5 +1,5 @@
-//! Writing the canonical table: rows are gathered into batches, encoded by whichever worker made them, and stand in the
-//! file in the order of the source.
+//! Writing the canonical table: rows are gathered into batches, encoded by whichever worker made them, and written in the
+//! order of the source.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 use problem::{Problem, Result, unwritable};
+use run::Aside;
 
 use crate::Split;
 
@@ -187,7 +188,7 @@ impl File {
 /// A table on its way to disk.
 pub(crate) struct TableWriter {
     path: PathBuf,
-    aside: PathBuf,
+    aside: Aside,
     file: Mutex<File>,
     moved: Condvar,
     factory: ArrowRowGroupWriterFactory,
@@ -198,10 +199,10 @@ fn failed(path: &Path, error: &ParquetError) -> Problem {
 }
 
 impl TableWriter {
-    /// Writes beside `path`; nothing is there before [`Self::finish`].
+    /// Writes beside `path`; nothing is there before [`Self::finish`], nor without it.
     pub(crate) fn new(path: &Path) -> Result<Self> {
-        let aside = path.with_extension("parquet.part");
-        let (file, _) = fs_err::File::create(&aside)?.into_parts();
+        let mut aside = Aside::new(path)?;
+        let file = aside.file().try_clone()?;
         // Every row's own place: a dictionary would not pay. Least and greatest texts help nobody.
         let place = ColumnPath::from("source_row");
         let properties = WriterProperties::builder()
@@ -247,14 +248,7 @@ impl TableWriter {
     pub(crate) fn finish(self) -> Result<()> {
         let mut writer = self.file.into_inner().expect("no panic with the file in hand").writer;
         writer.finish().map_err(|e| failed(&self.path, &e))?;
-        writer.inner().sync_all()?;
-        Ok(fs_err::rename(&self.aside, &self.path)?)
-    }
-
-    /// Nothing was written.
-    pub(crate) fn discard(self) {
-        drop(self.file);
-        _ = fs_err::remove_file(&self.aside);
+        self.aside.publish()
     }
 }
 

@@ -1,11 +1,12 @@
-//! Data sets of the Hugging Face Hub, through its usual cache.
+//! Data sets and models of the Hugging Face Hub, through its usual cache.
 
 use std::path::PathBuf;
 
-use hf_hub::api::sync::{ApiBuilder, ApiError};
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use problem::{Problem, Result, invalid, machine, unwritable};
 
+const OFFLINE: &str = "HF_HUB_OFFLINE forbids the network: unset it, or name a local file or folder";
 const HINT: &str = "check name, revision and network; HF_TOKEN opens gated data sets; a local folder needs no network";
 
 /// What the hub's client failed with at `place`: a name or a right that is missing is the user's matter, a network or a disk that fails the
@@ -25,51 +26,178 @@ pub fn hub_problem(place: &str, error: &ApiError, hint: &str) -> Problem {
     }
 }
 
-/// Files of `owner/name[@revision]/path`, where the path may hold `*` or be a folder: their names and where they lie.
-/// `HF_HOME` moves the cache, `HF_TOKEN` opens gated data sets, `HF_HUB_OFFLINE=1` forbids the network.
-pub(crate) fn fetch(dataset: &str) -> Result<Vec<(String, PathBuf)>> {
-    let place = format!("hf://datasets/{dataset}");
-    let wrong = |found: String| {
-        invalid(&place, "hf://datasets/OWNER/NAME[@REVISION]/PATH of a data set on the hub", found, HINT)
-    };
-    let mut parts = dataset.splitn(3, '/');
-    let (Some(owner), Some(name), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(wrong("another form".into()));
-    };
-    let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-    let repo = Repo::with_revision(format!("{owner}/{name}"), RepoType::Dataset, revision.to_owned());
-    let cache = Cache::from_env();
-    let offline =
-        std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !["", "0", "false"].contains(&v.to_lowercase().as_str()));
-    if offline {
-        let found = cache.repo(repo).get(path).ok_or_else(|| {
-            wrong(format!(
-                "no `{path}` in the cache {}, and HF_HUB_OFFLINE forbids fetching it",
-                cache.path().display()
-            ))
-        })?;
-        return Ok(vec![(path.to_owned(), found)]);
+/// What is fetched from the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HubKind {
+    /// A model.
+    Model,
+    /// A data set.
+    Dataset,
+}
+
+/// Does `HF_HUB_OFFLINE` forbid the network?
+pub fn offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !["", "0", "false"].contains(&v.to_lowercase().as_str()))
+}
+
+/// A repository of the hub at one commit: all of its files belong together, whatever its branches point to meanwhile.
+///
+/// `HF_HOME` moves the cache, `HF_TOKEN` opens gated repositories, `HF_HUB_OFFLINE=1` forbids the network, `HF_ENDPOINT` is another hub.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The commit.
+    pub commit: String,
+    /// Where its files are, once they are fetched.
+    pub folder: PathBuf,
+    place: String,
+    hint: String,
+    cache: PathBuf,
+    /// None without a network: then there is what the cache holds.
+    remote: Option<(ApiRepo, Vec<String>)>,
+}
+
+impl Snapshot {
+    /// The commit that `revision` (a branch, a tag or a commit; `main` if none) of `owner/name` points to now; without a network, the one
+    /// that it pointed to when it was last fetched. `place` and `hint` are for messages.
+    ///
+    /// # Errors
+    /// A name or revision that the hub, or the cache, does not know; a hub that does not answer.
+    pub fn of(kind: HubKind, name: &str, revision: Option<&str>, place: &str, hint: &str) -> Result<Self> {
+        let revision = revision.unwrap_or("main");
+        let kind = match kind {
+            HubKind::Model => RepoType::Model,
+            HubKind::Dataset => RepoType::Dataset,
+        };
+        let named = |revision: &str| Repo::with_revision(name.to_owned(), kind, revision.to_owned());
+        let cache = Cache::from_env();
+        let (commit, remote) = if offline() {
+            (cached_commit(&cache, &named(revision), place)?, None)
+        } else {
+            let token = std::env::var("HF_TOKEN").ok().or_else(|| cache.token());
+            let failed = |e: &ApiError| hub_problem(place, e, hint);
+            let api = ApiBuilder::from_env().with_token(token).build().map_err(|e| failed(&e))?;
+            let info = api.repo(named(revision)).info().map_err(|e| failed(&e))?;
+            if !is_commit(&info.sha) {
+                return Err(invalid(place, "a commit of 40 hexadecimal digits from the hub", info.sha, hint));
+            }
+            // So that the branch is found without a network later, as it is after a fetch by the hub's own tools.
+            cache.repo(named(revision)).create_ref(&info.sha)?;
+            let names = info.siblings.into_iter().map(|s| s.rfilename).collect();
+            (info.sha.clone(), Some((api.repo(named(&info.sha)), names)))
+        };
+        Ok(Self {
+            folder: cache.repo(named(revision)).pointer_path(&commit),
+            commit,
+            place: place.to_owned(),
+            hint: hint.to_owned(),
+            cache: cache.path().clone(),
+            remote,
+        })
     }
-    let token = std::env::var("HF_TOKEN").ok().or_else(|| cache.token());
-    let failed = |e: &ApiError| hub_problem(&place, e, HINT);
-    let api = ApiBuilder::from_env().with_token(token).build().map_err(|e| failed(&e))?.repo(repo);
+
+    /// Does it hold a file of this name (without a network: does the cache)?
+    pub fn has(&self, name: &str) -> bool {
+        match &self.remote {
+            Some((_, names)) => names.iter().any(|n| n == name),
+            None => self.folder.join(name).exists(),
+        }
+    }
+
+    /// Its names, where they are known: with a network.
+    pub fn names(&self) -> Option<&[String]> {
+        self.remote.as_ref().map(|(_, names)| names.as_slice())
+    }
+
+    /// Where a file is, fetched if the cache lacks it.
+    ///
+    /// # Errors
+    /// A file that is not there, a network that fails, a full disk.
+    pub fn get(&self, name: &str) -> Result<PathBuf> {
+        let path = self.folder.join(name);
+        if path.exists() {
+            return Ok(path);
+        }
+        let Some((remote, _)) = &self.remote else {
+            return Err(invalid(
+                &self.place,
+                format!("`{name}` in the cache {}", self.cache.display()),
+                "none, and HF_HUB_OFFLINE forbids fetching it",
+                OFFLINE,
+            ));
+        };
+        tracing::info!("{name}: from the Hugging Face Hub");
+        remote.get(name).map_err(|e| hub_problem(&self.place, &e, &self.hint).within(name))
+    }
+}
+
+/// Is a revision a commit already?
+pub(crate) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// The commit that the cache knows for a revision.
+fn cached_commit(cache: &Cache, repo: &Repo, place: &str) -> Result<String> {
+    let revision = repo.revision();
+    if is_commit(revision) {
+        return Ok(revision.to_owned());
+    }
+    let file = cache.path().join(repo.folder_name()).join("refs").join(revision);
+    match fs_err::read_to_string(&file) {
+        Ok(commit) => Ok(commit.trim().to_owned()),
+        Err(_) => Err(invalid(
+            place,
+            format!("the revision `{revision}` in the cache {}", cache.path().display()),
+            "none, and HF_HUB_OFFLINE forbids asking the hub",
+            OFFLINE,
+        )),
+    }
+}
+
+/// `OWNER/NAME[@REVISION]/PATH`, taken apart.
+pub(crate) struct Named<'a> {
+    place: String,
+    name: String,
+    pub(crate) revision: Option<&'a str>,
+    path: &'a str,
+}
+
+impl<'a> Named<'a> {
+    pub(crate) fn parse(dataset: &'a str) -> Result<Self> {
+        let place = format!("hf://datasets/{dataset}");
+        let mut parts = dataset.splitn(3, '/');
+        let (Some(owner), Some(name), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            let expected = "hf://datasets/OWNER/NAME[@REVISION]/PATH of a data set on the hub";
+            return Err(invalid(&place, expected, "another form", HINT));
+        };
+        let (name, revision) = name.split_once('@').map_or((name, None), |(name, revision)| (name, Some(revision)));
+        Ok(Self { place, name: format!("{owner}/{name}"), revision, path })
+    }
+
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::of(HubKind::Dataset, &self.name, self.revision, &self.place, HINT)
+    }
+
+    /// The same path at a commit.
+    pub(crate) fn at(&self, commit: &str) -> String {
+        format!("hf://datasets/{}@{commit}/{}", self.name, self.path)
+    }
+}
+
+/// Files of `owner/name[@revision]/path`, where the path may hold `*` or be a folder: their names and where they lie. All are of one commit.
+pub(crate) fn fetch(dataset: &str) -> Result<Vec<(String, PathBuf)>> {
+    let named = Named::parse(dataset)?;
+    let (place, path) = (&named.place, named.path);
+    let snapshot = named.snapshot()?;
+    let Some(all) = snapshot.names() else { return Ok(vec![(path.to_owned(), snapshot.get(path)?)]) };
+    let wrong = |found: String| invalid(place, "files of a data set on the hub", found, HINT);
     let pattern = if path.ends_with('/') { format!("{path}**") } else { path.to_owned() };
     let pattern = glob::Pattern::new(&pattern).map_err(|e| wrong(e.to_string()))?;
-    let info = api.info().map_err(|e| failed(&e))?;
-    let mut names: Vec<String> =
-        info.siblings.into_iter().map(|s| s.rfilename).filter(|n| pattern.matches(n)).collect();
+    let mut names: Vec<&String> = all.iter().filter(|n| pattern.matches(n)).collect();
     names.sort();
     if names.is_empty() {
         return Err(wrong("no file of that name".into()));
     }
-    names
-        .into_iter()
-        .map(|name| {
-            tracing::info!("{name}: from the Hugging Face Hub or its cache");
-            let path = api.get(&name).map_err(|e| failed(&e).within(&name))?;
-            Ok((name, path))
-        })
-        .collect()
+    names.into_iter().map(|name| Ok((name.clone(), snapshot.get(name)?))).collect()
 }
 
 #[cfg(test)]

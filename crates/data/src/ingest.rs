@@ -9,13 +9,13 @@ use std::path::Path;
 use problem::{Result, bug, invalid};
 
 use crate::canonical::{RowRef, TableWriter};
-use crate::draft::Choice;
-use crate::leakage::{Guard, Seen, guards, look};
+use crate::draft::{Choice, Draft, Flaw};
+use crate::leakage::{Guard, Offence, Seen, guards, look};
 use crate::plan::{Plan, SPILL_AFTER, group_key, of_row, refuse, usable, user_key};
 use crate::select::Fate;
 use crate::spill::Spill;
 use crate::split::{HashedSet, prompt_key};
-use crate::walk::Source;
+use crate::walk::{At, Source};
 use crate::{Card, Report, Selection, Split, SplitRule};
 
 /// Reads, checks and splits a source (files, folders, globs, addresses), and writes the canonical table to `out`.
@@ -47,13 +47,16 @@ pub fn ingest_on(
         None
     };
     let table = TableWriter::new(out)?;
-    match write(&source, selection, seed, folder, plan.as_ref(), &table, &mut report) {
-        Ok(()) => table.finish()?,
-        Err(error) => {
-            table.discard();
-            return Err(error);
-        }
-    }
+    let pass = Pass { source: &source, selection, seed, plan: plan.as_ref(), table: &table };
+    let seen: Spill<Seen> = Spill::new(folder, SPILL_AFTER);
+    let counts = pass.write(&seen)?;
+    add_up(counts, &mut report);
+    let offence;
+    (report.leakage, report.prompts, offence) = look(&seen, &selection.split)?;
+    refuse_nothing_kept(&report)?;
+    refuse_leaks(offence, &source, &report)?;
+    refuse_empty_splits(selection, &report)?;
+    table.finish()?;
     Ok(report)
 }
 
@@ -70,6 +73,15 @@ struct Counts {
     room: Vec<u8>,
 }
 
+impl Counts {
+    /// Counts a vote that is dropped.
+    #[expect(clippy::unnecessary_wraps, reason = "what the caller returns")]
+    fn drop_for<T>(&mut self, reason: &'static str) -> Result<Option<T>> {
+        *self.dropped.entry(reason).or_default() += 1;
+        Ok(None)
+    }
+}
+
 /// Who and what stood where, each once.
 #[derive(Default)]
 struct Notes {
@@ -82,6 +94,34 @@ struct Notes {
 }
 
 impl Notes {
+    /// Notes all that a kept vote must not share with another split.
+    fn take(
+        &mut self,
+        draft: &Draft,
+        key: u128,
+        split: Split,
+        at: &At,
+        guards: &[Guard],
+        spill: &Spill<Seen>,
+    ) -> Result<()> {
+        let user = user_key(&draft.user);
+        let mut note = |guard: Guard, key: u128| {
+            self.add(user, Seen { guard, key, split, unit: at.unit as u32, row: at.row as u32 }, spill)
+        };
+        note(Guard::Prompt, key)?;
+        for guard in guards {
+            let user = u128::from(user);
+            let key = match guard {
+                Guard::User => user,
+                Guard::Group => group_key(draft),
+                Guard::UserAndPrompt => key.rotate_left(1) ^ user,
+                Guard::Prompt => continue,
+            };
+            note(*guard, key)?;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, user: u64, seen: Seen, spill: &Spill<Seen>) -> Result<()> {
         self.waiting.push((user, seen));
         if self.waiting.len() >= 4096 { self.settle(spill) } else { Ok(()) }
@@ -102,98 +142,95 @@ impl Notes {
     }
 }
 
-fn write(
-    source: &Source,
-    selection: &Selection,
+/// The pass that writes: what it reads, and where the rows go.
+struct Pass<'p, 'c> {
+    source: &'p Source<'c>,
+    selection: &'p Selection,
     seed: u64,
-    folder: &Path,
-    plan: Option<&Plan>,
-    table: &TableWriter,
-    report: &mut Report,
-) -> Result<()> {
-    let spill: Spill<Seen> = Spill::new(folder, SPILL_AFTER);
-    let guards: Vec<Guard> = guards(&selection.split).into_iter().filter(|g| *g != Guard::Prompt).collect();
-    let counts = source.on_all_cores(Counts::default, |counts, unit| {
-        let mut writer = table.unit(unit);
-        let work = source.walk(unit, &mut |at, draft| {
-            counts.votes += 1;
-            let kind = draft.as_ref().err().map(|flaw| flaw.kind);
-            let Some(draft) = usable(&at, draft, selection)? else {
-                *counts.dropped.entry(kind.unwrap_or("flaw")).or_default() += 1;
-                return Ok(());
-            };
-            if let Some(reason) = draft.flaw() {
-                *counts.dropped.entry(reason).or_default() += 1;
-                return Ok(());
-            }
-            let user = user_key(&draft.user);
-            if plan.is_some_and(|p| !p.users.contains(&user)) {
-                *counts.dropped.entry("user below the minimum of votes or not of the top").or_default() += 1;
-                return Ok(());
-            }
-            let key = prompt_key(&draft.turns, &mut counts.room);
-            let fate = match plan.and_then(|p| p.fates.as_ref()) {
-                Some(fates) => Fate::from_code(fates[unit][at.index as usize]),
-                None => match of_row(&draft, key, selection, &source.card.columns, seed) {
-                    Ok(split) => Fate::Kept(split.unwrap_or(Split::Train)),
-                    Err(flaw) => {
-                        *counts.dropped.entry(flaw.kind).or_default() += 1;
-                        return refuse(&at, flaw, selection);
-                    }
-                },
-            };
-            let Fate::Kept(split) = fate else {
-                *counts.dropped.entry(fate.reason().unwrap_or_default()).or_default() += 1;
-                return Ok(());
-            };
-            let (chosen, rejected) = draft.ranked();
-            writer.push(&RowRef {
-                user_id: &draft.user,
-                prompt: &draft.turns,
-                chosen,
-                rejected,
-                tie: draft.choice == Choice::Tie,
-                chosen_first: draft.chosen_first(),
-                weight: draft.weight,
-                margin: draft.margin,
-                timestamp: draft.timestamp,
-                split,
-                source: (at.short, at.row),
-            })?;
-            counts.kept += 1;
-            counts.ties += usize::from(draft.choice == Choice::Tie);
-            counts.splits[split as usize] += 1;
-            let mut note = |guard: Guard, key: u128| {
-                let seen = Seen { guard, key, split, unit: unit as u32, row: at.row as u32 };
-                counts.notes.add(user, seen, &spill)
-            };
-            note(Guard::Prompt, key)?;
-            for guard in &guards {
-                let user = u128::from(user);
-                let key = match guard {
-                    Guard::User => user,
-                    Guard::Group => group_key(&draft),
-                    Guard::UserAndPrompt => key.rotate_left(1) ^ user,
-                    Guard::Prompt => continue,
-                };
-                note(*guard, key)?;
-            }
-            Ok(())
-        });
-        match work.and_then(|rows| {
-            counts.rows += rows;
-            counts.notes.settle(&spill)?;
-            spill.add(&mut counts.notes.seen)?;
-            writer.finish()
-        }) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                table.stop();
-                Err(error)
-            }
-        }
-    })?;
+    plan: Option<&'p Plan>,
+    table: &'p TableWriter,
+}
 
+impl Pass<'_, '_> {
+    /// Writes the rows of all units, each in order; what stood where goes to `seen`.
+    fn write(&self, seen: &Spill<Seen>) -> Result<Vec<Counts>> {
+        let guards: Vec<Guard> = guards(&self.selection.split).into_iter().filter(|g| *g != Guard::Prompt).collect();
+        self.source.on_all_cores(Counts::default, |counts, unit| {
+            let mut writer = self.table.unit(unit);
+            let work = self.source.walk(unit, &mut |at, draft| {
+                counts.votes += 1;
+                let Some((draft, key, split)) = self.judge(&at, draft, counts)? else { return Ok(()) };
+                writer.push(&row(&draft, split, &at))?;
+                counts.kept += 1;
+                counts.ties += usize::from(draft.choice == Choice::Tie);
+                counts.splits[split as usize] += 1;
+                counts.notes.take(&draft, key, split, &at, &guards, seen)
+            });
+            let end = work.and_then(|rows| {
+                counts.rows += rows;
+                counts.notes.settle(seen)?;
+                seen.add(&mut counts.notes.seen)?;
+                writer.finish()
+            });
+            end.inspect_err(|_| self.table.stop())
+        })
+    }
+
+    /// A vote that is kept, its prompt's key and its split; none if it is dropped, and counted.
+    fn judge<'d>(
+        &self,
+        at: &At,
+        draft: Result<Draft<'d>, Flaw>,
+        counts: &mut Counts,
+    ) -> Result<Option<(Draft<'d>, u128, Split)>> {
+        let kind = draft.as_ref().err().map(|flaw| flaw.kind);
+        let Some(draft) = usable(at, draft, self.selection)? else {
+            return counts.drop_for(kind.unwrap_or("flaw"));
+        };
+        if let Some(reason) = draft.flaw() {
+            return counts.drop_for(reason);
+        }
+        if self.plan.is_some_and(|p| !p.users.contains(&user_key(&draft.user))) {
+            return counts.drop_for("user below the minimum of votes or not of the top");
+        }
+        let key = prompt_key(&draft.turns, &mut counts.room);
+        let fate = match self.plan.and_then(|p| p.fates.as_ref()) {
+            Some(fates) => Fate::from_code(fates[at.unit][at.index as usize]),
+            None => match of_row(&draft, key, self.selection, &self.source.card.columns, self.seed) {
+                Ok(split) => Fate::Kept(split.unwrap_or(Split::Train)),
+                Err(flaw) => {
+                    counts.drop_for::<()>(flaw.kind)?;
+                    return refuse(at, flaw, self.selection).map(|()| None);
+                }
+            },
+        };
+        match fate {
+            Fate::Kept(split) => Ok(Some((draft, key, split))),
+            _ => counts.drop_for(fate.reason().unwrap_or_default()),
+        }
+    }
+}
+
+/// A vote as a row of the table.
+fn row<'d>(draft: &'d Draft, split: Split, at: &At<'d>) -> RowRef<'d> {
+    let (chosen, rejected) = draft.ranked();
+    RowRef {
+        user_id: &draft.user,
+        prompt: &draft.turns,
+        chosen,
+        rejected,
+        tie: draft.choice == Choice::Tie,
+        chosen_first: draft.chosen_first(),
+        weight: draft.weight,
+        margin: draft.margin,
+        timestamp: draft.timestamp,
+        split,
+        source: (at.short, at.row),
+    }
+}
+
+/// Adds the workers' counts up.
+fn add_up(counts: Vec<Counts>, report: &mut Report) {
     let mut users = HashedSet::default();
     for own in counts {
         report.rows += own.rows;
@@ -209,39 +246,44 @@ fn write(
         }
     }
     report.users = users.len();
-    let (leakage, prompts, offence) = look(&spill, &selection.split)?;
-    (report.leakage, report.prompts) = (leakage, prompts);
-    if report.kept == 0 {
-        let found = format!("{} rows, {} votes, all dropped: {:?}", report.rows, report.votes, report.dropped);
-        return Err(invalid(
-            "ingestion",
-            "at least one vote",
-            found,
-            "look at the reasons: `idiolect data check` lists the rows",
-        ));
+}
+
+fn refuse_nothing_kept(report: &Report) -> Result<()> {
+    if report.kept > 0 {
+        return Ok(());
     }
-    if let Some(offence) = offence {
-        let name = |seen: Seen| {
-            let file = &source.files[source.units[seen.unit as usize].file].file;
-            format!("{}:{}", file.short, seen.row)
-        };
-        let what = match offence.first.guard {
-            Guard::Prompt => "prompt",
-            Guard::Group => "group",
-            Guard::User => "held-out user",
-            Guard::UserAndPrompt => "prompt of a user",
-        };
-        let place = format!("rows {} and {}", name(offence.first), name(offence.second));
-        let (one, other) = (offence.first.split.name(), offence.second.split.name());
-        let found = format!("the same {what} in {one} and in {other}; in all {:?}", report.leakage);
-        let expected = format!("a {what} in one split only");
-        return Err(match offence.first.guard {
-            Guard::Prompt => {
-                invalid(place, expected, found, "split by prompt: `split = { by = \"prompt\", dev = 0.1, test = 0.2 }`")
-            }
-            Guard::Group | Guard::User | Guard::UserAndPrompt => bug(place, expected, found),
-        });
-    }
+    let found = format!("{} rows, {} votes, all dropped: {:?}", report.rows, report.votes, report.dropped);
+    let hint = "look at the reasons: `idiolect data check` lists the rows";
+    Err(invalid("ingestion", "at least one vote", found, hint))
+}
+
+/// Refuses what lies in two splits and must not.
+fn refuse_leaks(offence: Option<Offence>, source: &Source, report: &Report) -> Result<()> {
+    let Some(offence) = offence else { return Ok(()) };
+    let name = |seen: Seen| {
+        let file = &source.files[source.units[seen.unit as usize].file].file;
+        format!("{}:{}", file.short, seen.row)
+    };
+    let what = match offence.first.guard {
+        Guard::Prompt => "prompt",
+        Guard::Group => "group",
+        Guard::User => "held-out user",
+        Guard::UserAndPrompt => "prompt of a user",
+    };
+    let place = format!("rows {} and {}", name(offence.first), name(offence.second));
+    let (one, other) = (offence.first.split.name(), offence.second.split.name());
+    let found = format!("the same {what} in {one} and in {other}; in all {:?}", report.leakage);
+    let expected = format!("a {what} in one split only");
+    Err(match offence.first.guard {
+        Guard::Prompt => {
+            invalid(place, expected, found, "split by prompt: `split = { by = \"prompt\", dev = 0.1, test = 0.2 }`")
+        }
+        Guard::Group | Guard::User | Guard::UserAndPrompt => bug(place, expected, found),
+    })
+}
+
+/// Refuses a split that was asked for and got no vote.
+fn refuse_empty_splits(selection: &Selection, report: &Report) -> Result<()> {
     let wanted = match selection.split {
         SplitRule::Prompt { dev, test } | SplitRule::Group { dev, test } | SplitRule::Time { dev, test } => {
             vec![(Split::Dev, dev > 0.0), (Split::Test, test > 0.0)]

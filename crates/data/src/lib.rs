@@ -30,6 +30,7 @@ mod layouts;
 mod leakage;
 mod location;
 mod peek;
+mod pins;
 mod plan;
 #[cfg_attr(not(feature = "clouds"), path = "no_remote.rs")]
 mod remote;
@@ -47,12 +48,13 @@ mod walk;
 
 pub use card::{Card, Columns, Layout, OneOrMore};
 pub use check::{Check, CheckOptions, Finding, Level, UserCheck, check};
-pub use hub::hub_problem;
+pub use hub::{HubKind, Snapshot, hub_problem, offline};
 pub use ingest::{ingest, ingest_on};
 pub use judgements::Agreement;
 pub use leakage::Leakage;
 pub use location::local_files;
 pub use peek::{first_votes, recognise};
+pub use pins::{Pinned, identities_of, pin, pinned_to};
 pub use selection::{BadRows, Duplicates, Report, Selection};
 pub use split::{Split, SplitRule, Whole};
 pub use table::{Column, Table, read_table, write_table};

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use problem::{Result, invalid};
 
 use crate::input::Input;
-use crate::remote::Remote;
+
+/// In front of data sets of the hub.
+pub(crate) const HUB: &str = "hf://datasets/";
 
 /// How a file is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub(crate) struct SourceFile {
     pub(crate) format: Format,
     pub(crate) packing: Packing,
     pub(crate) input: Input,
+    /// Where it is on this machine; none of what is behind an address.
+    pub(crate) path: Option<PathBuf>,
 }
 
 const KNOWN: &str = ".parquet, .arrow, .feather, .jsonl, .ndjson, .json, .csv or .tsv (texts also with .gz or .zst)";
@@ -48,7 +52,7 @@ impl SourceFile {
         let (format, packing) = encoding(&short).ok_or_else(|| {
             invalid(&name, format!("a file ending in {KNOWN}"), "another ending", "rename the file as what it is")
         })?;
-        Ok(Self { name: name.into(), short: short.into(), format, packing, input })
+        Ok(Self { name: name.into(), short: short.into(), format, packing, input, path: None })
     }
 }
 
@@ -81,7 +85,7 @@ pub fn local_files(sources: &[String]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn is_remote(source: &str) -> bool {
+pub(crate) fn is_remote(source: &str) -> bool {
     source.contains("://")
 }
 
@@ -89,17 +93,19 @@ fn is_remote(source: &str) -> bool {
 pub(crate) fn resolve(sources: &[String]) -> Result<Vec<SourceFile>> {
     let mut files = Vec::new();
     for source in sources {
-        if let Some(dataset) = source.strip_prefix("hf://datasets/") {
+        if let Some(dataset) = source.strip_prefix(HUB) {
             for (name, path) in crate::hub::fetch(dataset)? {
-                files.push(SourceFile::new(format!("{source}: {name}"), name, Input::open(&path)?)?);
+                let file = SourceFile::new(format!("{source}: {name}"), name, Input::open(&path)?)?;
+                files.push(SourceFile { path: Some(path), ..file });
             }
         } else if is_remote(source) {
-            for (url, short, remote) in Remote::find(source)? {
-                files.push(SourceFile::new(url, short, Input::Remote(Arc::new(remote)))?);
+            for (url, short, input) in crate::pins::remote_inputs(source)? {
+                files.push(SourceFile::new(url, short, input)?);
             }
         } else {
             for (path, short) in local(source)? {
-                files.push(SourceFile::new(path.display().to_string(), short, Input::open(&path)?)?);
+                let file = SourceFile::new(path.display().to_string(), short, Input::open(&path)?)?;
+                files.push(SourceFile { path: Some(path), ..file });
             }
         }
     }
@@ -107,7 +113,7 @@ pub(crate) fn resolve(sources: &[String]) -> Result<Vec<SourceFile>> {
 }
 
 /// Paths of a local source, and each below what was given.
-fn local(source: &str) -> Result<Vec<(PathBuf, String)>> {
+pub(crate) fn local(source: &str) -> Result<Vec<(PathBuf, String)>> {
     let path = Path::new(source);
     let short = |p: &Path, root: &Path| p.strip_prefix(root).unwrap_or(p).display().to_string();
     if path.is_dir() {

@@ -20,6 +20,10 @@ impl Remote {
         match *self {}
     }
 
+    pub(crate) fn version(&self) -> Option<String> {
+        match *self {}
+    }
+
     pub(crate) fn range(&self, _: u64, _: usize) -> std::io::Result<bytes::Bytes> {
         match *self {}
     }

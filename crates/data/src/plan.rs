@@ -34,6 +34,58 @@ struct Finds {
     room: Vec<u8>,
 }
 
+impl Finds {
+    /// Takes what must be known of one vote.
+    fn take(
+        &mut self,
+        draft: &Draft,
+        at: &At,
+        columns: &Columns,
+        selection: &Selection,
+        seed: u64,
+        spill: &Spill<Fact>,
+    ) -> Result<()> {
+        let key = prompt_key(&draft.turns, &mut self.room);
+        let split = match of_row(draft, key, selection, columns, seed) {
+            Ok(split) => split,
+            Err(flaw) => return refuse(at, flaw, selection),
+        };
+        let decided = draft.choice != Choice::Tie;
+        let counts = match self.decided.get_mut(draft.user.as_ref()) {
+            Some(counts) => counts,
+            None => self.decided.entry(draft.user.clone().into_owned()).or_default(),
+        };
+        counts[split.unwrap_or(Split::Train) as usize] += usize::from(decided);
+        if !selection.needs_facts() {
+            return Ok(());
+        }
+        let time = match (selection.split, draft.timestamp) {
+            (SplitRule::Time { .. }, None) => {
+                let column = columns.timestamp.as_deref().unwrap_or("timestamp");
+                return refuse(at, Flaw::null(column), selection);
+            }
+            (_, time) => time.unwrap_or(0),
+        };
+        let over_groups = matches!(selection.split, SplitRule::Folds { over: Whole::Group, .. });
+        let whole = if over_groups { group_key(draft) } else { key };
+        if matches!(selection.split, SplitRule::Folds { .. }) {
+            self.wholes.insert(whole);
+        }
+        self.facts.push(Fact {
+            user: user_key(&draft.user),
+            whole,
+            content: content_key(draft, seed),
+            time,
+            rest: rest_key(draft),
+            unit: at.unit as u32,
+            index: at.index,
+            decided,
+            split,
+        });
+        if self.facts.len() >= 8192 { spill.add(&mut self.facts) } else { Ok(()) }
+    }
+}
+
 impl Plan {
     pub(crate) fn make(
         source: &Source,
@@ -44,56 +96,15 @@ impl Plan {
         report: &mut Report,
     ) -> Result<Self> {
         let with_facts = selection.needs_facts();
-        let dealt = matches!(selection.split, SplitRule::Folds { .. });
         let spill: Spill<Fact> = Spill::new(folder, SPILL_AFTER);
         let finds = source.on_all_cores(Finds::default, |finds, unit| {
             let mut size = 0;
             source.walk(unit, &mut |at, draft| {
                 size = at.index as usize + 1;
-                let Some(draft) = usable(&at, draft, selection)? else { return Ok(()) };
-                if draft.flaw().is_some() {
-                    return Ok(());
+                match usable(&at, draft, selection)?.filter(|draft| draft.flaw().is_none()) {
+                    Some(draft) => finds.take(&draft, &at, &source.card.columns, selection, seed, &spill),
+                    None => Ok(()),
                 }
-                let key = prompt_key(&draft.turns, &mut finds.room);
-                let split = match of_row(&draft, key, selection, &source.card.columns, seed) {
-                    Ok(split) => split,
-                    Err(flaw) => return refuse(&at, flaw, selection),
-                };
-                let decided = draft.choice != Choice::Tie;
-                let counts = match finds.decided.get_mut(draft.user.as_ref()) {
-                    Some(counts) => counts,
-                    None => finds.decided.entry(draft.user.clone().into_owned()).or_default(),
-                };
-                counts[split.unwrap_or(Split::Train) as usize] += usize::from(decided);
-                if with_facts {
-                    let time = match (selection.split, draft.timestamp) {
-                        (SplitRule::Time { .. }, None) => {
-                            let column = source.card.columns.timestamp.as_deref().unwrap_or("timestamp");
-                            return refuse(&at, Flaw::null(column), selection);
-                        }
-                        (_, time) => time.unwrap_or(0),
-                    };
-                    let over_groups = matches!(selection.split, SplitRule::Folds { over: Whole::Group, .. });
-                    let whole = if over_groups { group_key(&draft) } else { key };
-                    if dealt {
-                        finds.wholes.insert(whole);
-                    }
-                    finds.facts.push(Fact {
-                        user: user_key(&draft.user),
-                        whole,
-                        content: content_key(&draft, seed),
-                        time,
-                        rest: rest_key(&draft),
-                        unit: at.unit as u32,
-                        index: at.index,
-                        decided,
-                        split,
-                    });
-                    if finds.facts.len() >= 8192 {
-                        spill.add(&mut finds.facts)?;
-                    }
-                }
-                Ok(())
             })?;
             spill.add(&mut finds.facts)?;
             finds.sizes.push((unit, size));

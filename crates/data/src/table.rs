@@ -50,16 +50,16 @@ pub(crate) fn damaged(file: &str, error: &impl std::fmt::Display) -> Problem {
 /// Writes a record batch as one Parquet file, whole or not at all.
 pub(crate) fn write_batch(path: &Path, batch: &RecordBatch) -> Result<()> {
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-    let aside = path.with_extension("parquet.part");
-    let file = fs_err::File::create(&aside)?;
+    let mut aside = run::Aside::new(path)?;
+    let file = aside.file();
     let write = || -> std::result::Result<(), parquet::errors::ParquetError> {
         let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties))?;
         writer.write(batch)?;
-        writer.into_inner()?.sync_all()?;
+        writer.close()?;
         Ok(())
     };
     write().map_err(|e| unwritable(path.display(), &e))?;
-    Ok(fs_err::rename(&aside, path)?)
+    aside.publish()
 }
 
 /// Writes columns of equal length.

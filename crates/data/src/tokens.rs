@@ -6,6 +6,7 @@
 //! becomes of long ones is decided where they are read, so one file serves every limit.
 
 use std::collections::{HashMap, HashSet};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -94,11 +95,10 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
     let mask = ProjectionMask::columns(builder.parquet_schema(), ["prompt", "chosen", "rejected", "source_row"]);
     let reader = builder.with_projection(mask).with_batch_size(TEXTS / 2).build().map_err(|e| broken(&e))?;
 
-    let aside = out.with_extension("arrow.part");
-    let (file, _) = fs_err::File::create(&aside)?.into_parts();
+    let mut aside = run::Aside::new(out)?;
     let schema = schema(tokenizer);
     let failed = |e: &arrow::error::ArrowError| unwritable(out.display(), e);
-    let mut writer = FileWriter::try_new(std::io::BufWriter::new(file), &schema).map_err(|e| failed(&e))?;
+    let mut writer = FileWriter::try_new(std::io::BufWriter::new(aside.file()), &schema).map_err(|e| failed(&e))?;
     let mut report = TokenReport::default();
     let mut known: HashSet<u128> = HashSet::new();
     for table in reader {
@@ -144,9 +144,9 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
         }
     }
     writer.finish().map_err(|e| failed(&e))?;
-    writer.get_ref().get_ref().sync_all()?;
+    writer.get_mut().flush().map_err(|e| unwritable(out.display(), &e))?;
     drop(writer);
-    fs_err::rename(&aside, out)?;
+    aside.publish()?;
     Ok(report)
 }
 

@@ -61,8 +61,8 @@ impl<'c> Source<'c> {
         let mut units = Vec::new();
         for file in resolve(sources)? {
             let name = Path::new(file.short.as_ref()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if let (Some(wanted), crate::input::Input::Local(..)) = (card.sha256.get(&name), &file.input) {
-                let found = run::hash_file(Path::new(file.name.as_ref()))?;
+            if let (Some(wanted), Some(path)) = (card.sha256.get(&name), &file.path) {
+                let found = run::hash_file(path)?;
                 if found != *wanted {
                     let place = file.name.to_string();
                     let hint = "fetch the file again, or correct the card";

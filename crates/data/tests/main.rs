@@ -6,6 +6,7 @@ mod damage;
 mod ingestion;
 mod layouts;
 mod mutations;
+mod pins;
 mod properties;
 #[cfg(feature = "clouds")]
 mod remote;

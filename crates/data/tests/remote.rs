@@ -3,17 +3,25 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use crate::common::{all, file, ingest, votes_card};
 use crate::sources::{jsonl, rows};
 
-/// Serves one file over HTTP, ranges included, to so many requests.
+/// Serves one file over HTTP, ranges included.
 fn serve(bytes: Vec<u8>) -> String {
+    serve_as(Arc::new(Mutex::new((bytes, DATED.into()))))
+}
+
+const DATED: &str = "Last-Modified: Tue, 01 Jan 2030 00:00:00 GMT\r\nETag: \"x\"\r\n";
+
+/// Serves what is in the lock at the time, under these headers.
+fn serve_as(content: Arc<Mutex<(Vec<u8>, String)>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, bytes) = (stream.unwrap(), bytes.clone());
+            let (mut stream, (bytes, version)) = (stream.unwrap(), content.lock().unwrap().clone());
             std::thread::spawn(move || {
                 let mut request = Vec::new();
                 let mut byte = [0u8];
@@ -41,7 +49,7 @@ fn serve(bytes: Vec<u8>) -> String {
                 };
                 let head = format!(
                     "HTTP/1.1 {status}\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{}/{}\r\nAccept-Ranges: bytes\r\n\
-                     Last-Modified: Tue, 01 Jan 2030 00:00:00 GMT\r\nETag: \"x\"\r\nConnection: close\r\n\r\n",
+                     {version}Connection: close\r\n\r\n",
                     to - from,
                     to - 1,
                     bytes.len()
@@ -70,4 +78,32 @@ fn files_behind_an_address_are_read_by_ranges() {
     let error = ingest(&votes_card(), Path::new(&format!("{root}/missing.jsonl")), &all()).unwrap_err().to_string();
     assert!(error.contains("/missing.jsonl"), "{error}");
     assert!(ingest(&votes_card(), Path::new("nonsense://x/y.parquet"), &all()).is_err());
+}
+
+#[test]
+fn what_changes_behind_its_address_is_not_taken_for_what_was_looked_up() {
+    let lines = |n: usize| jsonl(&rows(n)).into_bytes();
+    let changes = [
+        (DATED, "etag \"x\", ", DATED.replace("\"x\"", "\"y\"")),
+        (
+            "Last-Modified: Tue, 01 Jan 2030 00:00:00 GMT\r\n",
+            "modified 2030-01-01",
+            "Last-Modified: Tue, 02 Jan 2030 00:00:00 GMT\r\n".into(),
+        ),
+        ("", "sha256 ", String::new()),
+    ];
+    for (version, identity, later) in changes {
+        let content = Arc::new(Mutex::new((lines(10), version.to_owned())));
+        let source = format!("{}/v.jsonl", serve_as(content.clone()));
+        let pinned = data::pin(std::slice::from_ref(&source), &run::hash_file).unwrap();
+        assert!(pinned.identities[&source].starts_with(identity), "{:?}", pinned.identities);
+        let read = || ingest(&votes_card(), Path::new(&pinned.sources[0]), &all());
+        let (votes, _) = read().unwrap();
+        assert_eq!(votes.len(), 10);
+        assert_eq!(votes[0].source_row, "v.jsonl:1", "as without a pin");
+        *content.lock().unwrap() = (lines(10).to_ascii_uppercase(), later);
+        let error = read().unwrap_err();
+        assert!(error.to_string().contains("what it was when it was looked up"), "{error}");
+        assert_ne!(data::identities_of(std::slice::from_ref(&source)).unwrap(), pinned.identities);
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
-use problem::{Problem, Result, mistake};
+pub(crate) use data::offline;
+use data::{HubKind, Snapshot};
+use problem::Result;
 
 /// Files of a model beside its weights; those marked are needed.
 const FILES: [(&str, bool); 6] = [
@@ -16,68 +16,32 @@ const FILES: [(&str, bool); 6] = [
     ("chat_template.jinja", false),
 ];
 
-/// The folder of a model's files, fetched if the cache lacks them. `HF_HOME` moves the cache, `HF_TOKEN` opens gated models,
-/// `HF_HUB_OFFLINE=1` forbids the network.
+/// The folder of a model's files, all of one commit, fetched if the cache lacks them. `HF_HOME` moves the cache, `HF_TOKEN` opens gated
+/// models, `HF_HUB_OFFLINE=1` forbids the network.
 pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
-    let revision = revision.unwrap_or("main").to_owned();
-    let repo = Repo::with_revision(model.to_owned(), RepoType::Model, revision.clone());
-    let cache = Cache::from_env();
-    let cached = cache.repo(repo.clone());
-    let remote: Option<ApiRepo> = if offline() {
-        None
-    } else {
-        let token = std::env::var("HF_TOKEN").ok().or_else(|| cache.token());
-        let api = ApiBuilder::from_env().with_token(token).build();
-        Some(api.map_err(|e| trouble(model, &revision, &e))?.repo(repo))
-    };
-    let get = |name: &str| -> Result<PathBuf> {
-        match &remote {
-            Some(remote) => {
-                tracing::info!("{model}: {name}, from the Hugging Face Hub or its cache");
-                remote.get(name).map_err(|e| trouble(model, &revision, &e).within(name))
-            }
-            None => cached.get(name).ok_or_else(|| {
-                mistake(
-                    format!(
-                        "{model} at {revision}: expected `{name}` in the cache {}, found none",
-                        cache.path().display()
-                    ),
-                    "HF_HUB_OFFLINE forbids fetching it: unset it, or name a local folder or a GGUF file",
-                )
-            }),
-        }
-    };
-    // What the repository holds, so that a failed download is never taken for a file that a model does without.
-    let held: Option<Vec<String>> = match &remote {
-        Some(remote) => {
-            let info = remote.info().map_err(|e| trouble(model, &revision, &e))?;
-            Some(info.siblings.into_iter().map(|s| s.rfilename).collect())
-        }
-        None => None,
-    };
-    let has = |name: &str| match &held {
-        Some(held) => held.iter().any(|h| h == name),
-        None => cached.get(name).is_some(),
-    };
-    let config = get("config.json")?;
+    let snapshot = snapshot(model, revision)?;
+    let config = snapshot.get("config.json")?;
     for (name, needed) in FILES {
-        if needed || has(name) {
-            get(name)?;
+        if needed || snapshot.has(name) {
+            snapshot.get(name)?;
         }
     }
-    if has("model.safetensors") {
-        get("model.safetensors")?;
+    if snapshot.has("model.safetensors") {
+        snapshot.get("model.safetensors")?;
     } else {
-        for shard in shards(&get("model.safetensors.index.json")?)? {
-            get(&shard)?;
+        for shard in shards(&snapshot.get("model.safetensors.index.json")?)? {
+            snapshot.get(&shard)?;
         }
     }
     Ok(config.parent().unwrap_or(Path::new(".")).to_owned())
 }
 
-/// Does `HF_HUB_OFFLINE` forbid the network?
-pub(crate) fn offline() -> bool {
-    std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !["", "0", "false"].contains(&v.to_lowercase().as_str()))
+/// The model at the commit that its revision points to.
+pub(crate) fn snapshot(model: &str, revision: Option<&str>) -> Result<Snapshot> {
+    let place = format!("{model} at {}", revision.unwrap_or("main"));
+    let hint =
+        "check name, revision and network; HF_TOKEN opens gated models; HF_HUB_OFFLINE=1 takes what the cache has";
+    Snapshot::of(HubKind::Model, model, revision, &place, hint)
 }
 
 /// The files that an index names.
@@ -85,12 +49,6 @@ fn shards(index: &Path) -> Result<std::collections::BTreeSet<String>> {
     let value: serde_json::Value = run::read_json(index)?;
     let names = value["weight_map"].as_object().into_iter().flat_map(|m| m.values());
     Ok(names.filter_map(|v| v.as_str().map(str::to_owned)).collect())
-}
-
-fn trouble(model: &str, revision: &str, error: &ApiError) -> Problem {
-    let hint =
-        "check name, revision and network; HF_TOKEN opens gated models; HF_HUB_OFFLINE=1 takes what the cache has";
-    data::hub_problem(&format!("{model} at {revision}"), error, hint)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::fused;
+use crate::cpu::fused;
 
 /// The KV cache of a batch: a token's slot is its position in its row, so a row's content does not depend on its
 /// neighbours.

@@ -19,24 +19,20 @@
 //! ```
 
 mod adamw;
-mod bank;
+mod adapters;
 mod cache;
 mod checkpoint;
 mod config;
+mod cpu;
 mod families;
-mod fused;
 mod generate;
 mod gguf;
-mod head;
 mod layout;
-mod lora;
 mod model;
-mod packed;
 mod parts;
 mod pass;
 mod quarantine;
 mod read_out;
-mod row_factors;
 mod row_set;
 mod rows;
 mod sampling;
@@ -48,21 +44,21 @@ mod trace;
 mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
-pub use bank::{Bank, BankConfig, Middle, Owners, Sharing, UserFactors};
+pub use adapters::{
+    AllBlocks, AllLinear, Bank, BankConfig, Blocks, Dropout, InitBound, InitRule, InitUsers, LoraConfig, Middle,
+    Owners, RowFactors, ScalarHead, Sharing, Targets, UserFactors,
+};
 pub use checkpoint::{Checkpoints, Saved};
 pub use config::ModelConfig;
+pub use cpu::packed_product_rate;
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_size, import_gguf};
-pub use head::ScalarHead;
-pub use lora::{AllBlocks, AllLinear, Blocks, InitBound, InitRule, InitUsers, LoraConfig, Targets};
 pub use model::Lm;
-pub use packed::packed_product_rate;
 pub use quarantine::{Fault, Quarantine};
 pub use read_out::{
     Pooling, answer_hidden, answer_logp, answer_token_logp, forward, full_logits, hidden_states, logits_of,
     pooled_hidden, token_logp,
 };
-pub use row_factors::{Dropout, RowFactors};
 pub use row_set::RowSet;
 pub use rows::{Batch, Plan, Prefix, plan, under_budget};
 pub use sampling::Sampling;

@@ -8,16 +8,16 @@ use device::Compute;
 use problem::Result;
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::RowFactors;
 use crate::cache::Cache;
 use crate::config::ModelConfig;
 use crate::families::Family;
 use crate::layout::Layout;
 use crate::pass::{Pass, Tokens};
-use crate::row_factors::RowFactors;
 use crate::shape::Shape;
 use crate::source::{Layer, Source};
 use crate::token_row::TokenRow;
-use crate::{families, packed};
+use crate::{cpu, families};
 
 /// A causal language model whose weights are never trained in place.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub struct Lm {
 fn report_fallbacks(compute: &Compute) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        if compute.device == Device::Cpu && !packed::available(compute.device, compute.kind) {
+        if compute.device == Device::Cpu && !cpu::available(compute.device, compute.kind) {
             let asked = device::plain_kernels();
             let cpu = format!("this processor ({}) has no AVX-512", device::cpu_kind().name());
             let why = if asked { "IDIOLECT_KERNELS asks for that" } else { cpu.as_str() };

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 
 use tch::Tensor;
 
+use crate::adapters::RowFactors;
 use crate::cache::Cache;
-use crate::fused;
+use crate::cpu::fused;
 use crate::layout::Layout;
 use crate::parts::Rope;
-use crate::row_factors::RowFactors;
 
 /// Where a pass's tokens are.
 #[derive(Debug)]

@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use crate::adapters::RowFactors;
+use crate::cpu::fused;
 use crate::layout::{Layout, Tree};
-use crate::row_factors::RowFactors;
 use crate::rows::Batch;
 use crate::token_row::TokenRow;
-use crate::{Bank, Lm, fused};
+use crate::{Bank, Lm};
 
 /// Tokens whose logits exist at one time: `[B, T, V]` never does.
 const CHUNK_TOKENS: i64 = 512;

@@ -4,7 +4,7 @@ use std::num::NonZero;
 
 use tch::{Kind, Tensor};
 
-use crate::fused;
+use crate::cpu::fused;
 
 /// How to sample. Filters apply in transformers' order: repetition penalty, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]

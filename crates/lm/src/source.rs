@@ -15,7 +15,7 @@ use safetensors::tensor::Dtype;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use crate::packed::call;
+use crate::cpu::call;
 use crate::parts::{LayerNorm, Linear};
 use crate::weights::{kind_of, weight_files};
 

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use device::Checked;
 use problem::{Problem, Result, invalid};
@@ -42,17 +42,14 @@ impl Storage {
             return Ok(Tensor::zeros(shape, (Kind::Float, device)));
         };
         fs_err::create_dir_all(folder)?;
-        let path = folder.join(format!("factors-{}-{}", std::process::id(), self.mapped.borrow().len()));
-        let file = fs_err::File::create(&path)?;
-        let named = path.to_str().map_or_else(
-            || Err(invalid(path.display(), "a path of UTF-8", "another", "rename the folder")),
-            |name| {
-                reserve(&file, count * 4)?;
-                Tensor::f_from_file(name, true, count, (Kind::Float, Device::Cpu)).checked()
-            },
-        );
-        fs_err::remove_file(&path)?;
-        let tensor = named?;
+        // Never published: its name goes when it is mapped.
+        let mut aside = run::Aside::new(&folder.join("factors"))?;
+        reserve(aside.file(), folder, count * 4)?;
+        let path = aside.path();
+        let name =
+            path.to_str().ok_or_else(|| invalid(path.display(), "a path of UTF-8", "another", "rename the folder"))?;
+        let tensor = Tensor::f_from_file(name, true, count, (Kind::Float, Device::Cpu)).checked()?;
+        drop(aside);
         self.mapped.borrow_mut().push(tensor.shallow_clone());
         Ok(tensor.view(shape))
     }
@@ -86,14 +83,14 @@ impl Storage {
 }
 
 /// Makes the file `bytes` long, of blocks that are there: a full disk is an error now and not a fault later.
-fn reserve(file: &fs_err::File, bytes: i64) -> Result<()> {
+fn reserve(file: &std::fs::File, folder: &Path, bytes: i64) -> Result<()> {
     #[cfg(target_os = "linux")]
     {
         // SAFETY: the descriptor is open.
-        let code = unsafe { libc::posix_fallocate(file.file().as_raw_fd(), 0, bytes) };
+        let code = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes) };
         if code != 0 {
             let error = std::io::Error::from_raw_os_error(code);
-            let place = format!("{}: {bytes} bytes of users' factors", file.path().display());
+            let place = format!("{}: {bytes} bytes of users' factors", folder.display());
             let hint = "make room, or keep the factors in memory (`personal_factors = \"memory\"`)";
             return Err(Problem::from(error).within(place).with_hint(hint));
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::Lm;
-use crate::row_factors::RowFactors;
+use crate::adapters::RowFactors;
 use crate::rows::Batch;
 
 /// What a forward pass keeps for the backward pass.

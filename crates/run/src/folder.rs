@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::atomic::{read_json, write_atomic, write_json};
+use crate::atomic::write_atomic;
+use crate::json::{read_json, write_json};
 use crate::manifest::{Files, LOG, MANIFEST, METRICS, STATE, hash_of_artifact, record_files};
 use crate::status::{ENVIRONMENTS, environments_of, fingerprint_of, partial_of, publish, set_aside, write_fingerprint};
 use crate::{Environment, Identity, Lock, Manifest, logs};

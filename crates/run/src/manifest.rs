@@ -7,7 +7,8 @@ use problem::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::atomic::read_json;
+use crate::atomic::{is_aside, remove_leftovers};
+use crate::json::read_json;
 use crate::{Environment, Identity, hash_bytes, hash_file};
 
 pub(crate) const MANIFEST: &str = "manifest.json";
@@ -83,9 +84,13 @@ pub(crate) fn hash_of_artifact(records: &BTreeMap<String, FileRecord>, files: Fi
 
 /// Sizes and hashes of all files below `root`, which are made durable.
 pub(crate) fn record_files(root: &Path, below: &str, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
+    remove_leftovers(&root.join(below));
     for entry in fs_err::read_dir(root.join(below))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
+        if is_aside(&name) {
+            continue;
+        }
         let relative = if below.is_empty() { name.clone() } else { format!("{below}/{name}") };
         if entry.file_type()?.is_dir() {
             if relative != STATE {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use problem::Result;
 
-use crate::atomic::{read_json, sync_folder, write_atomic};
+use crate::atomic::{sync_folder, write_atomic};
 use crate::identity::differences_of_environments;
+use crate::json::read_json;
 use crate::manifest::{ADDED, MANIFEST, STATE};
 use crate::{Environment, Identity, Manifest};
 

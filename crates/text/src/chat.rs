@@ -1,13 +1,17 @@
 //! Chat templates, rendered as transformers renders them: Jinja with `trim_blocks` and `lstrip_blocks`, the functions
 //! `raise_exception` and `strftime_now`, its `tojson`, and the tags `{% generation %}` around what the assistant says.
 
+use std::fmt::Write;
 use std::ops::Range;
 
-use chrono::{DateTime, Local};
-use minijinja::value::{Kwargs, Value, ValueKind};
+use chrono::{DateTime, Datelike, FixedOffset, Local, NaiveDate};
+use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, context};
 use problem::{Problem, Result, mistake};
 use serde::{Deserialize, Serialize};
+
+use crate::chat_json::to_json;
+use crate::chat_limits::{self, Program};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,11 +40,13 @@ impl Message {
     }
 }
 
-/// A compiled chat template.
+/// A compiled chat template, which ends in a text or a message: what it may execute and build is limited.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    program: Program,
     source: String,
+    now: DateTime<FixedOffset>,
     bos_token: String,
     eos_token: String,
 }
@@ -66,37 +72,53 @@ fn refused(error: &minijinja::Error) -> Problem {
 impl ChatTemplate {
     /// Compiles `source`; `bos_token` and `eos_token` are what the template may insert under these names.
     ///
-    /// `strftime_now` gives the local time, or that of `SOURCE_DATE_EPOCH` (seconds since 1970) where it is set.
-    pub fn new(source: &str, bos_token: &str, eos_token: &str) -> Result<Self> {
-        let epoch = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|t| t.parse().ok());
-        let fixed = epoch.and_then(|t| DateTime::from_timestamp(t, 0)).map(|t| t.with_timezone(&Local));
-        Self::at(source, bos_token, eos_token, move || fixed.unwrap_or_else(Local::now))
+    /// `strftime_now` gives the noon of `date`; without one, that of today, or the moment of `SOURCE_DATE_EPOCH` (seconds since
+    /// 1970) where it is set. It is the same for as long as the template lives: a run that goes on past midnight keeps its date.
+    pub fn new(source: &str, bos_token: &str, eos_token: &str, date: Option<NaiveDate>) -> Result<Self> {
+        let epoch =
+            || std::env::var("SOURCE_DATE_EPOCH").ok()?.parse().ok().and_then(|t| DateTime::from_timestamp(t, 0));
+        let of_epoch =
+            || Some(epoch().filter(|t| (1..=9999).contains(&t.year()))?.with_timezone(&Local).fixed_offset());
+        let now = match date {
+            Some(date) => noon(date),
+            None => of_epoch().unwrap_or_else(|| noon(Local::now().date_naive())),
+        };
+        Self::at(source, bos_token, eos_token, now)
     }
 
-    /// The same with a clock.
-    pub fn at(
-        source: &str,
-        bos_token: &str,
-        eos_token: &str,
-        now: impl Fn() -> DateTime<Local> + Send + Sync + 'static,
-    ) -> Result<Self> {
+    /// The same at a moment.
+    fn at(source: &str, bos_token: &str, eos_token: &str, now: DateTime<FixedOffset>) -> Result<Self> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> std::result::Result<String, _> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_function("strftime_now", move |format: String| now().format(&format).to_string());
+        environment.add_function(DATE_FUNCTION, move |format: String| strftime(&now, &format));
         environment.add_filter("tojson", to_json);
         environment.add_filter("generation", |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
-        environment.add_template_owned("chat", generation_tags(source)).map_err(|e| refused(&e))?;
+        let program = chat_limits::compile(&mut environment, generation_tags(source)).map_err(|e| refused(&e))?;
         Ok(Self {
             environment,
+            program,
             source: source.to_owned(),
+            now,
             bos_token: bos_token.to_owned(),
             eos_token: eos_token.to_owned(),
         })
+    }
+
+    /// Does its text name the function that reads the date? Then what it renders depends on the day, unless one is pinned.
+    pub fn reads_the_date(&self) -> bool {
+        self.source.contains(DATE_FUNCTION)
+    }
+
+    /// The day that `strftime_now` gives.
+    pub fn date(&self) -> NaiveDate {
+        self.now.date_naive()
+    }
+
+    /// The moment that `strftime_now` gives.
+    pub(crate) fn now(&self) -> &DateTime<FixedOffset> {
+        &self.now
     }
 
     /// The Jinja text.
@@ -110,22 +132,17 @@ impl ChatTemplate {
     }
 
     /// A conversation (a list of maps), with `tools` if the template knows any, and with or without the assistant's opening
-    /// behind it.
+    /// after it.
     pub fn render_with(&self, messages: &Value, tools: Option<&Value>, open: bool) -> Result<Rendered> {
-        let text = self
-            .environment
-            .get_template("chat")
-            .and_then(|t| {
-                t.render(context! {
-                    messages => messages,
-                    tools => tools.cloned().unwrap_or(Value::from(())),
-                    documents => Value::from(()),
-                    add_generation_prompt => open,
-                    bos_token => self.bos_token,
-                    eos_token => self.eos_token,
-                })
-            })
-            .map_err(|e| refused(&e))?;
+        let root = context! {
+            messages => messages,
+            tools => tools.cloned().unwrap_or(Value::from(())),
+            documents => Value::from(()),
+            add_generation_prompt => open,
+            bos_token => self.bos_token,
+            eos_token => self.eos_token,
+        };
+        let text = self.program.run(&self.environment, root).map_err(|e| refused(&e))?;
         let mut out = Rendered { text: String::with_capacity(text.len()), generations: Vec::new() };
         let mut start = None;
         for c in text.chars() {
@@ -136,6 +153,25 @@ impl ChatTemplate {
             }
         }
         Ok(out)
+    }
+}
+
+/// What templates call to read the date; Jinja has no other way to spell it.
+const DATE_FUNCTION: &str = "strftime_now";
+
+pub(crate) fn noon(date: NaiveDate) -> DateTime<FixedOffset> {
+    date.and_hms_opt(12, 0, 0).unwrap_or_default().and_utc().fixed_offset()
+}
+
+/// A moment in a format of the template's, which may be any text.
+fn strftime(now: &DateTime<FixedOffset>, format: &str) -> std::result::Result<String, minijinja::Error> {
+    let mut out = String::new();
+    match write!(out, "{}", now.format(format)) {
+        Ok(()) => Ok(out),
+        Err(_) => {
+            let text = format!("strftime_now: expected a format of dates such as `%d %b %Y`, found `{format}`");
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
+        }
     }
 }
 
@@ -157,74 +193,6 @@ fn generation_tags(source: &str) -> String {
         rest = behind;
     }
     out + rest
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the shape of a minijinja filter")]
-/// Python's `json.dumps(value, ensure_ascii=False)`, as transformers gives templates: a space behind commas and colons,
-/// nothing escaped for HTML.
-fn to_json(value: &Value, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let sort_keys: Option<bool> = options.get("sort_keys")?;
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut out = String::new();
-    write_json(value, indent, sort_keys.unwrap_or(false), 0, &mut out)?;
-    Ok(out)
-}
-
-fn write_json(
-    value: &Value,
-    indent: Option<usize>,
-    sort_keys: bool,
-    depth: usize,
-    out: &mut String,
-) -> std::result::Result<(), minijinja::Error> {
-    let line = |depth: usize, out: &mut String| {
-        if let Some(width) = indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', width * depth));
-        }
-    };
-    let comma = if indent.is_some() { "," } else { ", " };
-    match value.kind() {
-        ValueKind::Map => {
-            let mut keys: Vec<Value> = value.try_iter()?.collect();
-            if sort_keys {
-                keys.sort();
-            }
-            out.push('{');
-            for (i, key) in keys.iter().enumerate() {
-                out.push_str(if i > 0 { comma } else { "" });
-                line(depth + 1, out);
-                out.push_str(&plain_json(&Value::from(key.to_string()))?);
-                out.push_str(": ");
-                write_json(&value.get_item(key)?, indent, sort_keys, depth + 1, out)?;
-            }
-            if !keys.is_empty() {
-                line(depth, out);
-            }
-            out.push('}');
-        }
-        ValueKind::Seq | ValueKind::Iterable => {
-            let items: Vec<Value> = value.try_iter()?.collect();
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                out.push_str(if i > 0 { comma } else { "" });
-                line(depth + 1, out);
-                write_json(item, indent, sort_keys, depth + 1, out)?;
-            }
-            if !items.is_empty() {
-                line(depth, out);
-            }
-            out.push(']');
-        }
-        _ => out.push_str(&plain_json(value)?),
-    }
-    Ok(())
-}
-
-fn plain_json(value: &Value) -> std::result::Result<String, minijinja::Error> {
-    serde_json::to_string(value).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
 }
 
 #[cfg(test)]
@@ -257,10 +225,10 @@ mod tests {
         let golden: Vec<Golden> =
             serde_json::from_slice(&fs_err::read(folder.join("templates.json")).unwrap()).unwrap();
         assert!(golden.len() >= 10);
-        let now = DateTime::parse_from_rfc3339("2026-03-05T12:00:00Z").unwrap().with_timezone(&Local);
+        let now = DateTime::parse_from_rfc3339("2026-03-05T12:00:00Z").unwrap().fixed_offset();
         let mut refused = 0;
         for Golden { name, template, cases } in golden {
-            let template = ChatTemplate::at(&template, "<s>", "</s>", move || now).unwrap();
+            let template = ChatTemplate::at(&template, "<s>", "</s>", now).unwrap();
             for Case { messages, tools, open, text, generations } in cases {
                 let tools = tools.map(Value::from_serialize);
                 let ours = template.render_with(&Value::from_serialize(&messages), tools.as_ref(), open);
@@ -283,7 +251,7 @@ mod tests {
     #[test]
     fn a_template_can_refuse_a_conversation() {
         let source = "{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}{{ bos_token }}";
-        let template = ChatTemplate::new(source, "<s>", "</s>").unwrap();
+        let template = ChatTemplate::new(source, "<s>", "</s>", None).unwrap();
         assert_eq!(template.render(&[Message::user("x")]).unwrap(), "<s>");
         let error = template.render(&[Message::system("x")]).unwrap_err();
         assert!(error.to_string().contains("user first"), "{error}");

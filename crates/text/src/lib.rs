@@ -13,11 +13,14 @@
 //! ```
 
 mod chat;
+mod chat_json;
+mod chat_limits;
 mod row_counts;
 mod tokenizer;
 mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, Rendered};
+pub use chrono::NaiveDate;
 pub use row_counts::RowCounts;
 pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer};
 pub use vocabulary::Vocabulary;

@@ -6,7 +6,8 @@ use problem::{Problem, Result, bug, invalid, mistake};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ChatTemplate, Message};
+use crate::chat::noon;
+use crate::{ChatTemplate, Message, NaiveDate};
 
 /// Did the speaker stop by itself? Only then does the row end with the end-of-turn token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,8 +145,32 @@ pub trait KnownRows: std::fmt::Debug + Send + Sync {
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` (or the template in the config) and the
-    /// stop ids of `generation_config.json`.
+    /// stop ids of `generation_config.json`. A template that reads the date is given today's: see [`Self::with_date`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
+        Self::on(folder, None)
+    }
+
+    /// The same tokenizer whose template is given this date, whenever it runs. Rows that were made before are forgotten.
+    ///
+    /// # Errors
+    /// The folder is read again.
+    pub fn with_date(self, date: NaiveDate) -> Result<Self> {
+        let dated = self.template.as_ref().filter(|t| t.reads_the_date());
+        if dated.is_none_or(|t| *t.now() == noon(date)) { Ok(self) } else { Self::on(&self.folder, Some(date)) }
+    }
+
+    /// Does the template read the date? Then equal rows need an equal [`Self::date`], which belongs into the identity of what is made of
+    /// them.
+    pub fn reads_the_date(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::reads_the_date)
+    }
+
+    /// The date that the template is given; none if it reads none.
+    pub fn date(&self) -> Option<NaiveDate> {
+        self.template.as_ref().filter(|t| t.reads_the_date()).map(ChatTemplate::date)
+    }
+
+    fn on(folder: &Path, date: Option<NaiveDate>) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         fs_err::metadata(&path)?;
         let bytes = fs_err::read(&path)?;
@@ -185,14 +210,17 @@ impl Tokenizer {
             stop_ids.sort_unstable();
             stop_ids.dedup();
         }
-        let template = source.as_deref().map(|s| ChatTemplate::new(s, &bos_token, &eos_token)).transpose()?;
-        // A probe shows what a template takes from elsewhere, such as the date.
+        let template = source.as_deref().map(|s| ChatTemplate::new(s, &bos_token, &eos_token, date)).transpose()?;
+        // A probe shows what a template takes from elsewhere. It may not come to where the date is read: that is added.
         let probe = template.as_ref().and_then(|t| t.render(&[Message::user("probe")]).ok());
         let mut identity = xxhash_rust::xxh3::Xxh3::new();
         let texts = [source.as_deref(), probe.as_deref(), Some(bos_token.as_str()), Some(eos_token.as_str())];
         for part in texts.iter().map(|t| t.unwrap_or_default().as_bytes()).chain([bytes.as_slice()]) {
             identity.update(&(part.len() as u64).to_le_bytes());
             identity.update(part);
+        }
+        if let Some(template) = template.as_ref().filter(|t| t.reads_the_date()) {
+            identity.update(template.now().to_rfc3339().as_bytes());
         }
         Ok(Self {
             identity: format!("{:032x}", identity.digest128()),
@@ -235,7 +263,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
-    /// A hash of the vocabulary, the chat template and the special tokens: equal ones make equal rows.
+    /// A hash of the vocabulary, the chat template with the date that it reads, and the special tokens: equal ones make equal rows.
     pub fn identity(&self) -> &str {
         &self.identity
     }

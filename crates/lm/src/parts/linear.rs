@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::packed::Packed;
+use crate::cpu::Packed;
 use crate::pass::Pass;
 
 /// One layer of a product.
@@ -36,7 +36,7 @@ impl Linear {
 
     fn of(parts: Vec<Part>) -> Self {
         let first = &parts[0].weight;
-        let packed = crate::packed::available(first.device(), first.kind()).then(Packed::default);
+        let packed = crate::cpu::available(first.device(), first.kind()).then(Packed::default);
         let bias = parts.iter().any(|p| p.bias.is_some()).then(|| {
             let each: Vec<Tensor> = parts
                 .iter()

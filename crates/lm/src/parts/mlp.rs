@@ -3,7 +3,7 @@
 use problem::{Result, invalid};
 use tch::Tensor;
 
-use crate::fused;
+use crate::cpu::fused;
 use crate::parts::Linear;
 use crate::pass::Pass;
 

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::fused;
+use crate::cpu::fused;
 
 /// Root-mean-square norm (Zhang and Sennrich 2019) over the last axis, computed in float32.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use problem::{Result, invalid};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::fused;
+use crate::cpu::fused;
 
 /// Which numbers of a head are a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::lora::{InitUsers, LoraConfig};
+use super::row_factors::{Dropout, Factors, Grouping, RowFactors, group};
 use crate::adamw::{Owner, Parameter};
-use crate::lora::{InitUsers, LoraConfig};
-use crate::row_factors::{Factors, RowFactors};
 use crate::{Lm, Storage, Tensors};
 
 /// Is a factor one for all, or one per user?
@@ -284,15 +284,15 @@ impl Bank {
     /// The factors of a batch's rows: `users[s]` owns the `lengths[s]` tokens of sequence `s`.
     pub fn rows(&self, users: &[usize], lengths: &[usize]) -> RowFactors {
         assert_eq!(users.len(), lengths.len(), "a user for every sequence");
-        self.gather(crate::row_factors::group(users, lengths, self.device))
+        self.gather(group(users, lengths, self.device))
     }
 
     /// The factors of rows of one token each, every row a group of its own: its bits do not depend on who else is there.
     pub(crate) fn rows_apart(&self, users: &[usize]) -> RowFactors {
-        self.gather((users.to_vec(), Some(crate::row_factors::Grouping::each(users.len()))))
+        self.gather((users.to_vec(), Some(Grouping::each(users.len()))))
     }
 
-    fn gather(&self, (groups, grouping): (Vec<usize>, Option<crate::row_factors::Grouping>)) -> RowFactors {
+    fn gather(&self, (groups, grouping): (Vec<usize>, Option<Grouping>)) -> RowFactors {
         let index = Tensor::from_slice(&groups.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(self.device);
         let pick = |t: &Tensor, sharing: Sharing, ahead: Option<Sharing>| match sharing {
             Sharing::Shared if grouping.is_some() && ahead == Some(Sharing::Personal) => {
@@ -320,9 +320,8 @@ impl Bank {
     }
 
     /// Dropout's streams for the rows of a batch: none if the bank drops nothing.
-    pub fn dropout(&self, seeds: Vec<[u8; 32]>, lengths: &[usize]) -> Option<crate::row_factors::Dropout> {
-        (self.config.lora.dropout > 0.0)
-            .then(|| crate::row_factors::Dropout::new(self.config.lora.dropout, seeds, lengths.to_vec()))
+    pub fn dropout(&self, seeds: Vec<[u8; 32]>, lengths: &[usize]) -> Option<Dropout> {
+        (self.config.lora.dropout > 0.0).then(|| Dropout::new(self.config.lora.dropout, seeds, lengths.to_vec()))
     }
 
     /// One user's factors in the model's order.

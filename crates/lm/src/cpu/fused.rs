@@ -6,7 +6,7 @@ use std::ffi::c_char;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use crate::packed::call;
+use super::packed::call;
 
 unsafe extern "C" {
     fn idiolect_rms_norm(

@@ -4,9 +4,9 @@ use problem::Result;
 use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
+use super::bank::{Sharing, row_of};
 use crate::Storage;
 use crate::adamw::{Owner, Parameter};
-use crate::bank::{Sharing, row_of};
 
 /// `score.weight`, `[1 or U, E]`, float32, no bias: the reward is its product with the row's pooled hidden state.
 /// The methods with shared factors share it as well; separate adapters have separate heads.
