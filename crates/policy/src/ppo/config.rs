@@ -8,15 +8,16 @@ use problem::{Problem, Result, invalid};
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
-use crate::dpo_config::is_default;
-use crate::model::Personal;
-use crate::{Guard, KlControl, KlEstimator, Start};
+use crate::maths::kl::{KlControl, KlEstimator, MAX_ERROR};
+use crate::model::{Personal, Start};
+use crate::ppo::guard::Guard;
+use crate::settings::{Settings, is_default};
 
 /// A PPO stage, as written in `configs/ppo/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PpoConfig {
-    /// What an answer is compared with.
+    /// What a response is compared with.
     pub method: Method,
     /// For whom policies are trained.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -34,19 +35,19 @@ pub struct PpoConfig {
     pub steps: NonZero<usize>,
     /// Prompts of each user in a round.
     pub prompts_per_step: NonZero<usize>,
-    /// Answers to each of them.
+    /// Responses to each of them.
     pub samples_per_prompt: NonZero<usize>,
-    /// Answers are cut behind so many tokens.
+    /// Responses are cut after so many tokens.
     pub max_new_tokens: NonZero<usize>,
     /// In sampling, and in every forward pass that gives log-probabilities.
     pub temperature: f64,
-    /// Rows, prompts and cache of the decoder have fixed shapes, so that a user's answers do not depend on who else is there by a single
+    /// Rows, prompts and cache of the decoder have fixed shapes, so that a user's responses do not depend on who else is there by a single
     /// bit. Slower.
     #[serde(default)]
     pub fixed_shapes: bool,
-    /// Answers that are decoded together.
+    /// Responses that are decoded together.
     pub rollout_rows: NonZero<usize>,
-    /// Passes over a round's answers.
+    /// Passes over a round's responses.
     pub epochs: NonZero<usize>,
     /// Updates in a pass.
     pub minibatches: NonZero<usize>,
@@ -57,7 +58,7 @@ pub struct PpoConfig {
     /// A user's round ends when the mean of `(log ratio)^2 / 2` of an update is above this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl_stop: Option<f64>,
-    /// A user whose divergence from the reference, nats an answer, is above this in a round is quarantined.
+    /// A user whose divergence from the reference, nats per response, is above this in a round is quarantined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_kl: Option<f64>,
     /// The divergence in the reward.
@@ -66,9 +67,9 @@ pub struct PpoConfig {
     pub reward: RewardTerms,
     /// What nobody's policy is to say; `"off"` only explicitly.
     pub guard: Guard,
-    /// Tokens of prompt and answer.
+    /// Tokens of prompt and response.
     pub max_row_tokens: usize,
-    /// What becomes of a prompt that leaves no room for an answer.
+    /// What becomes of a prompt that leaves no room for a response.
     pub over_long: OverLong,
     /// A batch is computed in parts of so many tokens; the result does not change.
     pub micro_batch_tokens: NonZero<usize>,
@@ -111,15 +112,15 @@ fn one() -> f64 {
     1.0
 }
 
-/// What an answer is compared with.
+/// What a response is compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Method {
     /// A critic's expectation (Schulman et al. 2017; Huang et al. 2024).
     Ppo(CriticConfig),
-    /// The mean of the other answers to the prompt (Ahmadian et al. 2024).
+    /// The mean of the other responses to the prompt (Ahmadian et al. 2024).
     Rloo,
-    /// Mean and deviation of the answers to the prompt (Shao et al. 2024), the divergence in the reward as everywhere here.
+    /// Mean and deviation of the responses to the prompt (Shao et al. 2024), the divergence in the reward as everywhere here.
     Grpo,
 }
 
@@ -156,12 +157,12 @@ pub struct KlTerm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardTerms {
-    /// Of the base's answers, so many to each prompt are scored first: each user's scores are shifted and scaled to mean 0 and variance 1
+    /// Of the base's responses, so many to each prompt are scored first: each user's scores are shifted and scaled to mean 0 and variance 1
     /// on them.
     pub calibration_samples_per_prompt: NonZero<usize>,
     /// Calibrated scores are clipped to this distance from 0.
     pub clip: f64,
-    /// An answer that did not stop by itself loses so much.
+    /// A response that did not stop by itself loses so much.
     pub missing_end_penalty: f64,
     /// So many standard errors are taken off every score: pessimism. 0 asks for none.
     pub caution: f64,
@@ -222,66 +223,104 @@ impl PpoConfig {
     }
 
     /// Refuses numbers that mean nothing, and settings of users who are not there.
+    ///
+    /// # Errors
+    /// The first of them, with the key's name.
     pub(crate) fn check(&self, users: &[String]) -> Result<()> {
-        let example = "configs/ppo/per-user.toml is an example";
-        let positive = |key: &str, value: f64| {
-            if value > 0.0 && value.is_finite() {
-                return Ok(());
-            }
-            Err(wrong(format!("`{key}`"), "a positive number", value, example))
-        };
-        let at_least_0 = |key: &str, value: f64| {
-            if value >= 0.0 && value.is_finite() {
-                return Ok(());
-            }
-            Err(wrong(format!("`{key}`"), "a number of at least 0", value, example))
-        };
-        positive("temperature", self.temperature)?;
-        positive("clip", self.clip)?;
-        positive("reward.clip", self.reward.clip)?;
-        at_least_0("reward.missing_end_penalty", self.reward.missing_end_penalty)?;
-        at_least_0("reward.caution", self.reward.caution)?;
-        at_least_0("kl.control beta", self.kl.control.start())?;
-        if let KlControl::Adaptive { target, horizon, .. } = self.kl.control {
-            positive("kl.control target", target)?;
-            positive("kl.control horizon", horizon)?;
-        }
+        self.lora.check("ppo, `lora`")?;
+        self.optimizer.check("ppo, `optimizer`")?;
+        SETTINGS.positive("temperature", self.temperature)?;
+        SETTINGS.positive("clip", self.clip)?;
+        SETTINGS.positive("reward.clip", self.reward.clip)?;
+        SETTINGS.at_least_0("reward.missing_end_penalty", self.reward.missing_end_penalty)?;
+        SETTINGS.at_least_0("reward.caution", self.reward.caution)?;
         if let Whose::Features(Combination { strength, .. }) = self.whose {
-            positive("whose.features.strength", strength)?;
+            SETTINGS.positive("whose.features.strength", strength)?;
         }
-        self.kl_stop.map_or(Ok(()), |limit| positive("kl_stop", limit))?;
-        self.max_kl.map_or(Ok(()), |limit| positive("max_kl", limit))?;
+        self.kl_stop.map_or(Ok(()), |limit| SETTINGS.positive("kl_stop", limit))?;
+        self.max_kl.map_or(Ok(()), |limit| SETTINGS.positive("max_kl", limit))?;
         if self.lora.dropout > 0.0 {
             let hint = "a policy that drops numbers is not the one that was sampled";
             return Err(wrong("`lora.dropout`", "0", self.lora.dropout, hint));
         }
-        match &self.method {
-            Method::Ppo(critic) => {
-                positive("method.ppo.value_clip", critic.value_clip)?;
-                for (key, value) in [("gamma", critic.gamma), ("lambda", critic.lambda)] {
-                    if !(0.0..=1.0).contains(&value) {
-                        return Err(wrong(format!("`method.ppo.{key}`"), "from 0 to 1", value, example));
-                    }
-                }
-            }
-            Method::Rloo | Method::Grpo if self.samples_per_prompt.get() < 2 => {
-                let hint = "rloo and grpo compare answers to one prompt";
-                return Err(wrong("`samples_per_prompt`", "at least 2", 1, hint));
-            }
-            Method::Rloo | Method::Grpo => {}
-        }
-        let answers = self.prompts_per_step.get() * self.samples_per_prompt.get();
-        if self.minibatches.get() > answers {
-            let expected = format!("at most the {answers} answers of a user's round");
-            return Err(wrong("`minibatches`", expected, self.minibatches, "each update needs an answer"));
-        }
-        if let Some(unknown) = self.user.keys().find(|u| !users.contains(u)) {
-            let expected = format!("a user of {}", users.join(", "));
-            return Err(wrong("`user`", expected, format!("`{unknown}`"), "remove the table"));
+        self.check_round(users.len())?;
+        self.check_method()?;
+        self.check_control()?;
+        SETTINGS.known_users(self.user.keys(), users)?;
+        for (user, own) in &self.user {
+            let OwnSettings { learning_rate, beta, kl_target, steps: _ } = own;
+            let key = |name: &str| format!("user.{user}.{name}");
+            learning_rate.map_or(Ok(()), |rate| SETTINGS.positive(&key("learning_rate"), rate))?;
+            beta.map_or(Ok(()), |beta| SETTINGS.at_least_0(&key("beta"), beta))?;
+            kl_target.map_or(Ok(()), |target| SETTINGS.positive(&key("kl_target"), target))?;
+            self.own(user)?;
         }
         self.guard.check("ppo")
     }
+
+    /// Responses of a user's round.
+    fn responses(&self) -> Result<usize> {
+        let (prompts, samples) = (self.prompts_per_step.get(), self.samples_per_prompt.get());
+        let expected = "a number that can be multiplied by `samples_per_prompt`";
+        prompts.checked_mul(samples).ok_or_else(|| SETTINGS.wrong("prompts_per_step", expected, prompts))
+    }
+
+    fn check_round(&self, users: usize) -> Result<()> {
+        let responses = self.responses()?;
+        if self.minibatches.get() > responses {
+            let expected = format!("at most the {responses} responses of a user's round");
+            return Err(wrong("`minibatches`", expected, self.minibatches, "each update needs a response"));
+        }
+        let steps = self.user.values().filter_map(|own| own.steps).max().map_or(self.steps, |own| own.max(self.steps));
+        let all = [responses, self.max_row_tokens, self.epochs.get(), users.max(1)];
+        if all.iter().try_fold(steps.get(), |product, n| product.checked_mul(*n)).is_none() {
+            let expected = "so few rounds that the tokens of all users' responses can be counted";
+            return Err(SETTINGS.wrong("steps", expected, steps));
+        }
+        let response = self.max_new_tokens.get().saturating_add(1);
+        if response >= self.max_row_tokens {
+            let expected = format!("more than the {response} tokens of a response with its end (`max_new_tokens` + 1)");
+            let hint = "a prompt needs some too: raise `max_row_tokens`, or lower `max_new_tokens`";
+            return Err(wrong("`max_row_tokens`", expected, self.max_row_tokens, hint));
+        }
+        Ok(())
+    }
+
+    fn check_method(&self) -> Result<()> {
+        match &self.method {
+            Method::Ppo(critic) => {
+                critic.optimizer.check("ppo, `method.ppo.optimizer`")?;
+                SETTINGS.positive("method.ppo.value_clip", critic.value_clip)?;
+                SETTINGS.from_0_to_1("method.ppo.gamma", f64::from(critic.gamma))?;
+                SETTINGS.from_0_to_1("method.ppo.lambda", f64::from(critic.lambda))
+            }
+            Method::Rloo | Method::Grpo if self.samples_per_prompt.get() < 2 => {
+                let hint = "rloo and grpo compare responses to one prompt";
+                Err(wrong("`samples_per_prompt`", "at least 2", 1, hint))
+            }
+            Method::Rloo | Method::Grpo => Ok(()),
+        }
+    }
+
+    fn check_control(&self) -> Result<()> {
+        SETTINGS.at_least_0("kl.control beta", self.kl.control.start())?;
+        let KlControl::Adaptive { beta: _, target, horizon } = self.kl.control else {
+            return Ok(());
+        };
+        SETTINGS.positive("kl.control target", target)?;
+        SETTINGS.positive("kl.control horizon", horizon)?;
+        // A round multiplies the coefficient by at least 1 - .2 n / horizon, which must stay positive.
+        let least = MAX_ERROR * self.responses()? as f64;
+        if horizon <= least {
+            let expected = format!("more than {least}, {MAX_ERROR} of the responses of a user's round");
+            let hint = "with a shorter horizon a round can turn the KL coefficient negative";
+            return Err(wrong("`kl.control horizon`", expected, horizon, hint));
+        }
+        Ok(())
+    }
 }
+
+const SETTINGS: Settings = Settings { stage: "ppo", example: "configs/ppo/per-user.toml" };
 
 /// An error of this stage's settings.
 pub(crate) fn wrong(
