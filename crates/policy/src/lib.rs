@@ -19,6 +19,9 @@ mod pairs;
 mod ppo;
 mod settings;
 mod sft;
+#[cfg(test)]
+#[path = "../examples/tiny/mod.rs"]
+mod tiny;
 
 pub use combine::taste_weights;
 pub use dpo::config::{DpoConfig, DpoOwn};

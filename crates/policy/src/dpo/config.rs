@@ -116,3 +116,44 @@ impl DpoConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
+        let mut fine: DpoConfig = toml::from_str(include_str!("../../../../configs/dpo/per-user.toml")).unwrap();
+        fine.user.insert("ann".into(), DpoOwn { learning_rate: Some(1e-3), beta: Some(0.2), steps: None });
+        let users = ["ann", "bob"].map(String::from);
+        fine.check(&users).unwrap();
+        let cases: [(fn(&mut DpoConfig), &str); 16] = [
+            (|c| c.optimizer.learning_rate = -1e-3, "dpo, `optimizer`, `learning_rate`"),
+            (|c| c.optimizer.warmup_ratio = 1.5, "dpo, `optimizer`, `warmup_ratio`"),
+            (|c| c.lora.targets = lm::Targets::Names(vec![]), "dpo, `lora`, `targets`"),
+            (|c| c.beta = 0.0, "dpo, `beta`"),
+            (|c| c.beta = f64::NAN, "dpo, `beta`"),
+            (|c| c.label_smoothing = 0.5, "dpo, `label_smoothing`"),
+            (|c| c.nll = -1.0, "dpo, `nll`"),
+            (|c| c.loss = PairLoss::Simpo { gamma: -0.1 }, "dpo, `loss.simpo.gamma`"),
+            (|c| c.ld_alpha = Some(1.1), "dpo, `ld_alpha`"),
+            (|c| c.token_budget_per_user = 0, "dpo, `token_budget_per_user`"),
+            (|c| c.token_budget_per_user = usize::MAX, "dpo, `token_budget_per_user`"),
+            (|c| own(c).learning_rate = Some(0.0), "dpo, `user.ann.learning_rate`"),
+            (|c| own(c).learning_rate = Some(f64::INFINITY), "dpo, `user.ann.learning_rate`"),
+            (|c| own(c).beta = Some(-0.1), "dpo, `user.ann.beta`"),
+            (|c| own(c).beta = Some(f64::NAN), "dpo, `user.ann.beta`"),
+            (|c| _ = c.user.insert("eve".into(), DpoOwn::default()), "dpo, `user`"),
+        ];
+        for (change, key) in cases {
+            let mut config = fine.clone();
+            change(&mut config);
+            let error = config.check(&users).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
+        }
+    }
+
+    fn own(config: &mut DpoConfig) -> &mut DpoOwn {
+        config.user.entry("ann".into()).or_default()
+    }
+}

@@ -96,7 +96,8 @@ mod tests {
         let values = [vec![0.0, 0.5], vec![1.0, 7.0]];
         let close = |got: &[Vec<f32>], want: [&[f32]; 2]| {
             for (g, w) in got.iter().zip(want) {
-                assert!(g.len() == w.len() && g.iter().zip(w).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} {want:?}");
+                assert_eq!(g.len(), w.len(), "{got:?} {want:?}");
+                assert!(g.iter().zip(w).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} {want:?}");
             }
         };
         // Rewards: -.1, -.2 + 1 = .8; .1 + 2 = 2.1. Sums: .7 and 2.1.

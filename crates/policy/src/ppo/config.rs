@@ -331,3 +331,96 @@ pub(crate) fn wrong(
 ) -> Problem {
     invalid(format!("ppo, {place}"), expected, found.to_string(), hint)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn critic(config: &mut PpoConfig) -> &mut CriticConfig {
+        match &mut config.method {
+            Method::Ppo(critic) => critic,
+            Method::Rloo | Method::Grpo => panic!("no critic"),
+        }
+    }
+
+    fn own(config: &mut PpoConfig) -> &mut OwnSettings {
+        config.user.entry("ann".into()).or_default()
+    }
+
+    fn adaptive(beta: f64, target: f64, horizon: f64) -> KlControl {
+        KlControl::Adaptive { beta, target, horizon }
+    }
+
+    fn count(n: usize) -> NonZero<usize> {
+        n.try_into().unwrap()
+    }
+
+    #[test]
+    fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
+        let mut fine: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
+        fine.kl.control = adaptive(0.05, 12.0, 80.0);
+        let users = ["ann", "bob"].map(String::from);
+        let ann =
+            OwnSettings { learning_rate: Some(1e-3), beta: Some(0.0), kl_target: Some(5.0), steps: Some(count(3)) };
+        fine.user.insert("ann".into(), ann);
+        fine.check(&users).unwrap();
+        let cases: [(fn(&mut PpoConfig), &str); 37] = [
+            (|c| c.optimizer.learning_rate = 0.0, "ppo, `optimizer`, `learning_rate`"),
+            (|c| c.optimizer.epsilon = 0.0, "ppo, `optimizer`, `epsilon`"),
+            (|c| critic(c).optimizer.max_grad_norm = -1.0, "ppo, `method.ppo.optimizer`, `max_grad_norm`"),
+            (|c| critic(c).value_clip = 0.0, "ppo, `method.ppo.value_clip`"),
+            (|c| critic(c).gamma = 1.1, "ppo, `method.ppo.gamma`"),
+            (|c| critic(c).lambda = f32::NAN, "ppo, `method.ppo.lambda`"),
+            (|c| c.lora.alpha = 0.0, "ppo, `lora`, `alpha`"),
+            (|c| c.lora.dropout = 0.1, "ppo, `lora.dropout`"),
+            (|c| c.temperature = 0.0, "ppo, `temperature`"),
+            (|c| c.temperature = f64::INFINITY, "ppo, `temperature`"),
+            (|c| c.clip = 0.0, "ppo, `clip`"),
+            (|c| c.kl_stop = Some(0.0), "ppo, `kl_stop`"),
+            (|c| c.max_kl = Some(-1.0), "ppo, `max_kl`"),
+            (|c| c.reward.clip = 0.0, "ppo, `reward.clip`"),
+            (|c| c.reward.missing_end_penalty = -0.1, "ppo, `reward.missing_end_penalty`"),
+            (|c| c.reward.caution = f64::NAN, "ppo, `reward.caution`"),
+            (
+                |c| c.whose = Whose::Features(Combination { rank: None, strength: 0.0 }),
+                "ppo, `whose.features.strength`",
+            ),
+            (|c| c.kl.control = KlControl::Fixed { beta: -0.1 }, "ppo, `kl.control beta`"),
+            (|c| c.kl.control = adaptive(-0.1, 12.0, 80.0), "ppo, `kl.control beta`"),
+            (|c| c.kl.control = adaptive(0.05, 0.0, 80.0), "ppo, `kl.control target`"),
+            (|c| c.kl.control = adaptive(0.05, 12.0, 0.0), "ppo, `kl.control horizon`"),
+            // 16 responses in a round: 1 - .2 * 16 / 3.2 = 0.
+            (|c| c.kl.control = adaptive(0.05, 12.0, 3.2), "ppo, `kl.control horizon`"),
+            (|c| c.minibatches = count(17), "ppo, `minibatches`"),
+            (|c| c.max_row_tokens = 37, "ppo, `max_row_tokens`"), // 36 new tokens and their end
+            (|c| c.max_new_tokens = NonZero::<usize>::MAX, "ppo, `max_row_tokens`"),
+            (|c| c.prompts_per_step = NonZero::<usize>::MAX, "ppo, `prompts_per_step`"),
+            (|c| c.steps = NonZero::<usize>::MAX, "ppo, `steps`"),
+            (|c| own(c).steps = Some(NonZero::<usize>::MAX), "ppo, `steps`"),
+            (|c| own(c).learning_rate = Some(0.0), "ppo, `user.ann.learning_rate`"),
+            (|c| own(c).learning_rate = Some(f64::NAN), "ppo, `user.ann.learning_rate`"),
+            (|c| own(c).beta = Some(-0.1), "ppo, `user.ann.beta`"),
+            (|c| own(c).kl_target = Some(0.0), "ppo, `user.ann.kl_target`"),
+            (|c| own(c).kl_target = Some(-5.0), "ppo, `user.ann.kl_target`"),
+            (|c| c.kl.control = KlControl::Fixed { beta: 0.1 }, "ppo, `user.ann.kl_target`"),
+            (|c| _ = c.user.insert("eve".into(), OwnSettings::default()), "ppo, `user`"),
+            (|c| (c.method, c.samples_per_prompt) = (Method::Rloo, count(1)), "ppo, `samples_per_prompt`"),
+            (|c| c.guard = Guard::On { blocked: vec!["!".into()], least_words: 0 }, "ppo, `guard.blocked`"),
+        ];
+        for (change, key) in cases {
+            let mut config = fine.clone();
+            change(&mut config);
+            let error = config.check(&users).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn issue_22_no_horizon_that_is_allowed_turns_the_coefficient_negative() {
+        let mut config: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
+        config.kl.control = adaptive(0.05, 12.0, 3.21);
+        config.check(&[]).unwrap();
+        let next = config.kl.control.next(0.05, 0.0, config.responses().unwrap());
+        assert!(next > 0.0, "{next}");
+    }
+}

@@ -195,3 +195,97 @@ fn critic_gradients<'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lm::{Lm, Prefix, Sampling, TokenRow};
+
+    use super::*;
+    use crate::ppo::ask::minibatches;
+    use crate::ppo::config::PpoConfig;
+    use crate::ppo::passes::{Passes, Rows};
+    use crate::ppo::rollouts::Rollout;
+
+    #[test]
+    fn issue_22_a_first_update_that_begins_elsewhere_stops_that_user_alone() {
+        let seen = |moved: f64| Seen { moved, ..Seen::default() };
+        let all = [seen(0.05), seen(0.4), seen(0.5)];
+        let leaves = differs(&[3, 5, 7], &all, |_| true).unwrap();
+        assert_eq!(leaves.user, 5);
+        assert!(leaves.why.contains("differ by up to 0.400 nats"), "{}", leaves.why);
+        assert_eq!(differs(&[3, 5, 7], &all, |user| user == 7).unwrap().user, 7);
+        assert_eq!(differs(&[3, 5, 7], &all, |user| user == 3), None);
+    }
+
+    fn rollouts() -> Vec<Rollout> {
+        let rollout = |(user, n): (usize, i64)| Rollout {
+            user,
+            prompt: 0,
+            turn: 0,
+            row: TokenRow { ids: vec![0, 3, 4 + n, 9 + n, 0], answer_start: 2 },
+            sampled: 3,
+            finished: true,
+            text: String::new(),
+            logp: vec![0.0; 3],
+        };
+        [(0, 0), (0, 1), (1, 2), (1, 3)].map(rollout).to_vec()
+    }
+
+    /// Runs one round's updates of two users; `spoil` changes what the round began with. Gives who is in quarantine, and each user's factors.
+    fn updated(lm: &Lm, spoil: impl Fn(&mut [Vec<f32>])) -> (BTreeMap<String, String>, Vec<Vec<Tensor>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = run::Identity::new("ppo", 1, serde_json::json!({}), 3);
+        let run = Run::begin(&folder.path().join("ppo"), identity).unwrap();
+        let text = include_str!("../../../../configs/ppo/per-user.toml");
+        let mut config: PpoConfig = toml::from_str(text).unwrap();
+        config.method = crate::Method::Rloo;
+        config.lora.blocks = lm::Blocks::Last { last: 1.try_into().unwrap() };
+        (config.epochs, config.minibatches) = (1.try_into().unwrap(), 1.try_into().unwrap());
+        let users = ["ann", "bob"].map(String::from);
+        let passes = Passes { lm, temperature: 1.0, budget: 1000, activations: config.activations };
+        let own = users.iter().map(|user| config.own(user).unwrap()).collect();
+        let sampling = Sampling::at(1.0, 4, vec![]);
+        let setup = Setup { config: &config, lm, users: &users, own, passes, sampling };
+        let mut models = Models::new(&config, lm, &users, None, &run).unwrap();
+        let turn = Turn { place: "ppo, round 0".into(), active: vec![0, 1], steps: vec![0, 0], betas: vec![0.1; 2] };
+
+        let rollouts = rollouts();
+        let rows = rollouts.iter().map(|r| r.row.clone()).collect();
+        let prefix = Prefix::new(lm, rows, models.bank.first_block()..lm.depth(), |_| ()).unwrap();
+        let of = Rows { rollouts: &rollouts, prefix: &prefix };
+        let first = minibatches(&config, &run, &users, &turn.steps, &rollouts, 0);
+        let (mut old, values) = (vec![Vec::new(); 4], vec![vec![0.0; 3]; 4]);
+        setup.passes.begin(&models.bank, of, &first[0], false, &mut old);
+        spoil(&mut old);
+        let advantages: Vec<Vec<f32>> = [1.0, -1.0, 1.0, -1.0].map(|a| vec![a; 3]).to_vec();
+        let round = Round { rows: of, old: &old, values: &values, advantages: &advantages, returns: &values };
+        let mut quarantine = Quarantine::default();
+        let kept = Kept::default();
+        let updates = update(&setup, &mut models, &turn, &round, &first, kept, &mut quarantine, &run).unwrap();
+        assert!(updates.keys().all(|user| !quarantine.holds(*user)));
+        let factors = |user| models.bank.of_user(user).into_iter().map(|f| f.up).collect();
+        (quarantine.by_id(&users), vec![factors(0), factors(1)])
+    }
+
+    #[test]
+    fn issue_22_the_others_take_the_update_without_whoever_must_leave_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lm = crate::tiny::model(folder.path()).unwrap();
+        let (nobody, fine) = updated(&lm, |_| ());
+        assert!(nobody.is_empty(), "{nobody:?}");
+        let of_bob = |by: f32| move |old: &mut [Vec<f32>]| old[2][1] += by;
+        for (by, what) in [(0.5, "differ by up to 0.500 nats"), (f32::NAN, "the policy's loss is not finite")] {
+            let (quarantined, factors) = updated(&lm, of_bob(by));
+            assert_eq!(quarantined.keys().collect::<Vec<_>>(), ["bob"]);
+            assert!(quarantined["bob"].starts_with("ppo, round 0: "), "{quarantined:?}");
+            assert!(quarantined["bob"].contains(what), "{quarantined:?}");
+            for (user, moves) in [(0, true), (1, false)] {
+                for (found, fine) in factors[user].iter().zip(&fine[user]) {
+                    let far = |t: &Tensor| t.abs().max().double_value(&[]);
+                    assert_eq!(far(found) > 1e-6, moves, "user {user}");
+                    assert!(!moves || far(&(found - fine)) < 1e-6, "user {user}");
+                }
+            }
+        }
+    }
+}

@@ -70,3 +70,28 @@ impl SftConfig {
         settings.token_budget("token_budget", self.token_budget, models)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
+        let fine: SftConfig = toml::from_str(include_str!("../../../../configs/sft/preferred.toml")).unwrap();
+        fine.check(1).unwrap();
+        let cases: [(fn(&mut SftConfig), &str); 6] = [
+            (|c| c.optimizer.learning_rate = 0.0, "sft, `optimizer`, `learning_rate`"),
+            (|c| c.optimizer.betas = [0.9, 1.0], "sft, `optimizer`, `betas`"),
+            (|c| c.lora.alpha = -1.0, "sft, `lora`, `alpha`"),
+            (|c| c.lora.dropout = 1.0, "sft, `lora`, `dropout`"),
+            (|c| c.token_budget = 0, "sft, `token_budget`"),
+            (|c| c.token_budget = usize::MAX, "sft, `token_budget`"),
+        ];
+        for (change, key) in cases {
+            let mut config = fine.clone();
+            change(&mut config);
+            let error = config.check(2).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
+        }
+    }
+}
