@@ -35,6 +35,8 @@ mod resume;
 mod reward;
 /// Reward features serve people who come later: asked in a terminal, adapted, answers ranked.
 mod serving;
+/// Supervised fine-tuning: learns, repeats, keeps users apart.
+mod sft;
 /// Real votes, where ../shared is at hand.
 mod shared_data;
 /// The tiny model and the workspace that the others use.

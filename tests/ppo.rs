@@ -112,7 +112,8 @@ fn train_on(
 fn assert_equal(a: &[lm::Tensor], b: &[lm::Tensor], what: &str) {
     for (a, b) in a.iter().zip(b) {
         let (distance, size) = ((a - b).abs().max().double_value(&[]), b.abs().max().double_value(&[]));
-        assert!(size > 1e-3 && distance < 1e-5 * size.max(1.0), "{what}: {distance} of {size}");
+        assert!(size > 1e-3, "{what}: {size}");
+        assert!(distance < 1e-5 * size.max(1.0), "{what}: {distance} of {size}");
     }
 }
 
@@ -126,7 +127,8 @@ fn every_method_gets_better_and_its_first_update_starts_where_the_policy_is() {
         assert_eq!(report.first_update_difference, 0.0, "{name}");
         assert!(report.rollout_difference < 1e-4, "{name}: {}", report.rollout_difference);
         for (user, r) in &report.users {
-            assert!(r.first_score.abs() < 0.7 && r.final_score > r.first_score + 0.5, "{name}, {user}: {r:?}");
+            assert!(r.first_score.abs() < 0.7, "{name}, {user}: {r:?}");
+            assert!(r.final_score > r.first_score + 0.5, "{name}, {user}: {r:?}");
             assert!(r.final_kl > 0.1, "{name}, {user}: {r:?}");
         }
     }
@@ -285,6 +287,24 @@ fn a_user_who_leaves_the_finite_numbers_is_named_and_nobody_else_is_touched() {
 }
 
 #[test]
+fn issue_22_a_user_whose_rewards_are_all_the_same_is_in_quarantine_and_the_others_go_on() {
+    let bench = Bench::new();
+    let worth = worth(&bench);
+    let config = PpoConfig { steps: count(2), ..config() };
+    let users = ["ann", "bob"];
+    let (factors, report) = train_on(&bench, &config, &users, "flat", &mut |prefix, asked| {
+        let score = |(row, user): &(usize, usize)| match users[*user] {
+            "bob" => (1.0, 0.0),
+            ann => (score_of(&worth, ann, &prefix.rows()[*row]), 0.0),
+        };
+        Ok(asked.iter().map(score).collect())
+    });
+    assert_eq!(factors.keys().collect::<Vec<_>>(), ["ann"]);
+    assert!(report.quarantined["bob"].contains("expected finite numbers that differ"), "{report:?}");
+    assert_eq!(report.scales.keys().collect::<Vec<_>>(), ["ann"]);
+}
+
+#[test]
 fn nobody_can_buy_what_the_guard_blocks() {
     // Ann wants blocked words and nothing else: with the guard there are fewer of them than the base gives.
     let bench = Bench::new();
@@ -310,7 +330,8 @@ fn nobody_can_buy_what_the_guard_blocks() {
     };
     let free = last_ones(&config, "free", "reward/raw") * 96.0;
     let guarded = last_ones(&PpoConfig { guard, ..config }, "guarded", "reward/guarded");
-    assert!(guarded > 0.0 && free > 3.0 * guarded, "{free} {guarded}");
+    assert!(guarded > 0.0, "{free} {guarded}");
+    assert!(free > 3.0 * guarded, "{free} {guarded}");
 }
 
 #[test]
@@ -348,7 +369,7 @@ fn settings_that_mean_nothing_are_told() {
             },
             "`user.ann.kl_target`",
         ),
-        (plain, "rewards of the base's answers for `ann`"), // all the same
+        (plain, "such as `ann`: the rewards of the base's responses: expected finite numbers that differ"), // all the same
     ];
     for (config, words) in cases {
         let error = told(config);

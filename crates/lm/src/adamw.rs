@@ -4,7 +4,7 @@
 use std::num::NonZero;
 
 use device::Checked;
-use problem::{Problem, Result, not_finite};
+use problem::{Problem, Result, invalid, not_finite};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -69,6 +69,39 @@ pub enum Schedule {
 }
 
 impl AdamWConfig {
+    /// Refuses numbers that mean nothing; `place` is where the table lies, such as "dpo, `optimizer`".
+    ///
+    /// # Errors
+    /// The first of them, with the key's name.
+    pub fn check(&self, place: &str) -> Result<()> {
+        let Self { learning_rate, schedule, warmup_ratio, weight_decay, betas, epsilon, max_grad_norm } = *self;
+        let wrong = |key: &str, expected: &str, found: f64| {
+            let hint = "learning_rate = 1e-3, warmup_ratio = 0.1, weight_decay = 0.0, betas = [0.9, 0.999], epsilon = 1e-8 and \
+                        max_grad_norm = 1.0 are ordinary";
+            Err(invalid(format!("{place}, `{key}`"), expected, found.to_string(), hint))
+        };
+        for (key, value) in [("learning_rate", learning_rate), ("epsilon", epsilon), ("max_grad_norm", max_grad_norm)] {
+            if !(value > 0.0 && value.is_finite()) {
+                return wrong(key, "a positive number", value);
+            }
+        }
+        if !(0.0..=1.0).contains(&warmup_ratio) {
+            return wrong("warmup_ratio", "a share of the steps, from 0 to 1", warmup_ratio);
+        }
+        if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
+            return wrong("weight_decay", "a number of at least 0", weight_decay);
+        }
+        if let Some(beta) = betas.into_iter().find(|beta| !(0.0..1.0).contains(beta)) {
+            return wrong("betas", "two numbers from 0 to below 1", beta);
+        }
+        match schedule {
+            Schedule::LinearTail { from } if !(0.0..1.0).contains(&from) => {
+                wrong("schedule.linear-tail.from", "a share of the schedule, from 0 to below 1", from)
+            }
+            Schedule::Constant | Schedule::Linear | Schedule::Cosine | Schedule::LinearTail { .. } => Ok(()),
+        }
+    }
+
     /// The learning rate of step `step` (from 0) of `steps`.
     pub fn rate(&self, step: usize, steps: usize) -> f64 {
         let warmup = (self.warmup_ratio * steps as f64).ceil();
@@ -253,5 +286,46 @@ impl AdamW {
             }
             state.refuse_rest()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
+        let fine = AdamWConfig {
+            learning_rate: 1e-3,
+            schedule: Schedule::LinearTail { from: 0.5 },
+            warmup_ratio: 1.0,
+            weight_decay: 0.0,
+            betas: [0.0, 0.999],
+            epsilon: 1e-8,
+            max_grad_norm: 1.0,
+        };
+        fine.check("dpo, `optimizer`").unwrap();
+        let with = |change: fn(&mut AdamWConfig, f64), bad: &[f64], key: &str| {
+            for value in bad {
+                let mut config = fine.clone();
+                change(&mut config, *value);
+                let error = config.check("dpo, `optimizer`").unwrap_err().to_string();
+                assert!(
+                    error.starts_with(&format!("dpo, `optimizer`, `{key}`: expected ")),
+                    "{key} = {value}: {error}"
+                );
+                assert!(error.ends_with(&format!(", found {value}")), "{key} = {value}: {error}");
+            }
+        };
+        let not_positive = [0.0, -1e-3, f64::NAN, f64::INFINITY];
+        with(|c, v| c.learning_rate = v, &not_positive, "learning_rate");
+        with(|c, v| c.epsilon = v, &not_positive, "epsilon");
+        with(|c, v| c.max_grad_norm = v, &not_positive, "max_grad_norm");
+        with(|c, v| c.warmup_ratio = v, &[-0.1, 1.1, f64::NAN], "warmup_ratio");
+        with(|c, v| c.weight_decay = v, &[-0.1, f64::NAN, f64::INFINITY], "weight_decay");
+        with(|c, v| c.betas[0] = v, &[-0.1, 1.0, f64::NAN], "betas");
+        with(|c, v| c.betas[1] = v, &[-0.1, 1.0, f64::NAN], "betas");
+        let tail = |c: &mut AdamWConfig, from: f64| c.schedule = Schedule::LinearTail { from };
+        with(tail, &[-0.1, 1.0, f64::NAN], "schedule.linear-tail.from");
     }
 }

@@ -11,7 +11,7 @@ use lm::{Bank, Lm, LoraConfig, Tensor};
 use problem::{Result, invalid};
 use tch::{Kind, no_grad};
 
-use crate::Policies;
+use crate::model::Policies;
 
 /// Weights `c_k = w_k s_k / |w s|`, times `strength`, of a taste `w` over reward features whose deviations are `s`: the user's reward in units
 /// of its own deviation, features taken to be independent. None for a taste without a direction.

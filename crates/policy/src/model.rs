@@ -1,12 +1,14 @@
 //! Trained policies: a bank with a user's factors each, and its file.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::Path;
 
-use lm::{Bank, BankConfig, Lm, LoraConfig, Middle, Sharing, Storage};
-use problem::{Problem, Result, invalid};
-use run::Run;
+use lm::{Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, Quarantine, Sharing, Storage, TokenRow};
+use problem::{Result, invalid};
+use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
+
+use crate::settings::some_of;
 
 /// All users' policies on one base.
 #[derive(Debug)]
@@ -27,6 +29,16 @@ struct Header {
 const HEADER: &str = "idiolect.policies";
 
 impl Policies {
+    /// The policies with which the training of `users` ends: those of all who are not in quarantine.
+    ///
+    /// # Errors
+    /// All of them are in quarantine; see [`Quarantine::survivors`].
+    pub(crate) fn of_survivors(stage: &str, bank: &Bank, users: &[String], quarantine: &Quarantine) -> Result<Self> {
+        let survivors = quarantine.survivors(stage, users)?;
+        let names = survivors.iter().map(|user| users[*user].clone()).collect();
+        Ok(Self { bank: bank.present(&survivors), users: names })
+    }
+
     /// Writes `policies.safetensors`.
     pub fn write(&self, path: &Path) -> Result<()> {
         let header = Header { bank: self.bank.config().clone(), users: self.users.clone() };
@@ -75,44 +87,75 @@ impl Personal {
     }
 }
 
-/// The learning rate of a shared half: the mean of those of the users in the step.
-pub(crate) fn shared_rate(rates: &[(usize, f64)]) -> f64 {
-    rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len().max(1) as f64
+/// Where policies start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// As the base.
+    Base,
+    /// As the per-user policies of the stage `sft`.
+    Sft,
 }
 
-/// Every user is in quarantine: nothing to write.
-pub(crate) fn nobody_left(stage: &str, quarantined: &BTreeMap<String, String>) -> Problem {
-    let first = quarantined.iter().next().map_or(String::new(), |(user, why)| format!("`{user}`: {why}"));
-    invalid(
-        format!("{stage}, {} users", quarantined.len()),
-        "one whose training goes well",
-        format!("all in quarantine, such as {first}"),
-        "lower `learning_rate`, train in float32 (`--dtype float32`), or give them pairs or a wider limit",
-    )
-}
-
-/// The bank that training starts with: as the base, or as `start`, which must have the same users and shape.
+/// The bank that training starts with: as the base, or as `start`, whose factors must have the same shape. Users who are not among those of `start`
+/// begin as the base and are named, by index: whoever was in quarantine there has nothing to go on from.
+///
+/// # Errors
+/// Another shape, or policies of users who are not there.
 pub(crate) fn starting_bank(
     stage: &str,
-    lora: &LoraConfig,
-    personal: Personal,
+    (lora, personal): (&LoraConfig, Personal),
     lm: &Lm,
     users: &[String],
     start: Option<Policies>,
     run: &Run,
-) -> Result<Bank> {
+) -> Result<(Bank, Vec<usize>)> {
     let (down, up) = personal.halves();
     let shape = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
-    match start {
-        None => Ok(Bank::new(&shape, lm, users, &Storage::memory(), |name| run.rng(&["init", name]))?),
-        Some(Policies { bank, users: theirs }) if theirs == users && *bank.config() == shape => Ok(bank),
-        Some(Policies { bank, users: theirs }) => Err(invalid(
+    let fresh = |shape: &BankConfig, names: &[String]| {
+        Bank::new(shape, lm, names, &Storage::memory(), |name| run.rng(&["init", name]))
+    };
+    let Some(Policies { bank, users: theirs }) = start else {
+        return Ok((fresh(&shape, users)?, vec![]));
+    };
+    let place: HashMap<&String, usize> = theirs.iter().enumerate().map(|(place, user)| (user, place)).collect();
+    let missing: Vec<usize> = (0..users.len()).filter(|user| !place.contains_key(&users[*user])).collect();
+    let same_shape = *bank.config() == BankConfig { users: theirs.len(), ..shape.clone() };
+    if !same_shape || theirs.len() + missing.len() != users.len() {
+        return Err(invalid(
             format!("{stage}, the policies to start from"),
-            format!("users {} and factors like {shape:?}", users.join(", ")),
-            format!("users {} and {:?}", theirs.join(", "), bank.config()),
+            format!("users {} and factors like {shape:?}", some_of(users)),
+            format!("users {} and {:?}", some_of(&theirs), bank.config()),
             format!(
                 "give the stages `sft` and `{stage}` the same `lora` table and the same users, and leave out `personal`"
             ),
-        )),
+        ));
     }
+    if theirs == users {
+        return Ok((bank, missing));
+    }
+    let names: Vec<String> = missing.iter().map(|user| users[*user].clone()).collect();
+    let mut order = vec![0; users.len()];
+    for (user, name) in users.iter().enumerate() {
+        order[user] = place.get(name).copied().unwrap_or_default();
+    }
+    missing.iter().enumerate().for_each(|(n, user)| order[*user] = theirs.len() + n);
+    if missing.is_empty() {
+        return Ok((bank.present(&order), missing));
+    }
+    let others = fresh(&BankConfig { users: missing.len(), ..shape }, &names)?;
+    Ok((bank.joined(&others, &order, &Storage::memory())?, missing))
+}
+
+/// Why a user whom [`starting_bank`] names is not trained.
+pub(crate) const NO_START: &str = "the stage `sft` gave no policy to start from";
+
+/// Hidden states of `rows` below the first adapted block, which training does not change: computed once.
+///
+/// # Errors
+/// Those of [`Prefix::new`].
+pub(crate) fn frozen_blocks(stage: &str, lm: &Lm, bank: &Bank, rows: Vec<TokenRow>) -> Result<Prefix> {
+    let _phase = run::phase("frozen blocks");
+    let mut bar = Progress::new(&format!("{stage}: frozen blocks"), rows.len(), 0);
+    Prefix::new(lm, rows, bank.first_block()..lm.depth(), |n| bar.advance(n, ""))
 }

@@ -173,7 +173,8 @@ mod tests {
         // Rewards 1.4 apart: 2 s(1.4) - 1; a standard error makes it less.
         assert!((pairs[0].weight - 0.604_368).abs() < 1e-6, "{}", pairs[0].weight);
         assert!((certainty(1.4, 2.0) - (2.0 / (1.0 + (-1.4f32 / 2.570_796f32.sqrt()).exp()) - 1.0)).abs() < 1e-6);
-        assert!(certainty(1.4, 2.0) < certainty(1.4, 0.0) && certainty(0.0, 1.0) == 0.0);
+        assert!(certainty(1.4, 2.0) < certainty(1.4, 0.0));
+        assert_eq!(certainty(0.0, 1.0), 0.0);
         let equal = (1, Weighting::Equal);
         rank_pairs("u", &prompt, &["x", "y"].map(answer), &[1.0, 1.0], &[0.0; 2], equal, &mut counts);
         assert_eq!(counts, PairCounts { pairs: 2, empty: 1, equal: 1 });

@@ -133,6 +133,38 @@ pub enum InitUsers {
 }
 
 impl LoraConfig {
+    /// Refuses numbers that mean nothing and empty lists, whatever the model; `place` is where the table lies, such as "dpo, `lora`".
+    ///
+    /// # Errors
+    /// The first of them, with the key's name.
+    pub fn check(&self, place: &str) -> Result<()> {
+        let wrong = |key: &str, expected: &str, found: String, hint: &str| {
+            Err(invalid(format!("{place}, `{key}`"), expected, found, hint))
+        };
+        let Self { rank: _, alpha, use_rslora: _, dropout, ref targets, blocks, init_bound, init_users: _ } = *self;
+        if !(alpha > 0.0 && alpha.is_finite()) {
+            return wrong("alpha", "a positive number", alpha.to_string(), "twice the rank is ordinary");
+        }
+        if !(0.0..1.0).contains(&dropout) {
+            return wrong("dropout", "a share from 0 to below 1", dropout.to_string(), "0 drops nothing");
+        }
+        if matches!(targets, Targets::Names(names) if names.is_empty()) {
+            return wrong("targets", "names of layers", "none".into(), "\"all-linear\" names them all");
+        }
+        if let Blocks::Range { from, to } = blocks
+            && from >= to
+        {
+            let found = format!("from {from} to {to}");
+            return wrong("blocks", "a range of at least one block", found, "the end is excluded");
+        }
+        match init_bound {
+            InitBound::Number(bound) if !(bound > 0.0 && bound.is_finite()) => {
+                wrong("init_bound", "a positive number", bound.to_string(), "leave it out for 1/sqrt(in)")
+            }
+            InitBound::Number(_) | InitBound::Rule(_) => Ok(()),
+        }
+    }
+
     /// `alpha / r`, or `alpha / sqrt(r)`.
     pub fn scale(&self) -> f64 {
         let rank = self.rank.get() as f64;
@@ -170,23 +202,14 @@ impl LoraConfig {
             let hint = "lower the stage's `lora.blocks`";
             return Err(invalid("lora, `blocks`", format!("blocks among the model's {depth}"), found, hint));
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            let hint = "0 drops nothing";
-            return Err(invalid("lora, `dropout`", "a share from 0 to below 1", self.dropout.to_string(), hint));
-        }
-        if let InitBound::Number(bound) = self.init_bound
-            && !(bound > 0.0 && bound.is_finite())
-        {
-            let hint = "leave it out for 1/sqrt(in)";
-            return Err(invalid("lora, `init_bound`", "a positive number", bound.to_string(), hint));
-        }
+        self.check("lora")?;
         if let Targets::Names(names) = &self.targets {
             let mut known: Vec<&str> = lm.layers().iter().map(crate::Layer::name).collect();
             known.sort_unstable();
             known.dedup();
             let unknown = names.iter().find(|n| !known.contains(&n.as_str()));
-            if unknown.is_some() || names.is_empty() {
-                let found = unknown.map_or("none".into(), |n| format!("`{n}`"));
+            if let Some(unknown) = unknown {
+                let found = format!("`{unknown}`");
                 let hint = "\"all-linear\" names them all";
                 return Err(invalid("lora, `targets`", format!("layers among {}", known.join(", ")), found, hint));
             }
@@ -197,5 +220,45 @@ impl LoraConfig {
         };
         let layers = lm.layers().iter().enumerate();
         Ok(layers.filter(|(_, l)| (from..to).contains(&l.block) && wanted(l.name())).map(|(i, _)| i).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
+        let fine = LoraConfig {
+            rank: NonZero::new(2).unwrap(),
+            alpha: 4.0,
+            use_rslora: false,
+            dropout: 0.0,
+            targets: Targets::Names(vec!["q_proj".into()]),
+            blocks: Blocks::Range { from: 0, to: 1 },
+            init_bound: InitBound::default(),
+            init_users: InitUsers::Independent,
+        };
+        fine.check("dpo, `lora`").unwrap();
+        let number = |value: f64| InitBound::Number(value);
+        let cases = [
+            (LoraConfig { alpha: 0.0, ..fine.clone() }, "alpha"),
+            (LoraConfig { alpha: -4.0, ..fine.clone() }, "alpha"),
+            (LoraConfig { alpha: f64::NAN, ..fine.clone() }, "alpha"),
+            (LoraConfig { alpha: f64::INFINITY, ..fine.clone() }, "alpha"),
+            (LoraConfig { dropout: -0.1, ..fine.clone() }, "dropout"),
+            (LoraConfig { dropout: 1.0, ..fine.clone() }, "dropout"),
+            (LoraConfig { dropout: f64::NAN, ..fine.clone() }, "dropout"),
+            (LoraConfig { targets: Targets::Names(vec![]), ..fine.clone() }, "targets"),
+            (LoraConfig { blocks: Blocks::Range { from: 3, to: 3 }, ..fine.clone() }, "blocks"),
+            (LoraConfig { init_bound: number(0.0), ..fine.clone() }, "init_bound"),
+            (LoraConfig { init_bound: number(f64::NAN), ..fine.clone() }, "init_bound"),
+        ];
+        for (config, key) in cases {
+            let error = config.check("dpo, `lora`").unwrap_err().to_string();
+            assert!(error.starts_with(&format!("dpo, `lora`, `{key}`: expected ")), "{key}: {error}");
+        }
+        let zero = serde_json::json!({"rank": 0, "alpha": 1.0, "targets": ["q_proj"], "blocks": "all"});
+        assert!(serde_json::from_value::<LoraConfig>(zero).unwrap_err().to_string().contains("nonzero"));
     }
 }

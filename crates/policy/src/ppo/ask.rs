@@ -8,8 +8,8 @@ use rand::seq::SliceRandom;
 use run::Run;
 use text::{Fitted, Message, Row, Tokenizer};
 
-use crate::ppo_config::{PpoConfig, wrong};
-use crate::rollouts::Rollout;
+use crate::ppo::config::{PpoConfig, wrong};
+use crate::ppo::rollouts::{Ask, Rollout, by_user};
 
 /// Prompts as tokens, and as they were.
 pub(crate) type Questions<'a> = (Vec<Vec<i64>>, Vec<&'a [Message]>);
@@ -53,14 +53,31 @@ pub(crate) fn tokenised<'a>(
     Ok(((out, kept), counts))
 }
 
-/// Turns and prompts of a user's round: a stream of whole passes, each in an order of its own.
-pub(crate) fn questions_of(
+/// What the `active` users are asked in the round that is each one's own next: `steps` are the rounds that each user of the table has taken.
+pub(crate) fn ask(
     config: &PpoConfig,
     run: &Run,
-    user: &str,
-    step: usize,
+    users: &[String],
+    active: &[usize],
+    steps: &[usize],
     questions: &[Vec<i64>],
-) -> Vec<(usize, usize)> {
+) -> Vec<Ask> {
+    let of_user = |user: &usize| {
+        let turns = questions_of(config, run, &users[*user], steps[*user], questions);
+        turns.into_iter().map(move |(turn, prompt)| (*user, turn, prompt)).collect::<Vec<_>>()
+    };
+    let ask = |(user, turn, prompt): (usize, usize, usize)| Ask {
+        user,
+        prompt,
+        turn,
+        ids: questions[prompt].clone(),
+        seeds: seeds(config, run, &users[user], turn),
+    };
+    active.iter().flat_map(of_user).map(ask).collect()
+}
+
+/// Turns and prompts of a user's round: a stream of whole passes, each in an order of its own.
+fn questions_of(config: &PpoConfig, run: &Run, user: &str, step: usize, questions: &[Vec<i64>]) -> Vec<(usize, usize)> {
     let count = config.prompts_per_step.get();
     let mut orders: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     let pick = |i: usize| {
@@ -75,7 +92,7 @@ pub(crate) fn questions_of(
     (step * count..(step + 1) * count).map(pick).collect()
 }
 
-pub(crate) fn seeds(config: &PpoConfig, run: &Run, user: &str, turn: usize) -> Vec<[u8; 32]> {
+fn seeds(config: &PpoConfig, run: &Run, user: &str, turn: usize) -> Vec<[u8; 32]> {
     let turn = turn.to_string();
     let seed = |n: usize| run::derive(run.seed(), &["ppo", "answer", user, &turn, &n.to_string()]);
     (0..config.samples_per_prompt.get()).map(seed).collect()
@@ -92,13 +109,16 @@ pub(crate) fn minibatches(
 ) -> Vec<Vec<usize>> {
     let count = config.minibatches.get();
     let mut out = vec![Vec::new(); count];
-    for (u, user) in users.iter().enumerate() {
-        let own: Vec<usize> = (0..rollouts.len()).filter(|r| rollouts[*r].user == u).collect();
-        let mut turns: Vec<usize> = own.iter().map(|r| rollouts[*r].turn).collect();
-        turns.dedup();
-        turns.shuffle(&mut run.rng(&["minibatches", user, &steps[u].to_string(), &epoch.to_string()]));
-        let order: Vec<usize> =
-            turns.iter().flat_map(|t| own.iter().copied().filter(|r| rollouts[*r].turn == *t)).collect();
+    for (user, own) in by_user(rollouts) {
+        let mut turns: Vec<(usize, Vec<usize>)> = Vec::new(); // responses of one turn follow each other
+        for row in own {
+            match turns.last_mut() {
+                Some((turn, rows)) if *turn == rollouts[row].turn => rows.push(row),
+                _ => turns.push((rollouts[row].turn, vec![row])),
+            }
+        }
+        turns.shuffle(&mut run.rng(&["minibatches", &users[user], &steps[user].to_string(), &epoch.to_string()]));
+        let order: Vec<usize> = turns.into_iter().flat_map(|(_, rows)| rows).collect();
         for (i, row) in order.iter().enumerate() {
             out[i * count / order.len()].push(*row);
         }
@@ -113,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_answer_is_in_one_minibatch_also_where_a_prompt_comes_twice() {
-        let config: PpoConfig = toml::from_str(include_str!("../../../configs/ppo/per-user.toml")).unwrap();
+        let config: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
         let config =
             PpoConfig { prompts_per_step: 4.try_into().unwrap(), minibatches: 3.try_into().unwrap(), ..config };
         let dir = tempfile::tempdir().unwrap();

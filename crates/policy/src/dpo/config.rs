@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::num::NonZero;
 
 use lm::{Activations, AdamWConfig, LoraConfig};
-use problem::{Result, invalid};
+use problem::Result;
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
-use crate::losses::{PairLoss, PairObjective};
-use crate::model::Personal;
+use crate::maths::pair_losses::{PairLoss, PairObjective};
+use crate::model::{Personal, Start};
+use crate::settings::{Settings, is_default};
 
 /// A DPO stage, as written in `configs/dpo/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,10 +33,10 @@ pub struct DpoConfig {
     /// Share of pairs taken to be the wrong way round.
     #[serde(default, skip_serializing_if = "is_default")]
     pub label_smoothing: f64,
-    /// Weight of the chosen answer's negative log-likelihood a token.
+    /// Weight of the chosen response's negative log-likelihood a token.
     #[serde(default, skip_serializing_if = "is_default")]
     pub nll: f64,
-    /// What counts of a log-probability beyond the length of the shorter answer: length-desensitised DPO (Liu et al. 2024); 1 is plain DPO.
+    /// What counts of a log-probability beyond the length of the shorter response: length-desensitised DPO (Liu et al. 2024); 1 is plain DPO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ld_alpha: Option<f64>,
     /// Pairs of each user in a batch.
@@ -44,7 +45,7 @@ pub struct DpoConfig {
     pub max_epochs: NonZero<usize>,
     /// ... or with the user's last batch that fits into so many tokens (both rows of every pair).
     pub token_budget_per_user: usize,
-    /// Tokens of prompt and answer.
+    /// Tokens of prompt and response.
     pub max_row_tokens: usize,
     /// What becomes of a pair with a longer row.
     pub over_long: OverLong,
@@ -77,21 +78,6 @@ pub struct DpoOwn {
     pub steps: Option<NonZero<usize>>,
 }
 
-/// A setting that is not there is the same as its default, also for who asks whether a stage stands.
-pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// Where policies start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Start {
-    /// As the base.
-    Base,
-    /// As the per-user policies of the stage `sft`.
-    Sft,
-}
-
 impl DpoConfig {
     /// How a user's pairs are learnt from.
     pub(crate) fn objective(&self) -> PairObjective {
@@ -108,25 +94,66 @@ impl DpoConfig {
     }
 
     /// Refuses numbers that mean nothing, and settings of users who are not there.
+    ///
+    /// # Errors
+    /// The first of them, with the key's name.
     pub(crate) fn check(&self, users: &[String]) -> Result<()> {
-        let wrong = |key: String, expected: String, found: String| {
-            invalid(format!("dpo, `{key}`"), expected, found, "configs/dpo/per-user.toml is an example")
-        };
+        let settings = Settings { stage: "dpo", example: "configs/dpo/per-user.toml" };
+        self.lora.check("dpo, `lora`")?;
+        self.optimizer.check("dpo, `optimizer`")?;
         if let Some((key, expected, found)) = self.objective().problem() {
-            return Err(wrong(key.into(), expected.into(), found.to_string()));
+            return Err(settings.wrong(key, expected, found));
         }
-        let betas = self.user.iter().filter_map(|(user, own)| Some((format!("user.{user}.beta"), own.beta?)));
-        for (key, beta) in std::iter::once(("beta".to_owned(), self.beta)).chain(betas) {
-            if !(beta > 0.0 && beta.is_finite()) {
-                return Err(wrong(key, "a positive number".into(), beta.to_string()));
+        settings.positive("beta", self.beta)?;
+        self.ld_alpha.map_or(Ok(()), |alpha| settings.from_0_to_1("ld_alpha", alpha))?;
+        settings.token_budget("token_budget_per_user", self.token_budget_per_user, users.len())?;
+        settings.known_users(self.user.keys(), users)?;
+        for (user, DpoOwn { learning_rate, beta, steps: _ }) in &self.user {
+            for (key, value) in [("learning_rate", learning_rate), ("beta", beta)] {
+                value.map_or(Ok(()), |value| settings.positive(&format!("user.{user}.{key}"), value))?;
             }
         }
-        if let Some(alpha) = self.ld_alpha.filter(|a| !(0.0..=1.0).contains(a)) {
-            return Err(wrong("ld_alpha".into(), "from 0 to 1".into(), alpha.to_string()));
-        }
-        if let Some(unknown) = self.user.keys().find(|u| !users.contains(u)) {
-            return Err(wrong("user".into(), format!("a user of {}", users.join(", ")), format!("`{unknown}`")));
-        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
+        let mut fine: DpoConfig = toml::from_str(include_str!("../../../../configs/dpo/per-user.toml")).unwrap();
+        fine.user.insert("ann".into(), DpoOwn { learning_rate: Some(1e-3), beta: Some(0.2), steps: None });
+        let users = ["ann", "bob"].map(String::from);
+        fine.check(&users).unwrap();
+        let cases: [(fn(&mut DpoConfig), &str); 16] = [
+            (|c| c.optimizer.learning_rate = -1e-3, "dpo, `optimizer`, `learning_rate`"),
+            (|c| c.optimizer.warmup_ratio = 1.5, "dpo, `optimizer`, `warmup_ratio`"),
+            (|c| c.lora.targets = lm::Targets::Names(vec![]), "dpo, `lora`, `targets`"),
+            (|c| c.beta = 0.0, "dpo, `beta`"),
+            (|c| c.beta = f64::NAN, "dpo, `beta`"),
+            (|c| c.label_smoothing = 0.5, "dpo, `label_smoothing`"),
+            (|c| c.nll = -1.0, "dpo, `nll`"),
+            (|c| c.loss = PairLoss::Simpo { gamma: -0.1 }, "dpo, `loss.simpo.gamma`"),
+            (|c| c.ld_alpha = Some(1.1), "dpo, `ld_alpha`"),
+            (|c| c.token_budget_per_user = 0, "dpo, `token_budget_per_user`"),
+            (|c| c.token_budget_per_user = usize::MAX, "dpo, `token_budget_per_user`"),
+            (|c| own(c).learning_rate = Some(0.0), "dpo, `user.ann.learning_rate`"),
+            (|c| own(c).learning_rate = Some(f64::INFINITY), "dpo, `user.ann.learning_rate`"),
+            (|c| own(c).beta = Some(-0.1), "dpo, `user.ann.beta`"),
+            (|c| own(c).beta = Some(f64::NAN), "dpo, `user.ann.beta`"),
+            (|c| _ = c.user.insert("eve".into(), DpoOwn::default()), "dpo, `user`"),
+        ];
+        for (change, key) in cases {
+            let mut config = fine.clone();
+            change(&mut config);
+            let error = config.check(&users).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
+        }
+    }
+
+    fn own(config: &mut DpoConfig) -> &mut DpoOwn {
+        config.user.entry("ann".into()).or_default()
     }
 }

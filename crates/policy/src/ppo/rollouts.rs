@@ -1,22 +1,24 @@
-//! Answers of every user's policy to the user's prompts, with all that a policy update needs to know of them.
+//! Responses of every user's policy to the user's prompts, with all that a policy update needs to know of them.
+
+use std::collections::{BTreeMap, HashMap};
 
 use lm::{Bank, Hooks, Lm, Prefix, Sampling, Stop, TokenRow, answer_token_logp, forward, generate};
 use problem::Result;
 use tch::no_grad;
 use text::Tokenizer;
 
-/// One answer of one user's policy.
+/// One response of one user's policy.
 #[derive(Clone, Debug)]
 pub struct Rollout {
     /// Index of the user.
     pub user: usize,
     /// Index of the prompt.
     pub prompt: usize,
-    /// Which of the user's asks it answers; answers to one stand together.
+    /// Which of the user's asks it belongs to; responses to one follow each other.
     pub turn: usize,
-    /// Prompt and answer, always ending with the stop token, as rewards were learnt.
+    /// Prompt and response, always ending with the stop token, as rewards were learnt.
     pub row: TokenRow,
-    /// How many of the answer's tokens were sampled: one less than the row's if the stop token was not.
+    /// How many of the response's tokens were sampled: one less than the row's if the stop token was not.
     pub sampled: usize,
     /// Did it stop by itself?
     pub finished: bool,
@@ -26,7 +28,7 @@ pub struct Rollout {
     pub logp: Vec<f32>,
 }
 
-/// Who is asked what: a user and a prompt's tokens, with a seed for every answer.
+/// Who is asked what: a user and a prompt's tokens, with a seed for every response.
 #[derive(Clone, Debug)]
 pub struct Ask {
     /// Index of the user.
@@ -37,11 +39,11 @@ pub struct Ask {
     pub turn: usize,
     /// Its tokens.
     pub ids: Vec<i64>,
-    /// One for each answer.
+    /// One for each response.
     pub seeds: Vec<[u8; 32]>,
 }
 
-/// Answers to all `asks`, at most `rows` decoded together; every ask has the same number of seeds. The base answers without a `bank`.
+/// Responses to all `asks`, at most `rows` decoded together; every ask has the same number of seeds. Without a `bank` they are the base's.
 pub fn roll_out(
     lm: &Lm,
     tokenizer: &Tokenizer,
@@ -83,18 +85,24 @@ pub fn roll_out(
     Ok(out)
 }
 
+/// The responses of each user who has some, in order.
+pub(crate) fn by_user(rollouts: &[Rollout]) -> BTreeMap<usize, Vec<usize>> {
+    let mut out: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    rollouts.iter().enumerate().for_each(|(row, rollout)| out.entry(rollout.user).or_default().push(row));
+    out
+}
+
 /// Rows in groups that share a user and a prompt, and so what they begin with; as batches of about `budget` tokens.
 pub(crate) fn in_parts(rollouts: &[Rollout], rows: &[usize], budget: usize) -> Vec<Vec<Vec<usize>>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut known: HashMap<(usize, usize), usize> = HashMap::new();
     for row in rows {
-        let same = |group: &Vec<usize>| {
-            let (a, b) = (&rollouts[group[0]], &rollouts[*row]);
-            (a.user, a.prompt) == (b.user, b.prompt)
-        };
-        match groups.iter_mut().find(|g| same(g)) {
-            Some(group) => group.push(*row),
-            None => groups.push(vec![*row]),
+        let Rollout { user, prompt, .. } = rollouts[*row];
+        let group = *known.entry((user, prompt)).or_insert(groups.len());
+        if group == groups.len() {
+            groups.push(Vec::new());
         }
+        groups[group].push(*row);
     }
     let tokens = |group: &Vec<usize>| {
         let answers: usize = group.iter().map(|r| rollouts[*r].row.answer_tokens()).sum();
@@ -105,7 +113,7 @@ pub(crate) fn in_parts(rollouts: &[Rollout], rows: &[usize], budget: usize) -> V
     lm::under_budget(&lengths, budget).into_iter().map(pick).collect()
 }
 
-/// Log-probability of each answer token of every row under the reference: the base, or the policies that `reference` holds.
+/// Log-probability of each response token of every row under the reference: the base, or the policies that `reference` holds.
 pub(crate) fn reference_logp(
     lm: &Lm,
     prefix: &Prefix,
@@ -127,7 +135,7 @@ pub(crate) fn reference_logp(
     out
 }
 
-/// Numbers of a batch's answer tokens, back to their rows.
+/// Numbers of a batch's response tokens, back to their rows.
 pub(crate) fn scatter(values: &[f32], rows: impl Iterator<Item = usize>, lengths: &[usize], out: &mut [Vec<f32>]) {
     let mut at = 0;
     for (row, length) in rows.zip(lengths) {

@@ -1,11 +1,13 @@
 //! The forward passes and gradients of a PPO update, for all users of a minibatch.
 
-use lm::{Activations, Bank, Lm, Prefix, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp};
+use std::collections::BTreeMap;
+
+use lm::{Activations, Bank, Fault, Lm, Prefix, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp};
 use problem::Result;
 use tch::{Kind, no_grad};
 
-use crate::rollouts::{Rollout, in_parts, scatter};
-use crate::surrogate::{Sampled, value_losses};
+use crate::maths::surrogate::{Sampled, value_losses};
+use crate::ppo::rollouts::{Rollout, in_parts, scatter};
 
 /// A user's critic: adapters and value heads of all users.
 #[derive(Debug)]
@@ -14,13 +16,13 @@ pub(crate) struct Critic {
     pub(crate) head: ScalarHead,
 }
 
-/// What learns from a round: a number for every answer token.
+/// What learns from a round: a number for every response token.
 pub(crate) trait Learned: Sized {
     /// That of some users alone.
     fn of_users(&self, users: &[usize]) -> Self;
     /// Its adapters.
     fn bank(&self) -> &Bank;
-    /// The numbers of a pass; `owners` are the users of its answer tokens.
+    /// The numbers of a pass; `owners` are the users of its response tokens.
     fn read(&self, passes: &Passes, trace: &Trace, owners: &[usize]) -> Tensor;
 }
 
@@ -54,24 +56,23 @@ impl Learned for Critic {
     }
 }
 
-/// A round's answers, and where their hidden states are.
+/// A round's responses, and where their hidden states are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rows<'a> {
     pub(crate) rollouts: &'a [Rollout],
     pub(crate) prefix: &'a Prefix,
 }
 
-/// A round's answers with what their updates need: a number for every answer token, 0 where a token was not sampled.
-#[derive(Debug)]
-pub(crate) struct Round {
-    pub(crate) rollouts: Vec<Rollout>,
-    pub(crate) prefix: Prefix,
+/// A round's responses with what their updates need: a number for every response token, 0 where a token was not sampled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Round<'a> {
+    pub(crate) rows: Rows<'a>,
     /// Log-probabilities under the policy as the round began.
-    pub(crate) old: Vec<Vec<f32>>,
+    pub(crate) old: &'a [Vec<f32>],
     /// The critic's expectations as the round began.
-    pub(crate) values: Vec<Vec<f32>>,
-    pub(crate) advantages: Vec<Vec<f32>>,
-    pub(crate) returns: Vec<Vec<f32>>,
+    pub(crate) values: &'a [Vec<f32>],
+    pub(crate) advantages: &'a [Vec<f32>],
+    pub(crate) returns: &'a [Vec<f32>],
 }
 
 /// How passes are computed.
@@ -81,13 +82,6 @@ pub(crate) struct Passes<'a> {
     pub(crate) temperature: f64,
     pub(crate) budget: usize,
     pub(crate) activations: Activations,
-}
-
-/// A user whose numbers left the finite ones, by index, and which.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) user: usize,
-    pub(crate) what: String,
 }
 
 /// What is seen of a user in an update: means over the user's sampled tokens.
@@ -106,32 +100,30 @@ pub(crate) struct Seen {
 /// Gradients in the order of the parameters, and what was seen of each present user.
 pub(crate) type Update = std::result::Result<(Vec<Tensor>, Vec<Seen>), Fault>;
 
-impl Round {
-    /// A number for every answer token of `rows`, flattened.
-    fn flat(values: &[Vec<f32>], rows: &[usize]) -> Vec<f32> {
-        rows.iter().flat_map(|r| values[*r].iter().copied()).collect()
-    }
-
-    /// The weight of every answer token of a part: one over the user's sampled tokens in the whole minibatch; 0 for one that was not
-    /// sampled.
-    fn weights(&self, part: &[usize], all: &[usize]) -> Vec<f32> {
-        let mut out = Vec::new();
-        for row in part {
-            let rollout = &self.rollouts[*row];
-            let of_user = |r: &&usize| self.rollouts[**r].user == rollout.user;
-            let count: usize = all.iter().filter(of_user).map(|r| self.rollouts[*r].sampled).sum();
-            let weight = |t: usize| if t < rollout.sampled { 1.0 / count as f32 } else { 0.0 };
-            out.extend((0..rollout.row.answer_tokens()).map(weight));
-        }
-        out
-    }
-
-    fn rows(&self) -> Rows<'_> {
-        Rows { rollouts: &self.rollouts, prefix: &self.prefix }
-    }
+/// A number for every response token of `rows`, flattened.
+fn flat(values: &[Vec<f32>], rows: &[usize]) -> Vec<f32> {
+    rows.iter().flat_map(|r| values[*r].iter().copied()).collect()
 }
 
-/// The number of its user among `present`, for every answer token of `rows`.
+/// Sampled tokens of each user in `rows`.
+fn sampled_tokens(rollouts: &[Rollout], rows: &[usize]) -> BTreeMap<usize, usize> {
+    let mut counts = BTreeMap::new();
+    rows.iter().for_each(|r| *counts.entry(rollouts[*r].user).or_default() += rollouts[*r].sampled);
+    counts
+}
+
+/// The weight of every response token of a part: one over the user's sampled tokens in the whole minibatch; 0 for one that was not
+/// sampled.
+fn weights(rollouts: &[Rollout], part: &[usize], counts: &BTreeMap<usize, usize>) -> Vec<f32> {
+    let mut out = Vec::new();
+    for rollout in part.iter().map(|row| &rollouts[*row]) {
+        let weight = |t: usize| if t < rollout.sampled { 1.0 / counts[&rollout.user] as f32 } else { 0.0 };
+        out.extend((0..rollout.row.answer_tokens()).map(weight));
+    }
+    out
+}
+
+/// The number of its user among `present`, for every response token of `rows`.
 fn owners(rollouts: &[Rollout], rows: &[usize], present: &[usize]) -> Vec<usize> {
     let owner = |r: &usize| vec![place(present, rollouts[*r].user); rollouts[*r].row.answer_tokens()];
     rows.iter().flat_map(owner).collect()
@@ -147,7 +139,7 @@ struct Forward<'a> {
     /// Rows in the order in which they were run.
     rows: Vec<usize>,
     trace: Trace<'a>,
-    /// A number for every answer token of every row.
+    /// A number for every response token of every row.
     numbers: Tensor,
 }
 
@@ -205,7 +197,7 @@ impl<'a> Passes<'a> {
         Forward { rows, trace, numbers }
     }
 
-    /// The numbers of `rows`' answer tokens, by the very passes that an update over the same rows begins with. The first of these passes is
+    /// The numbers of `rows`' response tokens, by the very passes that an update over the same rows begins with. The first of these passes is
     /// handed back if it is to be kept.
     pub(crate) fn begin<M: Learned>(
         &self,
@@ -235,21 +227,22 @@ impl<'a> Passes<'a> {
     pub(crate) fn policy(
         &self,
         bank: &Bank,
-        round: &Round,
+        round: &Round<'_>,
         rows: &[usize],
         clip: f64,
         ahead: Option<Ahead<'a, Bank>>,
         at: &str,
     ) -> Result<Update> {
-        let present = present_of(&round.rollouts, rows);
+        let rollouts = round.rows.rollouts;
+        let (present, counts) = (present_of(rollouts, rows), sampled_tokens(rollouts, rows));
         let (here, mut ahead) = Ahead::taken(ahead, rows, || bank.of_users(&present));
         let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
         let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
-        for groups in in_parts(&round.rollouts, rows, self.budget) {
-            let run = || self.forward(&here, round.rows(), &present, &groups);
+        for groups in in_parts(rollouts, rows, self.budget) {
+            let run = || self.forward(&here, round.rows, &present, &groups);
             let Forward { rows: part, trace, numbers: logp } = ahead.take().unwrap_or_else(run);
-            let (weights, owners) = (round.weights(&part, rows), owners(&round.rollouts, &part, &present));
-            let [old, advantages] = [&round.old, &round.advantages].map(|v| self.tensor(&Round::flat(v, &part)));
+            let (weights, owners) = (weights(rollouts, &part, &counts), owners(rollouts, &part, &present));
+            let [old, advantages] = [round.old, round.advantages].map(|v| self.tensor(&flat(v, &part)));
             let sampled = Sampled { logp: &logp, old: &old, advantages: &advantages };
             let losses = sampled.policy_losses(clip);
 
@@ -278,22 +271,23 @@ impl<'a> Passes<'a> {
     pub(crate) fn critic(
         &self,
         critic: &Critic,
-        round: &Round,
+        round: &Round<'_>,
         rows: &[usize],
         clip: f64,
         ahead: Option<Ahead<'a, Critic>>,
         at: &str,
     ) -> Result<Update> {
-        let present = present_of(&round.rollouts, rows);
+        let rollouts = round.rows.rollouts;
+        let (present, counts) = (present_of(rollouts, rows), sampled_tokens(rollouts, rows));
         let (here, mut ahead) = Ahead::taken(ahead, rows, || critic.of_users(&present));
         let leaves = |parameters: Vec<lm::Parameter>| parameters.into_iter().map(|p| p.tensor).collect::<Vec<_>>();
         let (of_bank, of_head) = (leaves(here.bank.parameters()), leaves(here.head.parameters()));
         let (mut sum, mut seen) = (None, vec![Seen::default(); present.len()]);
-        for groups in in_parts(&round.rollouts, rows, self.budget) {
-            let run = || self.forward(&here, round.rows(), &present, &groups);
+        for groups in in_parts(rollouts, rows, self.budget) {
+            let run = || self.forward(&here, round.rows, &present, &groups);
             let Forward { rows: part, trace, numbers: values } = ahead.take().unwrap_or_else(run);
-            let (weights, owners) = (round.weights(&part, rows), owners(&round.rollouts, &part, &present));
-            let [old, returns] = [&round.values, &round.returns].map(|v| self.tensor(&Round::flat(v, &part)));
+            let (weights, owners) = (weights(rollouts, &part, &counts), owners(rollouts, &part, &present));
+            let [old, returns] = [round.values, round.returns].map(|v| self.tensor(&flat(v, &part)));
             let losses = value_losses(&values, &old, &returns, clip);
 
             let (each, now, before) = (list(&losses), list(&values), list(&old));

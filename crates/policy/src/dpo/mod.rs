@@ -1,0 +1,8 @@
+//! Direct preference optimisation and its kin.
+
+pub(crate) mod config;
+pub(crate) mod record;
+mod reference;
+mod rows;
+pub(crate) mod train;
+mod update;

@@ -1,0 +1,291 @@
+//! A round's updates: a few clipped steps of the policies and critics of all users who are in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lm::{Bank, Fault, Quarantine, Tensor};
+use problem::Result;
+use run::Run;
+
+use crate::learners::shared_rate;
+use crate::ppo::ask::minibatches;
+use crate::ppo::begin::Kept;
+use crate::ppo::models::Models;
+use crate::ppo::passes::{Ahead, Critic, Round, Seen, present_of};
+use crate::ppo::setup::{Setup, Turn};
+
+/// What is seen of each user over a round's updates.
+pub(crate) type Updates = BTreeMap<usize, Updated>;
+
+/// What is seen of a user over a round's updates.
+#[derive(Debug, Default)]
+pub(crate) struct Updated {
+    pub(crate) policy: Vec<Seen>,
+    pub(crate) critic: Vec<Seen>,
+    /// Norms of the policy's gradients before clipping.
+    pub(crate) norms: Vec<f64>,
+}
+
+/// A user who has to leave the round, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Leaves {
+    user: usize,
+    why: String,
+}
+
+impl From<Fault> for Leaves {
+    fn from(Fault { user, what }: Fault) -> Self {
+        Self { user, why: format!("{what} is not finite") }
+    }
+}
+
+/// The passes over the round's responses. A user whose numbers are not finite is put in quarantine, and the others take that update without the
+/// user. A user whose policy has moved far enough takes no more of them (`kl_stop`).
+///
+/// # Errors
+/// A gradient of what users share that is not finite.
+pub(crate) fn update(
+    setup: &Setup,
+    models: &mut Models,
+    turn: &Turn,
+    round: &Round,
+    first: &[Vec<usize>],
+    kept: Kept,
+    quarantine: &mut Quarantine,
+    run: &Run,
+) -> Result<Updates> {
+    let (config, rollouts) = (setup.config, round.rows.rollouts);
+    let (mut through, mut updates) = (BTreeSet::new(), Updates::new());
+    let mut kept = Some(kept);
+    for epoch in 0..config.epochs.get() {
+        let batches = match epoch {
+            0 => first.to_vec(),
+            _ => minibatches(config, run, setup.users, &turn.steps, rollouts, epoch),
+        };
+        for (number, rows) in batches.iter().enumerate() {
+            let is_first = epoch == 0 && number == 0;
+            loop {
+                let here = |row: &usize| {
+                    let user = rollouts[*row].user;
+                    !quarantine.holds(user) && !through.contains(&user)
+                };
+                let rows: Vec<usize> = rows.iter().copied().filter(here).collect();
+                let kept = kept.take().unwrap_or_default();
+                match step(setup, models, turn, round, &rows, is_first, kept, &mut updates)? {
+                    None => break,
+                    Some(Leaves { user, why }) => quarantine.put(user, format!("{}: {why}", turn.place)),
+                }
+            }
+            let far = |seen: &Updated| seen.policy.last().copied().unwrap_or_default().approx_kl;
+            let is_through = |seen: &Updated| config.kl_stop.is_some_and(|limit| far(seen) > limit);
+            through.extend(updates.iter().filter(|(_, seen)| is_through(seen)).map(|(user, _)| *user));
+        }
+    }
+    Ok(updates)
+}
+
+/// One update of the policies and critics of all users who have rows in it; or nothing changes, and who must leave it first.
+fn step(
+    setup: &Setup,
+    models: &mut Models,
+    turn: &Turn,
+    round: &Round,
+    rows: &[usize],
+    is_first: bool,
+    kept: Kept,
+    updates: &mut Updates,
+) -> Result<Option<Leaves>> {
+    let trains = |row: &usize| turn.steps[round.rows.rollouts[*row].user] >= setup.warmup();
+    let of_policy: Vec<usize> = rows.iter().copied().filter(trains).collect();
+    let policy = match policy_gradients(setup, models, turn, round, &of_policy, is_first, kept.policy)? {
+        Ok(found) => found,
+        Err(leaves) => return Ok(Some(leaves)),
+    };
+    let critic = match critic_gradients(setup, models, turn, round, rows, kept.critic)? {
+        Ok(found) => found,
+        Err(leaves) => return Ok(Some(leaves)),
+    };
+    if let (Some((_, adam)), Some(Gradients { users, values, seen })) = (&mut models.critic, critic) {
+        let rates = setup.critic_rates(&users, turn);
+        adam.step(&values, 0.0, &rates, &turn.place)?;
+        users.iter().zip(seen).for_each(|(user, seen)| updates.entry(*user).or_default().critic.push(seen));
+    }
+    if let Some(Gradients { users, values, seen }) = policy {
+        let rate = |user: &usize| setup.own[*user].optimizer.rate(turn.steps[*user], setup.own[*user].steps);
+        let rates: Vec<(usize, f64)> = users.iter().map(|user| (*user, rate(user))).collect();
+        let norms = models.adam.step(&values, shared_rate(&rates), &rates, &turn.place)?;
+        for ((user, seen), norm) in users.iter().zip(seen).zip(norms.users) {
+            let of_user = updates.entry(*user).or_default();
+            of_user.policy.push(seen);
+            of_user.norms.push(norm);
+        }
+    }
+    Ok(None)
+}
+
+/// Gradients of some users that are finite.
+struct Gradients {
+    /// In order.
+    users: Vec<usize>,
+    /// In the order of the parameters.
+    values: Vec<Tensor>,
+    /// Of each user.
+    seen: Vec<Seen>,
+}
+
+/// None if nobody has rows.
+type Found = std::result::Result<Option<Gradients>, Leaves>;
+
+fn policy_gradients<'a>(
+    setup: &Setup<'a>,
+    models: &Models,
+    turn: &Turn,
+    round: &Round,
+    rows: &[usize],
+    is_first: bool,
+    ahead: Option<Ahead<'a, Bank>>,
+) -> Result<Found> {
+    if rows.is_empty() {
+        return Ok(Ok(None));
+    }
+    let users = present_of(round.rows.rollouts, rows);
+    match setup.passes.policy(&models.bank, round, rows, setup.config.clip, ahead, &turn.place)? {
+        Err(fault) => Ok(Err(fault.into())),
+        Ok((values, seen)) => {
+            let norms = models.adam.norms(&values, users.len())?;
+            if let Some(fault) = Fault::find(&users, &norms.users, "the policy's gradient") {
+                return Ok(Err(fault.into()));
+            }
+            let first_time = |user: usize| is_first && turn.steps[user] == setup.warmup();
+            Ok(differs(&users, &seen, first_time).map_or(Ok(Some(Gradients { users, values, seen })), Err))
+        }
+    }
+}
+
+/// Before a policy's first update nothing has moved: its log-probabilities must be those of the round's beginning. The first user, among those of
+/// whom that can be said, for whom they are not.
+fn differs(users: &[usize], seen: &[Seen], first_time: impl Fn(usize) -> bool) -> Option<Leaves> {
+    const MOST: f64 = 0.1;
+    let (user, seen) = users.iter().zip(seen).find(|(user, seen)| first_time(**user) && seen.moved.max(0.0) > MOST)?;
+    let why = format!(
+        "log-probabilities in the policy's first update differ by up to {:.3} nats from those of the round's beginning, more than {MOST}; \
+         train in float32 (`--dtype float32`), and please report this",
+        seen.moved
+    );
+    Some(Leaves { user: *user, why })
+}
+
+fn critic_gradients<'a>(
+    setup: &Setup<'a>,
+    models: &Models,
+    turn: &Turn,
+    round: &Round,
+    rows: &[usize],
+    ahead: Option<Ahead<'a, Critic>>,
+) -> Result<Found> {
+    let (Some((critic, adam)), Some(settings), false) = (&models.critic, setup.config.critic(), rows.is_empty()) else {
+        return Ok(Ok(None));
+    };
+    let users = present_of(round.rows.rollouts, rows);
+    match setup.passes.critic(critic, round, rows, settings.value_clip, ahead, &turn.place)? {
+        Err(fault) => Ok(Err(fault.into())),
+        Ok((values, seen)) => {
+            let norms = adam.norms(&values, users.len())?;
+            let fault = Fault::find(&users, &norms.users, "the critic's gradient");
+            Ok(fault.map_or(Ok(Some(Gradients { users, values, seen })), |fault| Err(fault.into())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lm::{Lm, Prefix, Sampling, TokenRow};
+
+    use super::*;
+    use crate::ppo::ask::minibatches;
+    use crate::ppo::config::PpoConfig;
+    use crate::ppo::passes::{Passes, Rows};
+    use crate::ppo::rollouts::Rollout;
+
+    #[test]
+    fn issue_22_a_first_update_that_begins_elsewhere_stops_that_user_alone() {
+        let seen = |moved: f64| Seen { moved, ..Seen::default() };
+        let all = [seen(0.05), seen(0.4), seen(0.5)];
+        let leaves = differs(&[3, 5, 7], &all, |_| true).unwrap();
+        assert_eq!(leaves.user, 5);
+        assert!(leaves.why.contains("differ by up to 0.400 nats"), "{}", leaves.why);
+        assert_eq!(differs(&[3, 5, 7], &all, |user| user == 7).unwrap().user, 7);
+        assert_eq!(differs(&[3, 5, 7], &all, |user| user == 3), None);
+    }
+
+    fn rollouts() -> Vec<Rollout> {
+        let rollout = |(user, n): (usize, i64)| Rollout {
+            user,
+            prompt: 0,
+            turn: 0,
+            row: TokenRow { ids: vec![0, 3, 4 + n, 9 + n, 0], answer_start: 2 },
+            sampled: 3,
+            finished: true,
+            text: String::new(),
+            logp: vec![0.0; 3],
+        };
+        [(0, 0), (0, 1), (1, 2), (1, 3)].map(rollout).to_vec()
+    }
+
+    /// Runs one round's updates of two users; `spoil` changes what the round began with. Gives who is in quarantine, and each user's factors.
+    fn updated(lm: &Lm, spoil: impl Fn(&mut [Vec<f32>])) -> (BTreeMap<String, String>, Vec<Vec<Tensor>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = run::Identity::new("ppo", 1, serde_json::json!({}), 3);
+        let run = Run::begin(&folder.path().join("ppo"), identity, run::Environment::new()).unwrap();
+        let text = include_str!("../../../../configs/ppo/per-user.toml");
+        let mut config: PpoConfig = toml::from_str(text).unwrap();
+        config.method = crate::Method::Rloo;
+        config.lora.blocks = lm::Blocks::Last { last: 1.try_into().unwrap() };
+        (config.epochs, config.minibatches) = (1.try_into().unwrap(), 1.try_into().unwrap());
+        let users = ["ann", "bob"].map(String::from);
+        let passes = Passes { lm, temperature: 1.0, budget: 1000, activations: config.activations };
+        let own = users.iter().map(|user| config.own(user).unwrap()).collect();
+        let sampling = Sampling::at(1.0, 4, vec![]);
+        let setup = Setup { config: &config, lm, users: &users, own, passes, sampling };
+        let mut models = Models::new(&config, lm, &users, None, &run).unwrap();
+        let turn = Turn { place: "ppo, round 0".into(), active: vec![0, 1], steps: vec![0, 0], betas: vec![0.1; 2] };
+
+        let rollouts = rollouts();
+        let rows = rollouts.iter().map(|r| r.row.clone()).collect();
+        let prefix = Prefix::new(lm, rows, models.bank.first_block()..lm.depth(), |_| ()).unwrap();
+        let of = Rows { rollouts: &rollouts, prefix: &prefix };
+        let first = minibatches(&config, &run, &users, &turn.steps, &rollouts, 0);
+        let (mut old, values) = (vec![Vec::new(); 4], vec![vec![0.0; 3]; 4]);
+        setup.passes.begin(&models.bank, of, &first[0], false, &mut old);
+        spoil(&mut old);
+        let advantages: Vec<Vec<f32>> = [1.0, -1.0, 1.0, -1.0].map(|a| vec![a; 3]).to_vec();
+        let round = Round { rows: of, old: &old, values: &values, advantages: &advantages, returns: &values };
+        let mut quarantine = Quarantine::default();
+        let kept = Kept::default();
+        let updates = update(&setup, &mut models, &turn, &round, &first, kept, &mut quarantine, &run).unwrap();
+        assert!(updates.keys().all(|user| !quarantine.holds(*user)));
+        let factors = |user| models.bank.of_user(user).into_iter().map(|f| f.up).collect();
+        (quarantine.by_id(&users), vec![factors(0), factors(1)])
+    }
+
+    #[test]
+    fn issue_22_the_others_take_the_update_without_whoever_must_leave_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lm = crate::tiny::model(folder.path()).unwrap();
+        let (nobody, fine) = updated(&lm, |_| ());
+        assert!(nobody.is_empty(), "{nobody:?}");
+        let of_bob = |by: f32| move |old: &mut [Vec<f32>]| old[2][1] += by;
+        for (by, what) in [(0.5, "differ by up to 0.500 nats"), (f32::NAN, "the policy's loss is not finite")] {
+            let (quarantined, factors) = updated(&lm, of_bob(by));
+            assert_eq!(quarantined.keys().collect::<Vec<_>>(), ["bob"]);
+            assert!(quarantined["bob"].starts_with("ppo, round 0: "), "{quarantined:?}");
+            assert!(quarantined["bob"].contains(what), "{quarantined:?}");
+            for (user, moves) in [(0, true), (1, false)] {
+                for (found, fine) in factors[user].iter().zip(&fine[user]) {
+                    let far = |t: &Tensor| t.abs().max().double_value(&[]);
+                    assert_eq!(far(found) > 1e-6, moves, "user {user}");
+                    assert!(!moves || far(&(found - fine)) < 1e-6, "user {user}");
+                }
+            }
+        }
+    }
+}

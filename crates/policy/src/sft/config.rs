@@ -1,0 +1,97 @@
+//! The settings of an SFT stage.
+
+use std::num::NonZero;
+
+use lm::{Activations, AdamWConfig, LoraConfig};
+use problem::Result;
+use serde::{Deserialize, Serialize};
+use text::OverLong;
+
+use crate::settings::Settings;
+
+/// Whose responses a model learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Those of all users: one adapter, which becomes part of the base.
+    Global,
+    /// The user's own: an adapter each, from which DPO can start.
+    PerUser,
+}
+
+/// The name of a global model.
+pub const EVERYONE: &str = "everyone";
+
+/// An SFT stage, as written in `configs/sft/*.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftConfig {
+    /// Whose responses a model learns from.
+    pub scope: Scope,
+    /// Rank, scale, layers.
+    pub lora: LoraConfig,
+    /// Peak learning rate, schedule, clip: each model's own.
+    pub optimizer: AdamWConfig,
+    /// Responses in a batch, of each model.
+    pub batch_answers: NonZero<usize>,
+    /// Training ends after so many passes over a model's responses ...
+    pub max_epochs: NonZero<usize>,
+    /// ... or with the last batch that fits into so many tokens, for each model.
+    pub token_budget: usize,
+    /// Tokens of prompt and response.
+    pub max_row_tokens: usize,
+    /// What becomes of a longer row.
+    pub over_long: OverLong,
+    /// A batch is computed in parts of so many tokens; the result does not change.
+    pub micro_batch_tokens: NonZero<usize>,
+    /// What a part keeps for its backward pass.
+    pub activations: Activations,
+    /// Steps between two checkpoints.
+    pub save_every_steps: NonZero<usize>,
+}
+
+impl SftConfig {
+    /// The names of the models: one for all users, or one for each.
+    pub(crate) fn models(&self, users: &[String]) -> Vec<String> {
+        match self.scope {
+            Scope::Global => vec![EVERYONE.into()],
+            Scope::PerUser => users.to_vec(),
+        }
+    }
+
+    /// Refuses numbers that mean nothing in the training of `models` models.
+    ///
+    /// # Errors
+    /// The first of them, with the key's name.
+    pub(crate) fn check(&self, models: usize) -> Result<()> {
+        let settings = Settings { stage: "sft", example: "configs/sft/preferred.toml" };
+        self.lora.check("sft, `lora`")?;
+        self.optimizer.check("sft, `optimizer`")?;
+        settings.token_budget("token_budget", self.token_budget, models)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
+        let fine: SftConfig = toml::from_str(include_str!("../../../../configs/sft/preferred.toml")).unwrap();
+        fine.check(1).unwrap();
+        let cases: [(fn(&mut SftConfig), &str); 6] = [
+            (|c| c.optimizer.learning_rate = 0.0, "sft, `optimizer`, `learning_rate`"),
+            (|c| c.optimizer.betas = [0.9, 1.0], "sft, `optimizer`, `betas`"),
+            (|c| c.lora.alpha = -1.0, "sft, `lora`, `alpha`"),
+            (|c| c.lora.dropout = 1.0, "sft, `lora`, `dropout`"),
+            (|c| c.token_budget = 0, "sft, `token_budget`"),
+            (|c| c.token_budget = usize::MAX, "sft, `token_budget`"),
+        ];
+        for (change, key) in cases {
+            let mut config = fine.clone();
+            change(&mut config);
+            let error = config.check(2).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
+        }
+    }
+}
