@@ -3,30 +3,19 @@
 //! `idiolect run PIPELINE` executes a pipeline file: raw data in, exported models out. `exit` says how the program ends: which
 //! message, and which exit code.
 
-mod adapt;
-mod ask;
 mod base;
-mod chat;
 mod cli;
-mod combine;
 mod combined;
-mod data_command;
+mod commands;
+mod compute;
 mod described;
-mod doctor;
 mod exit;
 mod hub;
+mod judged;
 #[cfg(feature = "kill-points")]
 mod kill_points;
-mod lab_command;
-mod lab_loco;
-mod lab_newcomers;
-mod lab_pessimism;
-mod lab_rfm;
+mod new_folder;
 mod pipeline;
-mod policy_command;
-mod rank;
-mod reward_command;
-mod score;
 mod served;
 mod stages;
 mod table;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base;
-use crate::cli::ComputeArgs;
+use crate::compute::ComputeArgs;
 
 /// Which model, on what.
 #[derive(Args)]

@@ -7,10 +7,9 @@ use clap::Args;
 use policy::{Combination, Policies, PpoReport};
 use problem::{Result, mistake};
 
-use crate::cli::ComputeArgs;
-use crate::cli::refuse_folder;
 use crate::combined::{BASIS, combined};
-use crate::lab_command::{begin, publish};
+use crate::compute::ComputeArgs;
+use crate::new_folder::NewFolder;
 use crate::served::{Served, ServedArgs};
 use crate::table;
 
@@ -41,8 +40,14 @@ pub(crate) struct CombineArgs {
     compute: ComputeArgs,
 }
 
-pub(crate) fn run(args: &CombineArgs) -> Result<()> {
-    refuse_folder(&args.out)?;
+impl CombineArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(args: &CombineArgs) -> Result<()> {
+    let new = NewFolder::begin(&args.out)?;
     if !(args.strength.is_finite() && args.strength > 0.0) {
         let message = format!("--strength: expected a positive number, found {}", args.strength);
         return Err(mistake(message, "1 goes as far as the basis"));
@@ -61,10 +66,9 @@ pub(crate) fn run(args: &CombineArgs) -> Result<()> {
     }
     let how = Combination { rank: args.rank, strength: args.strength };
     let (policies, weights) = combined(&basis, &report, &tastes, how, &served.lm)?;
-    let aside = begin(&args.out)?;
-    policies.write(&aside.join("policies.safetensors"))?;
-    run::write_json(&aside.join("weights.json"), &weights)?;
-    publish(&aside, &args.out)?;
+    policies.write(&new.path().join("policies.safetensors"))?;
+    run::write_json(&new.path().join("weights.json"), &weights)?;
+    new.publish()?;
     let rank = policies.bank.config().lora.rank;
     let features = basis.users.len();
     table::print(&format!("{} policies of rank {rank} from {features} of features, without training", tastes.len()))?;

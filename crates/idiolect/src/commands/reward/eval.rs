@@ -1,23 +1,14 @@
-//! `idiolect reward`: a saved reward model, on any split of any table, alone.
+//! `idiolect reward eval`: a saved reward model, on any split of any table, alone.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use data::Split;
 use problem::{Result, mistake};
 
-use crate::cli::ComputeArgs;
-use crate::data_command::refuse_existing;
-use crate::rank::RankArgs;
-use crate::{base, rank, table};
-
-#[derive(Subcommand)]
-pub(crate) enum RewardCommand {
-    /// Accuracy, log-loss, calibration of every user on a split, beside the simplest baselines
-    Eval(EvalArgs),
-    /// The best of a prompt's answers for one user, by any reward model, beside another model's pick
-    Rank(RankArgs),
-}
+use crate::compute::ComputeArgs;
+use crate::new_folder::refuse_file;
+use crate::{base, table};
 
 #[derive(Args)]
 pub(crate) struct EvalArgs {
@@ -58,18 +49,15 @@ pub(crate) struct EvalArgs {
     compute: ComputeArgs,
 }
 
-impl RewardCommand {
-    pub(crate) fn execute(self) -> Result<()> {
-        match self {
-            Self::Eval(args) => eval(&args),
-            Self::Rank(args) => rank::run(&args),
-        }
+impl EvalArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        eval(self)
     }
 }
 
 fn eval(args: &EvalArgs) -> Result<()> {
     for out in args.json.iter().chain(&args.predictions).chain(&args.reliability) {
-        refuse_existing(out)?;
+        refuse_file(out)?;
     }
     let Some(split) = Split::parse(&args.split) else {
         let message = format!("--split: expected train, dev, adapt or test, found `{}`", args.split);

@@ -3,17 +3,29 @@
 use std::path::Path;
 use std::time::Duration;
 
+use clap::Args;
 use device::{Compute, Device, Rate};
 use problem::Result;
 
 use crate::pipeline::Speed;
 use crate::{hub, table};
 
+/// Nothing to set.
+#[derive(Args)]
+pub(crate) struct DoctorArgs {}
+
+impl DoctorArgs {
+    #[expect(clippy::unused_self, reason = "every command is executed alike")]
+    pub(crate) fn execute(&self) -> Result<()> {
+        print()
+    }
+}
+
 /// How long each product is measured.
 const SPAN: Duration = Duration::from_millis(200);
 
 /// Prints what was found; what is missing comes last, with its remedy.
-pub(crate) fn print() -> Result<()> {
+fn print() -> Result<()> {
     let mut missing: Vec<String> = Vec::new();
     let line = |name: &str, value: String| table::print(&format!("{name:<12}{value}"));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -7,7 +7,7 @@ use device::Checked;
 use problem::Result;
 use serde_json::json;
 
-use crate::cli::ComputeArgs;
+use crate::compute::ComputeArgs;
 use crate::{base, table};
 
 /// Arguments of `idiolect score`.
@@ -32,7 +32,13 @@ pub(crate) struct ScoreArgs {
     compute: ComputeArgs,
 }
 
-pub(crate) fn score(args: &ScoreArgs) -> Result<()> {
+impl ScoreArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        score(self)
+    }
+}
+
+fn score(args: &ScoreArgs) -> Result<()> {
     let ScoreArgs { model, adapter, prompt, dump, greedy, compute } = args;
     let compute = compute.resolve()?;
     let (lm, tokenizer) = base::load(model, &compute)?;

@@ -1,8 +1,8 @@
-//! `idiolect policy`: what trained policies are worth, by a known truth or by reward models.
+//! `idiolect policy eval`: what trained policies are worth, by a known truth or by reward models.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use lm::Lm;
 use policy::Policies;
 use problem::{Result, mistake};
@@ -11,20 +11,11 @@ use run::Run;
 use study::{Asked, EvaluateConfig, EvaluationSplit, Own, Rates, SamplingConfig, Truth};
 use text::{Answer, Message, Tokenizer};
 
-use crate::cli::ComputeArgs;
-use crate::cli::refuse_folder;
-use crate::combine::{self, CombineArgs};
+use crate::compute::ComputeArgs;
+use crate::new_folder::refuse_folder;
 use crate::stages::import::files_of_a_base;
 use crate::stages::pairs::answer_rows;
 use crate::{base, table};
-
-#[derive(Subcommand)]
-pub(crate) enum PolicyCommand {
-    /// Win rates over the base and over a model for everybody, at equal length, the matrix of users, divergence, diversity, drift
-    Eval(EvalArgs),
-    /// Policies at once, from those of reward features (`whose = { features = {} }`), weighted by tastes: for users adapted since
-    Combine(CombineArgs),
-}
 
 #[derive(Args)]
 pub(crate) struct EvalArgs {
@@ -73,12 +64,9 @@ pub(crate) struct EvalArgs {
     compute: ComputeArgs,
 }
 
-impl PolicyCommand {
-    pub(crate) fn execute(self) -> Result<()> {
-        match self {
-            Self::Eval(args) => eval(&args),
-            Self::Combine(args) => combine::run(&args),
-        }
+impl EvalArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        eval(self)
     }
 }
 

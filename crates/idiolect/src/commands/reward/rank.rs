@@ -8,7 +8,7 @@ use problem::{Result, mistake};
 use reward::{ByFactors, ByTaste, Errors, RewardModel};
 use serde::{Deserialize, Serialize};
 
-use crate::data_command::refuse_existing;
+use crate::new_folder::refuse_file;
 use crate::served::{Served, ServedArgs, decided_votes};
 use crate::{base, table};
 
@@ -53,8 +53,14 @@ struct Ranked {
     beside: Option<usize>,
 }
 
-pub(crate) fn run(args: &RankArgs) -> Result<()> {
-    refuse_existing(&args.out)?;
+impl RankArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(args: &RankArgs) -> Result<()> {
+    refuse_file(&args.out)?;
     for (flag, value) in [("--caution", args.caution), ("--zeta", args.zeta.unwrap_or(0.0))] {
         if !(value.is_finite() && value >= 0.0) {
             let message = format!("{flag}: expected a finite number of at least 0, found {value}");

@@ -10,7 +10,7 @@ use problem::{Result, mistake};
 use text::{Message, Tokenizer};
 
 use crate::base;
-use crate::cli::ComputeArgs;
+use crate::compute::ComputeArgs;
 use crate::table;
 
 /// The name of the model without an adapter.
@@ -53,7 +53,13 @@ struct Speaker {
     history: Vec<Message>,
 }
 
-pub(crate) fn run(args: &ChatArgs) -> Result<()> {
+impl ChatArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(args: &ChatArgs) -> Result<()> {
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) || args.max_new_tokens == 0 {
         let found = format!("{} and {}", args.temperature, args.max_new_tokens);
         let message = format!(

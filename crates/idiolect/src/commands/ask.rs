@@ -11,7 +11,7 @@ use estimate::{Criterion, Taste};
 use problem::{Result, mistake};
 use rand::Rng;
 
-use crate::adapt::{differences, judge};
+use crate::judged::{differences, judge};
 use crate::served::{Served, ServedArgs};
 use crate::table;
 
@@ -48,7 +48,13 @@ struct Candidate<'a> {
     difference: Vec<f64>,
 }
 
-pub(crate) fn run(args: &AskArgs) -> Result<()> {
+impl AskArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(args: &AskArgs) -> Result<()> {
     let criterion = match args.criterion.as_str() {
         "information" => Criterion::Information,
         "determinant" => Criterion::Determinant,

@@ -8,6 +8,7 @@ use estimate::{Judgements, Taste};
 use problem::{Result, mistake};
 use stats::{Prior, clustered_mean};
 
+use crate::judged::judge;
 use crate::served::{Served, ServedArgs};
 use crate::table;
 
@@ -30,7 +31,13 @@ pub(crate) struct AdaptArgs {
 const ENOUGH: usize = 20;
 const FOLDS: usize = 5;
 
-pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
+impl AdaptArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(args: &AdaptArgs) -> Result<()> {
     let all = data::read_votes(&args.votes)?;
     let votes: Vec<&Vote> = all.iter().filter(|v| v.user_id == args.user).collect();
     if votes.is_empty() {
@@ -90,32 +97,6 @@ pub(crate) fn run(args: &AdaptArgs) -> Result<()> {
     ))?;
     tracing::info!("written: {}", file.display());
     Ok(())
-}
-
-/// Features of each vote's `chosen` minus those of its `rejected`, `[d]`; none where a row is over the limit.
-pub(crate) fn differences(reader: &mut reward::Reader, votes: &[&Vote]) -> Result<Vec<Option<Vec<f64>>>> {
-    let texts: Vec<reward::Text> =
-        votes.iter().flat_map(|v| [(&v.prompt[..], v.chosen.as_str()), (&v.prompt[..], v.rejected.as_str())]).collect();
-    let mut bar = run::Progress::new("reading texts", 0, 0);
-    let (features, _) = reader.features(&texts, |done, all| bar.reach(done, all))?;
-    drop(bar);
-    let difference = |pair: &[Option<Vec<f64>>]| match pair {
-        [Some(chosen), Some(rejected)] => Some(chosen.iter().zip(rejected).map(|(a, b)| a - b).collect()),
-        _ => None,
-    };
-    Ok(features.chunks_exact(2).map(difference).collect())
-}
-
-/// Votes in features `[d]`, and how many were left out for their length.
-pub(crate) fn judge(reader: &mut reward::Reader, votes: &[&Vote], d: usize) -> Result<(Judgements, usize)> {
-    let mut judged = Judgements::new(d);
-    for (vote, difference) in votes.iter().zip(differences(reader, votes)?) {
-        if let Some(difference) = difference {
-            judged.push(&difference, if vote.tie { 0.5 } else { 1.0 }, f64::from(vote.weight.max(f32::MIN_POSITIVE)));
-        }
-    }
-    let dropped = votes.len() - judged.len();
-    Ok((judged, dropped))
 }
 
 /// Each decided vote predicted from the other folds' votes.

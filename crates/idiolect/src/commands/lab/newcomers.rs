@@ -8,8 +8,8 @@ use lab::{EmbeddedVote, HeldOutStudy};
 use nalgebra::DMatrix;
 use problem::{Result, mistake};
 
-use crate::cli::ComputeArgs;
-use crate::lab_command::{begin, publish};
+use crate::compute::ComputeArgs;
+use crate::new_folder::NewFolder;
 use crate::{base, table};
 
 #[derive(Args)]
@@ -42,8 +42,14 @@ pub(crate) struct NewcomersArgs {
     compute: ComputeArgs,
 }
 
-pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
-    let aside = begin(&args.out)?;
+impl NewcomersArgs {
+    pub(crate) fn execute(&self) -> Result<()> {
+        run(self)
+    }
+}
+
+fn run(args: &NewcomersArgs) -> Result<()> {
+    let new = NewFolder::begin(&args.out)?;
     let votes = data::read_votes(&args.votes)?;
     let ties = votes.iter().filter(|v| v.tie).count();
     let (lm, tokenizer) = base::load(&args.base, &args.compute.resolve()?)?;
@@ -106,7 +112,7 @@ pub(crate) fn run(args: &NewcomersArgs) -> Result<()> {
         users.iter().for_each(|(name, i)| names[*i] = name);
         names
     };
-    let text = lab::write_held_out(&study, &found, &names, args.depth, args.seed, &aside)?;
-    publish(&aside, &args.out)?;
+    let text = lab::write_held_out(&study, &found, &names, args.depth, args.seed, new.path())?;
+    new.publish()?;
     table::print(&text)
 }

@@ -1,0 +1,31 @@
+//! Votes in reward features.
+
+use data::Vote;
+use estimate::Judgements;
+use problem::Result;
+
+/// Features of each vote's `chosen` minus those of its `rejected`, `[d]`; none where a row is over the limit.
+pub(crate) fn differences(reader: &mut reward::Reader, votes: &[&Vote]) -> Result<Vec<Option<Vec<f64>>>> {
+    let texts: Vec<reward::Text> =
+        votes.iter().flat_map(|v| [(&v.prompt[..], v.chosen.as_str()), (&v.prompt[..], v.rejected.as_str())]).collect();
+    let mut bar = run::Progress::new("reading texts", 0, 0);
+    let (features, _) = reader.features(&texts, |done, all| bar.reach(done, all))?;
+    drop(bar);
+    let difference = |pair: &[Option<Vec<f64>>]| match pair {
+        [Some(chosen), Some(rejected)] => Some(chosen.iter().zip(rejected).map(|(a, b)| a - b).collect()),
+        _ => None,
+    };
+    Ok(features.chunks_exact(2).map(difference).collect())
+}
+
+/// Votes in features `[d]`, and how many were left out for their length.
+pub(crate) fn judge(reader: &mut reward::Reader, votes: &[&Vote], d: usize) -> Result<(Judgements, usize)> {
+    let mut judged = Judgements::new(d);
+    for (vote, difference) in votes.iter().zip(differences(reader, votes)?) {
+        if let Some(difference) = difference {
+            judged.push(&difference, if vote.tie { 0.5 } else { 1.0 }, f64::from(vote.weight.max(f32::MIN_POSITIVE)));
+        }
+    }
+    let dropped = votes.len() - judged.len();
+    Ok((judged, dropped))
+}

@@ -1,0 +1,169 @@
+//! What a stage is.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use device::Compute;
+use problem::Result;
+use run::{Environment, Run};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::artifact::{Artifact, Inputs};
+use super::budget::{Budget, Sizes};
+
+/// One kind of stage: its settings are the type that implements this, as read from TOML.
+pub(crate) trait Stage: Serialize + DeserializeOwned + 'static {
+    /// As `kind` in a pipeline names it.
+    const KIND: &'static str;
+    /// Raised whenever the code changes what this stage writes.
+    const FORMAT: u32;
+    /// Settings that change no byte of the result, as dotted keys.
+    const WITHOUT_EFFECT: &'static [&'static str] = &[];
+    /// Settings that move the last bits of the result and nothing else: part of the environment.
+    const LAST_BITS: &'static [&'static str] = &[];
+    /// Settings that are paths or lists of paths. Their contents decide the result, not their names.
+    const PATHS: &'static [&'static str] = &[];
+    /// What it says of its work: the manifest's summary.
+    type Report: Serialize;
+
+    /// Refuses settings that mean nothing.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What it reads of the stages before it.
+    fn reads(&self) -> Vec<Artifact>;
+
+    /// What it is to the stages after it.
+    fn provides(&self) -> Vec<Artifact>;
+
+    /// What it reads besides.
+    ///
+    /// # Errors
+    /// A file that is not there.
+    fn files(&self) -> Result<Vec<Source>> {
+        Ok(vec![])
+    }
+
+    /// Does libtorch compute its result? The last bits of others do not depend on device, dtype and threads.
+    fn computes(&self) -> bool {
+        true
+    }
+
+    /// What moves the last bits of its result.
+    fn environment(&self, compute: &Compute) -> Environment {
+        if self.computes() { compute.environment() } else { Environment::new() }
+    }
+
+    /// The most tokens that it may take.
+    fn budget(&self, _: &Sizes) -> Budget {
+        Budget::default()
+    }
+
+    /// Does the work: files into the run's folder.
+    fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<Self::Report>;
+
+    /// The report for a reader.
+    fn text(report: &Self::Report) -> String;
+}
+
+/// A file or an address that a stage reads.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// A local file: its content decides.
+    File(PathBuf),
+}
+
+/// A stage of any kind with its settings.
+pub(crate) trait AnyStage {
+    fn kind(&self) -> &'static str;
+    fn format(&self) -> u32;
+    fn reads(&self) -> Vec<Artifact>;
+    fn provides(&self) -> Vec<Artifact>;
+    fn files(&self) -> Result<Vec<Source>>;
+    fn budget(&self, sizes: &Sizes) -> Budget;
+    /// All settings, as they are kept in the stage's folder.
+    fn settings(&self) -> Value;
+    /// The settings that decide the result.
+    fn deciding_settings(&self) -> Value;
+    /// What moves the last bits of the result: the machine's part, and the settings that do.
+    fn environment(&self, compute: &Compute) -> Environment;
+    /// Does the work; gives the manifest's summary, and the text for a reader.
+    fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)>;
+    /// The settings' own type.
+    fn as_any(&self) -> &dyn Any;
+}
+
+impl<S: Stage> AnyStage for S {
+    fn kind(&self) -> &'static str {
+        S::KIND
+    }
+
+    fn format(&self) -> u32 {
+        S::FORMAT
+    }
+
+    fn reads(&self) -> Vec<Artifact> {
+        Stage::reads(self)
+    }
+
+    fn provides(&self) -> Vec<Artifact> {
+        Stage::provides(self)
+    }
+
+    fn files(&self) -> Result<Vec<Source>> {
+        Stage::files(self)
+    }
+
+    fn budget(&self, sizes: &Sizes) -> Budget {
+        Stage::budget(self, sizes)
+    }
+
+    fn settings(&self) -> Value {
+        json!(self)
+    }
+
+    fn deciding_settings(&self) -> Value {
+        let mut settings = json!(self);
+        for key in S::WITHOUT_EFFECT.iter().chain(S::LAST_BITS).chain(S::PATHS) {
+            take(&mut settings, key);
+        }
+        settings
+    }
+
+    fn environment(&self, compute: &Compute) -> Environment {
+        let mut environment = Stage::environment(self, compute);
+        let mut settings = json!(self);
+        if self.computes() {
+            for key in S::LAST_BITS {
+                environment.extend(take(&mut settings, key).map(|value| ((*key).to_owned(), value.to_string())));
+            }
+        }
+        environment
+    }
+
+    fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<(Value, String)> {
+        let report = Stage::execute(self, inputs, compute, run)?;
+        Ok((json!(report), S::text(&report)))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Takes the value of a dotted key out of a table of settings.
+fn take(settings: &mut Value, key: &str) -> Option<Value> {
+    match key.split_once('.') {
+        None => settings.as_object_mut()?.shift_remove(key).filter(|value| !value.is_null()),
+        Some((table, rest)) => take(settings.get_mut(table)?, rest),
+    }
+}
+
+/// The users whose training a stage stopped, with the reason, by its summary in the manifest.
+pub(crate) fn quarantined(summary: &Value) -> BTreeMap<String, String> {
+    serde_json::from_value(summary["quarantined"].clone()).unwrap_or_default()
+}
