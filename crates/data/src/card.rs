@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use problem::{Result, invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Split;
@@ -161,7 +162,7 @@ pub enum Layout {
 }
 
 /// One text or several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum OneOrMore {
     /// One.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use problem::{Result, invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Card, Leakage, SplitRule, Whole};
 
 /// What becomes of a row that is not as the card says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BadRows {
     /// Ingestion ends with the row's place.
@@ -19,7 +20,7 @@ pub enum BadRows {
 }
 
 /// What becomes of a vote that repeats another of the same user on the same texts with the same choice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Duplicates {
     /// It counts again.
@@ -30,7 +31,7 @@ pub enum Duplicates {
 }
 
 /// Which votes are kept, and how they are split.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
     /// Users with fewer decided training votes are dropped and counted (with held-out users: fewer decided votes).

@@ -2,6 +2,7 @@
 
 use std::num::NonZero;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -40,7 +41,7 @@ impl Split {
 }
 
 /// What a split keeps whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Whole {
     /// Prompts that are the same but for case, marks and spaces.
@@ -51,7 +52,7 @@ pub enum Whole {
 
 /// Where a vote's split comes from. All but `column` depend on contents and the seed alone, not on the order of rows or
 /// files.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "by", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SplitRule {
     /// The column that the card names.

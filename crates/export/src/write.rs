@@ -7,6 +7,7 @@ use device::Compute;
 use lm::{Bank, Lm, full_logits};
 use problem::{Result, bug, invalid};
 use run::{Progress, Run};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Message, Tokenizer};
 
@@ -15,7 +16,7 @@ use crate::peft::write_adapter;
 use crate::{folder_name, read_adapter};
 
 /// An export, as written in `configs/export/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportConfig {
     /// Users who also get a merged Hugging Face folder (float32: about the size of the base each).
@@ -24,6 +25,13 @@ pub struct ExportConfig {
     pub probe: String,
     /// The largest difference of a logit that is accepted, in float32.
     pub tolerance: f64,
+}
+
+impl Default for ExportConfig {
+    fn default() -> Self {
+        let probe = "What should I cook for a friend who is coming to dinner tonight?".into();
+        Self { merged: vec![], probe, tolerance: 1e-3 }
+    }
 }
 
 impl ExportConfig {

@@ -6,6 +6,7 @@ use problem::Result;
 use crate::commands::adapt::AdaptArgs;
 use crate::commands::ask::AskArgs;
 use crate::commands::chat::ChatArgs;
+use crate::commands::config::ConfigArgs;
 use crate::commands::data::DataCommand;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::import::ImportArgs;
@@ -38,6 +39,8 @@ fn log_format(text: &str) -> Result<run::LogFormat, String> {
 enum Command {
     /// Run a pipeline file: every stage that is not up to date
     Run(RunArgs),
+    /// Print a stage's settings with their documentation and defaults
+    Config(ConfigArgs),
     /// Turn a GGUF file of the Llama family, or a model's name on the Hugging Face Hub, into a Hugging Face folder
     Import(ImportArgs),
     /// Check, show, count or ingest preference data
@@ -68,6 +71,7 @@ impl Cli {
     pub(crate) fn execute(self) -> Result<Outcome> {
         match self.command {
             Command::Run(args) => return args.execute(),
+            Command::Config(args) => args.execute(),
             Command::Import(args) => args.execute(),
             Command::Data(command) => command.execute(),
             Command::Reward(command) => command.execute(),

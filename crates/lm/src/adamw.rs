@@ -5,6 +5,7 @@ use std::num::NonZero;
 
 use device::Checked;
 use problem::{Problem, Result, invalid, not_finite};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -31,7 +32,7 @@ pub struct Parameter {
 }
 
 /// As written in a stage's TOML.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWConfig {
     /// Peak learning rate.
@@ -51,7 +52,7 @@ pub struct AdamWConfig {
 }
 
 /// Learning rate over the steps, behind the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
     /// The peak throughout.
@@ -66,6 +67,22 @@ pub enum Schedule {
         /// Share of the schedule that lies behind, from 0 to below 1.
         from: f64,
     },
+}
+
+impl AdamWConfig {
+    /// The settings that stages start from: this peak rate, reached after a share of `warmup_ratio` of all steps and falling linearly, no
+    /// weight decay, gradients clipped to norm 1.
+    pub fn with_rate(learning_rate: f64, warmup_ratio: f64) -> Self {
+        Self {
+            learning_rate,
+            schedule: Schedule::Linear,
+            warmup_ratio,
+            weight_decay: 0.0,
+            betas: [0.9, 0.999],
+            epsilon: 1e-8,
+            max_grad_norm: 1.0,
+        }
+    }
 }
 
 impl AdamWConfig {

@@ -1,5 +1,6 @@
 //! What training reads off hidden states: the log-probability of a row's answer, and its pooled hidden state.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -83,7 +84,7 @@ pub fn token_logp(lm: &Lm, hidden: &Tensor, targets: &Tensor) -> Tensor {
 }
 
 /// Which hidden states of a row a reward is read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pooling {
     /// The row's last token: the end of turn. What sequence classifiers do.

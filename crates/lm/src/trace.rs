@@ -3,6 +3,7 @@
 
 use device::Checked;
 use problem::{Result, not_finite};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -11,7 +12,7 @@ use crate::adapters::RowFactors;
 use crate::rows::Batch;
 
 /// What a forward pass keeps for the backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activations {
     /// Everything.

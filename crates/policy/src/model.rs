@@ -6,6 +6,7 @@ use std::path::Path;
 use lm::{Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, Quarantine, Sharing, Storage, TokenRow};
 use problem::{Result, invalid};
 use run::{Progress, Run};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::some_of;
@@ -65,7 +66,7 @@ impl Policies {
 }
 
 /// Which halves of an adapter are a user's own; the other one is trained by all users together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Personal {
     /// Both: users share the base and nothing else.
@@ -88,7 +89,7 @@ impl Personal {
 }
 
 /// Where policies start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
     /// As the base.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use data::{Column, Split, Vote, read_table, write_table};
 use problem::{Result, invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message};
 
@@ -23,7 +24,7 @@ pub struct Pair {
 }
 
 /// What pairs of ranked samples count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weighting {
     /// All the same.

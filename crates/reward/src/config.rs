@@ -4,13 +4,14 @@ use std::num::NonZero;
 
 use lm::{Activations, AdamWConfig, AllBlocks, Blocks, LoraConfig, Middle, Owners, Pooling, Sharing};
 use problem::{Problem, Result, invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
 use crate::Objective;
 
 /// Which factors are personal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
     /// One factor of every adapted layer personal, everything else shared, the head included (P-ShareLoRA).
@@ -27,7 +28,7 @@ pub enum Variant {
 }
 
 /// What P-ShareLoRA shares.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Structure {
     /// `up down`, one of the two personal.
@@ -40,7 +41,7 @@ pub enum Structure {
 }
 
 /// The personal factor of [`Structure::Lora`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Personal {
     /// The down-projection (the paper's better choice, its section D.3).
@@ -51,7 +52,7 @@ pub enum Personal {
 }
 
 /// Does a phase train one adapter for all, or the users' own?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Factors {
     /// One for all.
@@ -61,7 +62,7 @@ pub enum Factors {
 }
 
 /// What a phase may train.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Down-projections.
@@ -84,7 +85,7 @@ pub enum Role {
 
 /// A part of the training. The learning rate runs over all phases as one schedule, so that the last of three epochs under a
 /// linear one starts at a third of the peak (the paper's variant G); every phase starts with an optimiser of its own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
     /// One adapter for all, or the users' own. A global phase stands before personal ones.
@@ -97,7 +98,7 @@ pub struct Phase {
 }
 
 /// When to stop before the last step: by the log-loss of the split `dev`, never of `test`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStopping {
     /// Steps between two looks at `dev`.
@@ -107,7 +108,7 @@ pub struct EarlyStopping {
 }
 
 /// Where something large lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kept {
     /// In memory, all of it.
@@ -118,7 +119,7 @@ pub enum Kept {
 }
 
 /// How to fit a reward model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardConfig {
     /// Which factors are personal.
@@ -181,6 +182,39 @@ pub struct RewardConfig {
     /// Judge every user's votes by every other user's factors as well.
     #[serde(default)]
     pub swap: bool,
+}
+
+impl Default for RewardConfig {
+    fn default() -> Self {
+        let count = |n: usize| NonZero::new(n).unwrap_or(NonZero::<usize>::MIN);
+        let phase = |factors, epochs| Phase { factors, epochs, train: None };
+        Self {
+            variant: Variant::PShareLora,
+            structure: Structure::default(),
+            personal: Personal::default(),
+            pooling: Pooling::Mean,
+            depth: None,
+            features: None,
+            head_scale: 1.0,
+            lora: LoraConfig::of_last_blocks(8, 32.0, 4),
+            optimizer: AdamWConfig::with_rate(5e-3, 0.05),
+            personal_rate: one(),
+            objective: Objective::default(),
+            batch_votes: count(16),
+            phases: vec![phase(Factors::Global, 0.3), phase(Factors::Personal, 2.7)],
+            token_budget: 10_000_000,
+            early_stopping: None,
+            max_row_tokens: 1024,
+            over_long: OverLong::Error,
+            micro_batch_tokens: count(4096),
+            activations: Activations::Keep,
+            save_every_steps: count(10),
+            newcomer_epochs: newcomer_epochs(),
+            personal_factors: Kept::default(),
+            frozen_states: Kept::default(),
+            swap: false,
+        }
+    }
 }
 
 fn one() -> f64 {

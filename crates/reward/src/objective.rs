@@ -4,11 +4,12 @@
 //! it: ties (Rao and Kupper 1967; Davidson 1970), slips of the hand (a lapse rate, Wichmann and Hill 2001), known margins
 //! (Touvron et al. 2023, eq. 2), and rewards that float away from zero (centring, Eisenstein et al. 2023, eq. 3).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 /// What a tie says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ties {
     /// Nothing: tied votes are left out, and counted.
@@ -21,7 +22,7 @@ pub enum Ties {
 }
 
 /// Votes in which the voter did not decide by the answers, but by chance.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Lapse {
     /// A share that is known, the same for all.
@@ -40,7 +41,7 @@ impl Default for Lapse {
 }
 
 /// How much a vote counts in the pooled loss. Where everything is personal, every user's votes are averaged alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Weighting {
     /// Every vote once, as in the paper.
@@ -53,7 +54,7 @@ pub enum Weighting {
 }
 
 /// As written in `[objective]` of a reward stage. Everything left out is as in the paper.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
     /// What a tie says.

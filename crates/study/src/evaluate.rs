@@ -7,6 +7,7 @@ use data::{Column, write_table};
 use lm::{Bank, Lm, Prefix, TokenRow, answer_logp, forward};
 use problem::{Result, invalid};
 use run::{Progress, Run};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stats::{Contest, clustered, clustered_mean, distinct_n, half_for_equal, length_controlled, win_rate};
 use tch::no_grad;
@@ -18,7 +19,7 @@ use crate::truth::{Prompts, Rates, Truth};
 use crate::{SamplingConfig, curve, sample};
 
 /// An evaluation, as written in `configs/evaluate/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {
     /// `dev` while mending, `held_out` to report.
@@ -44,8 +45,19 @@ impl EvaluateConfig {
     }
 }
 
+impl Default for EvaluateConfig {
+    fn default() -> Self {
+        Self {
+            split: EvaluationSplit::HeldOut,
+            sampling: SamplingConfig::default(),
+            kl_samples_per_prompt: 2,
+            neutral: None,
+        }
+    }
+}
+
 /// Which prompts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EvaluationSplit {
     /// For mending.

@@ -5,13 +5,14 @@ use std::num::NonZero;
 use lm::{Bank, Hooks, Lm, Sampling, generate};
 use problem::Result;
 use run::{Progress, Run};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
 
 use crate::limits::{countable, positive};
 
 /// How answers are sampled, as written in a stage's TOML.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingConfig {
     /// Answers to each prompt.
@@ -22,6 +23,13 @@ pub struct SamplingConfig {
     pub temperature: f64,
     /// Answers that are decoded together.
     pub batch_rows: NonZero<usize>,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        let count = |n: usize| NonZero::new(n).unwrap_or(NonZero::<usize>::MIN);
+        Self { samples_per_prompt: count(8), max_new_tokens: count(128), temperature: 1.0, batch_rows: count(64) }
+    }
 }
 
 impl SamplingConfig {

@@ -9,6 +9,7 @@ use problem::{Problem, Result, invalid};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use run::Run;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message, Tokenizer};
 
@@ -19,7 +20,7 @@ use crate::truth::{Prompts, Truth};
 use crate::{SamplingConfig, sample};
 
 /// Votes of each user on the prompts of each part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VotesPerUser {
     /// On training prompts.
@@ -31,7 +32,7 @@ pub struct VotesPerUser {
 }
 
 /// A simulation, as written in `configs/simulate/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimulateConfig {
     /// A TOML file with the lists `train`, `dev`, `held_out`.

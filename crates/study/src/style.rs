@@ -1,12 +1,13 @@
 //! Interpretable style features of an English text, counted from its words and marks.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Scores are clipped at so many standard deviations.
 pub const CLIP: f64 = 2.0;
 
 /// One thing that can be counted in a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Feature {
     /// `you`, `your`, ...

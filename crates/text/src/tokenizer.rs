@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use problem::{Problem, Result, bug, invalid, mistake};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -46,7 +47,7 @@ pub struct Row {
 }
 
 /// What becomes of a row that is longer than the limit. An answer is never cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OverLong {
     /// An error that names it.

@@ -3,6 +3,7 @@
 pub(crate) mod adapt;
 pub(crate) mod ask;
 pub(crate) mod chat;
+pub(crate) mod config;
 pub(crate) mod data;
 pub(crate) mod doctor;
 pub(crate) mod import;

@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use data::{Card, OneOrMore, Selection, TokenReport, UsersReport};
+use data::{Card, OneOrMore, Selection, SplitRule, TokenReport, UsersReport};
 use device::Compute;
 use problem::{Result, mistake};
 use run::Run;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::artifact::TOKENS;
+use super::stage::as_table;
 use super::{Artifact, Inputs, Source, Stage};
 use crate::described::described;
 
 /// What is ingested, and how.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DataConfig {
     /// The data set's card.
@@ -54,6 +56,14 @@ impl Stage for DataConfig {
     const FORMAT: u32 = 7;
     const PATHS: &'static [&'static str] = &["card", "path", "users"];
     type Report = Ingested;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        let selection = Selection { min_votes: 20, ..Selection::all(SplitRule::Prompt { dev: 0.1, test: 0.2 }) };
+        let mut table = toml::Table::new();
+        table.insert("tokens".into(), false.into());
+        table.insert("selection".into(), toml::Value::Table(as_table(&selection)));
+        table
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         let simulated = self.path.is_none().then_some(Artifact::SimulatedVotes);

@@ -6,6 +6,7 @@ use problem::Result;
 use run::Run;
 
 use super::artifact::POLICIES;
+use super::stage::as_table;
 use super::budget::{Budget, Sizes, product};
 use super::pairs::Made;
 use super::{Artifact, Inputs, Stage};
@@ -16,6 +17,10 @@ impl Stage for DpoConfig {
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
     type Report = DpoReport;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        as_table(&Self::default())
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         match self.start {

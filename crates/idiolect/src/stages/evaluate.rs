@@ -5,6 +5,7 @@ use problem::Result;
 use run::Run;
 use study::{EvaluateConfig, EvaluationSplit, Own, Report};
 
+use super::stage::as_table;
 use super::budget::{Budget, Sizes, product};
 use super::{Artifact, Inputs, Source, Stage};
 
@@ -14,6 +15,10 @@ impl Stage for EvaluateConfig {
     const PATHS: &'static [&'static str] = &["neutral"];
     const LAST_BITS: &'static [&'static str] = &["sampling.batch_rows"];
     type Report = Report;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        as_table(&Self::default())
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Truth, Artifact::Policies]

@@ -8,6 +8,7 @@ use problem::Result;
 use run::{Environment, Run};
 use serde::{Deserialize, Serialize};
 
+use super::stage::as_table;
 use super::{Artifact, Inputs, Stage};
 
 /// What was written, and for whom nothing was.
@@ -31,6 +32,10 @@ impl Stage for ExportConfig {
     const KIND: &'static str = "export";
     const FORMAT: u32 = 7;
     type Report = Exported;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        as_table(&Self::default())
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Policies]

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use device::Compute;
 use problem::{Result, invalid, mistake};
 use run::Run;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::stage::as_table;
 use super::{Artifact, Inputs, Source, Stage};
 use crate::{base, hub};
 
 /// Where the base comes from: one of `gguf`, `folder` and `hub`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ImportConfig {
     /// A GGUF file of the Llama family.
@@ -83,6 +85,10 @@ impl Stage for ImportConfig {
     const FORMAT: u32 = 7;
     const PATHS: &'static [&'static str] = &["gguf", "folder", "chat_template"];
     type Report = Imported;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        as_table(&Self::default())
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         vec![]

@@ -3,14 +3,18 @@
 
 mod artifact;
 mod budget;
+mod defaults;
 mod stage;
 
 use std::path::Path;
 
 use problem::{Result, mistake};
+use serde_json::Value;
 
 pub(crate) use artifact::{Artifact, Inputs};
 pub(crate) use budget::{Budget, Sizes};
+pub(crate) use defaults::Schema;
+use defaults::lay_over;
 pub(crate) use stage::{AnyStage, Source, Stage, quarantined};
 
 /// Declares the stages' files, and the list of all kinds.
@@ -40,14 +44,22 @@ stages! {
 struct Kind {
     name: &'static str,
     paths: &'static [&'static str],
+    schema: fn() -> Value,
+    defaults: fn(&toml::Table) -> toml::Table,
     read: fn(toml::Table) -> Result<Box<dyn AnyStage>, toml::de::Error>,
     check: fn(&dyn AnyStage) -> Result<()>,
 }
 
 impl Kind {
     const fn of<S: Stage>() -> Self {
-        Self { name: S::KIND, paths: S::PATHS, read: read::<S>, check: check::<S> }
+        let (schema, read, check) = (schema::<S>, read::<S>, check::<S>);
+        Self { name: S::KIND, paths: S::PATHS, schema, defaults: S::defaults, read, check }
     }
+}
+
+fn schema<S: Stage>() -> Value {
+    let draft = schemars::generate::SchemaSettings::draft2020_12();
+    draft.into_generator().into_root_schema_for::<S>().to_value()
 }
 
 fn read<S: Stage>(table: toml::Table) -> Result<Box<dyn AnyStage>, toml::de::Error> {
@@ -71,10 +83,23 @@ pub(crate) fn path_settings(kind: &str) -> Result<&'static [&'static str]> {
     Ok(find(kind)?.paths)
 }
 
-/// Reads the settings of a stage. Unknown keys, and values that mean nothing, are errors; `place` names the file.
+/// The JSON schema of a stage's settings, and their defaults.
+pub(crate) fn documented_settings(kind: &str) -> Result<(Value, toml::Table)> {
+    let known = find(kind)?;
+    Ok(((known.schema)(), (known.defaults)(&toml::Table::new())))
+}
+
+/// The names of all kinds.
+pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().map(|known| known.name)
+}
+
+/// Reads the settings of a stage: what is given, over the defaults. Unknown keys, and values that mean nothing, are errors; `place` names the file.
 pub(crate) fn read_stage(kind: &str, table: toml::Table, place: &Path) -> Result<Box<dyn AnyStage>> {
     let known = find(kind)?;
-    let stage = (known.read)(table).map_err(|error| {
+    let mut whole = (known.defaults)(&table);
+    lay_over(&mut whole, table, Schema::new(&(known.schema)()));
+    let stage = (known.read)(whole).map_err(|error| {
         let message = format!("{}, stage `{kind}`: {}", place.display(), error.to_string().trim());
         mistake(message, format!("the settings are: `idiolect config {kind}`"))
     })?;

@@ -1,6 +1,7 @@
 //! The stage `pairs`: every user's preference pairs, from votes, from samples that the user's reward model ranks, or both.
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 
 use data::{Split, Vote};
 use device::Compute;
@@ -9,16 +10,18 @@ use policy::{Pair, PairCounts, Weighting};
 use problem::{Result, invalid, mistake};
 use reward::{Errors, RewardModel};
 use run::{Progress, Run};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use study::SamplingConfig;
 use text::{Answer, Ending, Message, Tokenizer};
 
 use super::budget::{Budget, Sizes};
+use super::stage::as_table;
 use super::{Artifact, Inputs, Stage};
 use crate::served::{decided_votes, people_of};
 
 /// Where a user's pairs come from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub(crate) enum PairsConfig {
     /// The user's decided training votes.
@@ -30,12 +33,12 @@ pub(crate) enum PairsConfig {
 }
 
 /// Nothing to set.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NoMore {}
 
 /// How samples become pairs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RankedPairs {
     /// Pairs of each prompt and user, at most.
@@ -92,6 +95,16 @@ impl Stage for PairsConfig {
     const FORMAT: u32 = 7;
     const LAST_BITS: &'static [&'static str] = &["sampling.batch_rows"];
     type Report = Made;
+
+    /// Pairs of votes have nothing to set.
+    fn defaults(given: &toml::Table) -> toml::Table {
+        if given.get("from").and_then(toml::Value::as_str) == Some("votes") {
+            return toml::Table::new();
+        }
+        let sampling = SamplingConfig { samples_per_prompt: NonZero::new(16).expect("16"), ..SamplingConfig::default() };
+        let weighting = Weighting::default();
+        as_table(&Self::Reward(RankedPairs { pairs_per_prompt: 3, max_row_tokens: 1024, weighting, caution: 0.0, sampling }))
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         match self {

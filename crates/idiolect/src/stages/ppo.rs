@@ -11,6 +11,7 @@ use run::Run;
 use serde::Serialize;
 
 use super::artifact::POLICIES;
+use super::stage::as_table;
 use super::budget::{Budget, Sizes, product};
 use super::pairs::training_prompts;
 use super::{Artifact, Inputs, Stage};
@@ -33,6 +34,10 @@ impl Stage for PpoConfig {
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations", "rollout_rows", "fixed_shapes"];
     type Report = Trained;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        as_table(&Self::default())
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         let mut all = vec![Artifact::Base, Artifact::Votes, Artifact::RewardModel];

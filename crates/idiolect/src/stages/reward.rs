@@ -12,6 +12,7 @@ use run::Run;
 use serde::Serialize;
 use text::Tokenizer;
 
+use super::stage::as_table;
 use super::budget::{Budget, Sizes};
 use super::{Artifact, Inputs, Stage};
 
@@ -36,6 +37,10 @@ impl Stage for RewardConfig {
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps", "personal_factors", "frozen_states"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
     type Report = Fitted;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        as_table(&Self::default())
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Votes]

@@ -6,6 +6,7 @@ use problem::Result;
 use run::Run;
 
 use super::artifact::POLICIES;
+use super::stage::as_table;
 use super::budget::{Budget, Sizes, product};
 use super::{Artifact, Inputs, Stage};
 use crate::base;
@@ -16,6 +17,10 @@ impl Stage for SftConfig {
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
     type Report = SftReport;
+
+    fn defaults(_: &toml::Table) -> toml::Table {
+        as_table(&Self::default())
+    }
 
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Votes]

@@ -17,6 +17,16 @@ impl Stage for SimulateConfig {
     const LAST_BITS: &'static [&'static str] = &["sampling.batch_rows"];
     type Report = SimulationReport;
 
+    fn defaults(_: &toml::Table) -> toml::Table {
+        toml::toml! {
+            agreement = 0.8
+            tie_width = 0.05
+            gate = 0.8
+            sampling = { samples_per_prompt = 8, max_new_tokens = 128, temperature = 1.0, batch_rows = 64 }
+            votes_per_user = { train = 500, dev = 60, test = 200 }
+        }
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base]
     }

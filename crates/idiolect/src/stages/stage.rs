@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use device::Compute;
 use problem::Result;
 use run::{Environment, Run};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use super::artifact::{Artifact, Inputs};
 use super::budget::{Budget, Sizes};
 
 /// One kind of stage: its settings are the type that implements this, as read from TOML.
-pub(crate) trait Stage: Serialize + DeserializeOwned + 'static {
+pub(crate) trait Stage: Serialize + DeserializeOwned + JsonSchema + 'static {
     /// As `kind` in a pipeline names it.
     const KIND: &'static str;
     /// Raised whenever the code changes what this stage writes.
@@ -28,6 +29,9 @@ pub(crate) trait Stage: Serialize + DeserializeOwned + 'static {
     const PATHS: &'static [&'static str] = &[];
     /// What it says of its work: the manifest's summary.
     type Report: Serialize;
+
+    /// The settings that a pipeline need not give. Some depend on which others are `given`.
+    fn defaults(given: &toml::Table) -> toml::Table;
 
     /// Refuses settings that mean nothing.
     fn check(&self) -> Result<()> {
@@ -166,4 +170,9 @@ fn take(settings: &mut Value, key: &str) -> Option<Value> {
 /// The users whose training a stage stopped, with the reason, by its summary in the manifest.
 pub(crate) fn quarantined(summary: &Value) -> BTreeMap<String, String> {
     serde_json::from_value(summary["quarantined"].clone()).unwrap_or_default()
+}
+
+/// Settings as a table; options that are off are left out.
+pub(crate) fn as_table(settings: &impl Serialize) -> toml::Table {
+    toml::Table::try_from(settings).expect("settings are plain tables")
 }

@@ -3,12 +3,13 @@
 use std::num::NonZero;
 
 use problem::{Result, invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Lm;
 
 /// LoRA's settings (Hu et al. 2021).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
     /// r
@@ -33,8 +34,25 @@ pub struct LoraConfig {
     pub init_users: InitUsers,
 }
 
+impl LoraConfig {
+    /// The settings that stages start from: query and value projections of the last blocks.
+    pub fn of_last_blocks(rank: usize, alpha: f64, blocks: usize) -> Self {
+        let count = |n: usize| NonZero::new(n).unwrap_or(NonZero::<usize>::MIN);
+        Self {
+            rank: count(rank),
+            alpha,
+            use_rslora: false,
+            dropout: 0.0,
+            targets: Targets::Names(["q_proj", "v_proj"].map(String::from).to_vec()),
+            blocks: Blocks::Last { last: count(blocks) },
+            init_bound: InitBound::default(),
+            init_users: InitUsers::default(),
+        }
+    }
+}
+
 /// Names of layers, or all of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Targets {
     /// `"all-linear"`: every linear layer of the blocks.
@@ -44,7 +62,7 @@ pub enum Targets {
 }
 
 /// The word `all-linear`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AllLinear {
     /// Every linear layer of the blocks.
     #[serde(rename = "all-linear")]
@@ -52,7 +70,7 @@ pub enum AllLinear {
 }
 
 /// A range of blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Blocks {
     /// `"all"`
@@ -83,7 +101,7 @@ impl Blocks {
 }
 
 /// The word `all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AllBlocks {
     /// Every block.
     #[serde(rename = "all")]
@@ -92,7 +110,7 @@ pub enum AllBlocks {
 
 /// The bound of a down-projection's first numbers. Published code differs here by factors of 5 to 11 (a
 /// fan-in taken from another axis), so it is explicit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum InitBound {
     /// A number.
@@ -108,7 +126,7 @@ impl Default for InitBound {
 }
 
 /// A bound from the factor's shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum InitRule {
     /// PEFT's, PyTorch's for a linear layer `[r, in]`.
     #[serde(rename = "1/sqrt(in)")]
@@ -122,7 +140,7 @@ pub enum InitRule {
 }
 
 /// How users' first numbers relate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitUsers {
     /// A draw for each user, by the user's id.

@@ -5,15 +5,16 @@ use std::num::NonZero;
 
 use lm::{Activations, AdamWConfig, LoraConfig};
 use problem::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
 use crate::maths::pair_losses::{PairLoss, PairObjective};
 use crate::model::{Personal, Start};
-use crate::settings::{Settings, is_default};
+use crate::settings::{Settings, count, is_default};
 
 /// A DPO stage, as written in `configs/dpo/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DpoConfig {
     /// Rank, scale, layers.
@@ -63,8 +64,34 @@ pub struct DpoConfig {
     pub user: BTreeMap<String, DpoOwn>,
 }
 
+impl Default for DpoConfig {
+    fn default() -> Self {
+        Self {
+            lora: LoraConfig::of_last_blocks(8, 16.0, 6),
+            personal: Personal::default(),
+            start: Start::Base,
+            optimizer: AdamWConfig::with_rate(2e-3, 0.1),
+            beta: 0.1,
+            loss: PairLoss::default(),
+            label_smoothing: 0.0,
+            nll: 0.0,
+            ld_alpha: None,
+            batch_pairs: count(4),
+            max_epochs: count(1),
+            token_budget_per_user: 1_000_000,
+            max_row_tokens: 1024,
+            over_long: OverLong::Error,
+            micro_batch_tokens: count(4096),
+            activations: Activations::Keep,
+            save_every_steps: count(10),
+            users_at_once: None,
+            user: BTreeMap::new(),
+        }
+    }
+}
+
 /// What a user has of their own.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DpoOwn {
     /// In place of the optimiser's.

@@ -1,9 +1,10 @@
 //! How far a policy is from its reference, and how strongly it is held.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An estimate of the KL divergence from one sampled token (Schulman 2020, "Approximating KL divergence").
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum KlEstimator {
     /// `log p / q`: unbiased, may be negative.
@@ -24,7 +25,7 @@ impl KlEstimator {
 }
 
 /// The weight of the divergence in a user's reward.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum KlControl {
     /// The same throughout.

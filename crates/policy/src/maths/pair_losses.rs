@@ -1,11 +1,12 @@
 //! Losses of preference pairs, pure functions of the answers' log-probabilities under the policy and the reference.
 
 use lm::Tensor;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 /// What a pair's margin is turned into. Names as in the field.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PairLoss {
     /// `-log s(m)` (Rafailov et al. 2023, eq. 7); with label smoothing the conservative DPO of Mitchell 2023.

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
 
-use lm::{Activations, AdamWConfig, LoraConfig};
+use lm::{Activations, AdamWConfig, LoraConfig, Schedule};
 use problem::{Problem, Result, invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
 use crate::maths::kl::{KlControl, KlEstimator, MAX_ERROR};
 use crate::model::{Personal, Start};
 use crate::ppo::guard::Guard;
-use crate::settings::{Settings, is_default};
+use crate::settings::{Settings, count, is_default};
 
 /// A PPO stage, as written in `configs/ppo/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PpoConfig {
     /// What a response is compared with.
@@ -85,8 +86,49 @@ pub struct PpoConfig {
     pub user: BTreeMap<String, OwnSettings>,
 }
 
+impl Default for PpoConfig {
+    fn default() -> Self {
+        Self {
+            method: Method::Ppo(CriticConfig::default()),
+            whose: Whose::default(),
+            start: Start::Base,
+            lora: LoraConfig::of_last_blocks(8, 16.0, 6),
+            personal: Personal::default(),
+            optimizer: AdamWConfig { epsilon: 1e-5, ..AdamWConfig::with_rate(5e-3, 0.05) },
+            steps: count(50),
+            prompts_per_step: count(8),
+            samples_per_prompt: count(2),
+            max_new_tokens: count(128),
+            temperature: 1.0,
+            fixed_shapes: false,
+            rollout_rows: count(96),
+            epochs: count(2),
+            minibatches: count(2),
+            clip: 0.2,
+            whiten_advantages: true,
+            kl_stop: None,
+            max_kl: None,
+            kl: KlTerm { estimator: KlEstimator::default(), control: KlControl::Fixed { beta: 0.1 } },
+            reward: RewardTerms {
+                calibration_samples_per_prompt: count(2),
+                clip: 5.0,
+                missing_end_penalty: 0.0,
+                caution: 0.0,
+            },
+            guard: Guard::On { blocked: vec![], least_words: 8 },
+            max_row_tokens: 1024,
+            over_long: OverLong::Error,
+            micro_batch_tokens: count(4096),
+            activations: Activations::Keep,
+            save_every_steps: count(5),
+            users_at_once: None,
+            user: BTreeMap::new(),
+        }
+    }
+}
+
 /// For whom policies are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Whose {
     /// The users of the reward model.
@@ -97,7 +139,7 @@ pub enum Whose {
 }
 
 /// How users' policies come from those of reward features.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Combination {
     /// The nearest adapters of this rank; without it they are exact, at the basis's rank times the features.
@@ -113,7 +155,7 @@ fn one() -> f64 {
 }
 
 /// What a response is compared with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Method {
     /// A critic's expectation (Schulman et al. 2017; Huang et al. 2024).
@@ -125,8 +167,8 @@ pub enum Method {
 }
 
 /// A critic: an adapter and a value head on the same base, each user's own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct CriticConfig {
     /// Of adapter and head.
     pub optimizer: AdamWConfig,
@@ -142,8 +184,21 @@ pub struct CriticConfig {
     pub warmup_steps: usize,
 }
 
+impl Default for CriticConfig {
+    fn default() -> Self {
+        Self {
+            optimizer: AdamWConfig { schedule: Schedule::Constant, epsilon: 1e-5, ..AdamWConfig::with_rate(3e-3, 0.0) },
+            gamma: 1.0,
+            lambda: 0.95,
+            value_clip: 0.2,
+            whiten_rewards: false,
+            warmup_steps: 2,
+        }
+    }
+}
+
 /// The divergence from the reference, a token at a time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KlTerm {
     /// How it is estimated.
@@ -154,7 +209,7 @@ pub struct KlTerm {
 }
 
 /// What is made of a reward model's scores.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardTerms {
     /// Of the base's responses, so many to each prompt are scored first: each user's scores are shifted and scaled to mean 0 and variance 1
@@ -169,7 +224,7 @@ pub struct RewardTerms {
 }
 
 /// What a user has of their own.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OwnSettings {
     /// In place of the policy optimiser's.

@@ -1,10 +1,11 @@
 //! A floor under everyone: what no user's preference can buy.
 
 use problem::{Result, invalid};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Answers that nobody's policy is to give. They score below every other answer that the rewards can tell apart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Guard {
     /// No floor.

@@ -2,15 +2,16 @@
 
 use std::num::NonZero;
 
-use lm::{Activations, AdamWConfig, LoraConfig};
+use lm::{Activations, AdamWConfig, AllBlocks, AllLinear, Blocks, LoraConfig, Schedule, Targets};
 use problem::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, count};
 
 /// Whose responses a model learns from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// Those of all users: one adapter, which becomes part of the base.
@@ -23,7 +24,7 @@ pub enum Scope {
 pub const EVERYONE: &str = "everyone";
 
 /// An SFT stage, as written in `configs/sft/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SftConfig {
     /// Whose responses a model learns from.
@@ -48,6 +49,29 @@ pub struct SftConfig {
     pub activations: Activations,
     /// Steps between two checkpoints.
     pub save_every_steps: NonZero<usize>,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        let lora = LoraConfig::of_last_blocks(8, 16.0, 1);
+        Self {
+            scope: Scope::Global,
+            lora: LoraConfig {
+                targets: Targets::All(AllLinear::AllLinear),
+                blocks: Blocks::All(AllBlocks::All),
+                ..lora
+            },
+            optimizer: AdamWConfig { schedule: Schedule::Cosine, ..AdamWConfig::with_rate(2e-4, 0.1) },
+            batch_answers: count(16),
+            max_epochs: count(1),
+            token_budget: 10_000_000,
+            max_row_tokens: 1024,
+            over_long: OverLong::Error,
+            micro_batch_tokens: count(4096),
+            activations: Activations::Keep,
+            save_every_steps: count(10),
+        }
+    }
 }
 
 impl SftConfig {
