@@ -31,7 +31,8 @@ impl Settings {
         if fine { Ok(()) } else { Err(self.wrong(key, "a number of at least 0", value)) }
     }
 
-    pub(crate) fn from_0_to_1(self, key: &str, value: f64) -> Result<()> {
+    /// A share, from 0 to 1.
+    pub(crate) fn share(self, key: &str, value: f64) -> Result<()> {
         let fine = (0.0..=1.0).contains(&value);
         if fine { Ok(()) } else { Err(self.wrong(key, "from 0 to 1", value)) }
     }
@@ -87,7 +88,7 @@ mod tests {
             SETTINGS.at_least_0("nll", bad).unwrap_err();
         }
         for (value, fine) in [(0.0, true), (1.0, true), (-0.1, false), (1.1, false), (f64::NAN, false)] {
-            assert_eq!(SETTINGS.from_0_to_1("gamma", value).is_ok(), fine, "{value}");
+            assert_eq!(SETTINGS.share("gamma", value).is_ok(), fine, "{value}");
         }
         for (tokens, users, fine) in
             [(1, 9, true), (0, 9, false), (usize::MAX / 2, 2, true), (usize::MAX / 2, 3, false)]

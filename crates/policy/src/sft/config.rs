@@ -75,11 +75,14 @@ impl SftConfig {
 mod tests {
     use super::*;
 
+    /// A change, and the key that it makes wrong.
+    type Case<C> = (fn(&mut C), &'static str);
+
     #[test]
     fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
         let fine: SftConfig = toml::from_str(include_str!("../../../../configs/sft/preferred.toml")).unwrap();
         fine.check(1).unwrap();
-        let cases: [(fn(&mut SftConfig), &str); 6] = [
+        let cases: [Case<SftConfig>; 6] = [
             (|c| c.optimizer.learning_rate = 0.0, "sft, `optimizer`, `learning_rate`"),
             (|c| c.optimizer.betas = [0.9, 1.0], "sft, `optimizer`, `betas`"),
             (|c| c.lora.alpha = -1.0, "sft, `lora`, `alpha`"),
