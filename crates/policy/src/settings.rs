@@ -47,6 +47,16 @@ impl Settings {
         if tokens <= most { Ok(()) } else { Err(self.wrong(key, expected(), tokens)) }
     }
 
+    /// Training needs somebody to train for.
+    pub(crate) fn some_users(self, users: &[String]) -> Result<()> {
+        let expected = "at least one user with votes";
+        if users.is_empty() {
+            Err(invalid(self.stage, expected, "none", "gather votes, or lower what `selection` asks for"))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Settings of users who are not there are a mistake.
     pub(crate) fn known_users<'a>(self, own: impl Iterator<Item = &'a String>, users: &[String]) -> Result<()> {
         let known: HashSet<&String> = users.iter().collect();
@@ -101,6 +111,11 @@ mod tests {
     fn a_user_who_is_not_there_is_named_among_a_few_who_are() {
         let users: Vec<String> = (0..100_000).map(|u| format!("user {u}")).collect();
         SETTINGS.known_users(users.iter(), &users).unwrap();
+        SETTINGS.some_users(&users).unwrap();
+        assert_eq!(
+            SETTINGS.some_users(&[]).unwrap_err().to_string(),
+            "dpo: expected at least one user with votes, found none"
+        );
         let error = SETTINGS.known_users([&"eve".to_owned()].into_iter(), &users).unwrap_err().to_string();
         assert!(error.contains("user 7 and 99992 more, found `eve`"), "{error}");
         assert!(error.len() < 200, "{error}");

@@ -99,6 +99,7 @@ impl DpoConfig {
     /// The first of them, with the key's name.
     pub(crate) fn check(&self, users: &[String]) -> Result<()> {
         let settings = Settings { stage: "dpo", example: "configs/dpo/per-user.toml" };
+        settings.some_users(users)?;
         self.lora.check("dpo, `lora`")?;
         self.optimizer.check("dpo, `optimizer`")?;
         if let Some((key, expected, found)) = self.objective().problem() {

@@ -227,6 +227,7 @@ impl PpoConfig {
     /// # Errors
     /// The first of them, with the key's name.
     pub(crate) fn check(&self, users: &[String]) -> Result<()> {
+        SETTINGS.some_users(users)?;
         self.lora.check("ppo, `lora`")?;
         self.optimizer.check("ppo, `optimizer`")?;
         SETTINGS.positive("temperature", self.temperature)?;
@@ -422,7 +423,7 @@ mod tests {
     fn issue_22_no_horizon_that_is_allowed_turns_the_coefficient_negative() {
         let mut config: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
         config.kl.control = adaptive(0.05, 12.0, 3.21);
-        config.check(&[]).unwrap();
+        config.check(&["ann".to_owned()]).unwrap();
         let next = config.kl.control.next(0.05, 0.0, config.responses().unwrap());
         assert!(next > 0.0, "{next}");
     }
