@@ -359,7 +359,7 @@ fn settings_that_mean_nothing_are_told() {
         ),
         (PpoConfig { lora: lora(), ..plain.clone() }, "`lora.dropout`"),
         (PpoConfig { method: Method::Rloo, samples_per_prompt: count(1), ..plain.clone() }, "`samples_per_prompt`"),
-        (PpoConfig { minibatches: count(9), ..plain.clone() }, "`minibatches`: expected at most the 8 answers"),
+        (PpoConfig { minibatches: count(9), ..plain.clone() }, "`minibatches`: expected at most the 8 responses"),
         (PpoConfig { max_row_tokens: 6, ..plain.clone() }, "found"),
         (PpoConfig { user: user("eve", OwnSettings::default()), ..plain.clone() }, "found `eve`"),
         (

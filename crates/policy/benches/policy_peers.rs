@@ -102,7 +102,7 @@ impl Bench {
             user: BTreeMap::new(),
             batch_pairs: count(self.batch),
             max_epochs: count(1),
-            token_budget_per_user: usize::MAX,
+            token_budget_per_user: 1 << 40,
             max_row_tokens: 512,
             over_long: text::OverLong::Error,
             micro_batch_tokens: count(1024),

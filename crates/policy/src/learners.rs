@@ -32,6 +32,9 @@ pub(crate) struct Turn {
     pub(crate) items: Vec<(usize, usize)>,
 }
 
+/// What a step gives; or whose numbers are not finite, and then nothing was changed.
+pub(crate) type OrFault<T> = std::result::Result<T, Fault>;
+
 impl Turn {
     /// Where and when, for messages.
     pub(crate) fn place(&self, stage: &str, tick: usize, names: &[String]) -> String {

@@ -8,16 +8,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Message};
 
-/// One user's preference between two answers.
+/// One user's preference between two responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
     /// The user.
     pub user: String,
     /// The conversation so far.
     pub prompt: Vec<Message>,
-    /// The better answer.
+    /// The better response.
     pub chosen: Answer,
-    /// The worse answer.
+    /// The worse response.
     pub rejected: Answer,
     /// What it counts among the user's pairs, positive.
     pub weight: f32,
@@ -34,7 +34,7 @@ pub enum Weighting {
     Certainty,
 }
 
-/// How sure a reward model is that the better of two answers is better: `2 s(d / sqrt(1 + pi e^2 / 8)) - 1`, from 0 to 1, of the difference `d`
+/// How sure a reward model is that the better of two responses is better: `2 s(d / sqrt(1 + pi e^2 / 8)) - 1`, from 0 to 1, of the difference `d`
 /// of their rewards and its standard error `e` (the expectation of a logistic function of a normal number: MacKay 1992).
 pub fn certainty(difference: f32, error: f32) -> f32 {
     let moderated = difference / (1.0 + std::f32::consts::PI * error * error / 8.0).sqrt();
@@ -48,7 +48,7 @@ pub struct PairCounts {
     pub pairs: usize,
     /// Empty samples, left out.
     pub empty: usize,
-    /// Pairs not made because both answers are the same or have the same reward.
+    /// Pairs not made because both responses are the same or have the same reward.
     pub equal: usize,
 }
 

@@ -32,7 +32,8 @@ impl Settings {
         if fine { Ok(()) } else { Err(self.wrong(key, "a number of at least 0", value)) }
     }
 
-    pub(crate) fn from_0_to_1(self, key: &str, value: f64) -> Result<()> {
+    /// A share, from 0 to 1.
+    pub(crate) fn share(self, key: &str, value: f64) -> Result<()> {
         let fine = (0.0..=1.0).contains(&value);
         if fine { Ok(()) } else { Err(self.wrong(key, "from 0 to 1", value)) }
     }
@@ -45,6 +46,16 @@ impl Settings {
         let most = usize::MAX / users.max(1);
         let expected = || format!("at most {most} tokens for each of {users}, so that all of them can be counted");
         if tokens <= most { Ok(()) } else { Err(self.wrong(key, expected(), tokens)) }
+    }
+
+    /// Training needs somebody to train for.
+    pub(crate) fn some_users(self, users: &[String]) -> Result<()> {
+        let expected = "at least one user with votes";
+        if users.is_empty() {
+            Err(invalid(self.stage, expected, "none", "gather votes, or lower what `selection` asks for"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Settings of users who are not there are a mistake.
@@ -93,7 +104,7 @@ mod tests {
             SETTINGS.at_least_0("nll", bad).unwrap_err();
         }
         for (value, fine) in [(0.0, true), (1.0, true), (-0.1, false), (1.1, false), (f64::NAN, false)] {
-            assert_eq!(SETTINGS.from_0_to_1("gamma", value).is_ok(), fine, "{value}");
+            assert_eq!(SETTINGS.share("gamma", value).is_ok(), fine, "{value}");
         }
         for (tokens, users, fine) in
             [(1, 9, true), (0, 9, false), (usize::MAX / 2, 2, true), (usize::MAX / 2, 3, false)]
@@ -106,6 +117,11 @@ mod tests {
     fn a_user_who_is_not_there_is_named_among_a_few_who_are() {
         let users: Vec<String> = (0..100_000).map(|u| format!("user {u}")).collect();
         SETTINGS.known_users(users.iter(), &users).unwrap();
+        SETTINGS.some_users(&users).unwrap();
+        assert_eq!(
+            SETTINGS.some_users(&[]).unwrap_err().to_string(),
+            "dpo: expected at least one user with votes, found none"
+        );
         let error = SETTINGS.known_users([&"eve".to_owned()].into_iter(), &users).unwrap_err().to_string();
         assert!(error.contains("user 7 and 99992 more, found `eve`"), "{error}");
         assert!(error.len() < 200, "{error}");

@@ -126,13 +126,14 @@ impl DpoConfig {
     /// The first of them, with the key's name.
     pub(crate) fn check(&self, users: &[String]) -> Result<()> {
         let settings = Settings { stage: "dpo", example: "configs/dpo/per-user.toml" };
+        settings.some_users(users)?;
         self.lora.check("dpo, `lora`")?;
         self.optimizer.check("dpo, `optimizer`")?;
         if let Some((key, expected, found)) = self.objective().problem() {
             return Err(settings.wrong(key, expected, found));
         }
         settings.positive("beta", self.beta)?;
-        self.ld_alpha.map_or(Ok(()), |alpha| settings.from_0_to_1("ld_alpha", alpha))?;
+        self.ld_alpha.map_or(Ok(()), |alpha| settings.share("ld_alpha", alpha))?;
         settings.token_budget("token_budget_per_user", self.token_budget_per_user, users.len())?;
         settings.known_users(self.user.keys(), users)?;
         for (user, DpoOwn { learning_rate, beta, steps: _ }) in &self.user {
@@ -148,13 +149,16 @@ impl DpoConfig {
 mod tests {
     use super::*;
 
+    /// A change, and the key that it makes wrong.
+    type Case<C> = (fn(&mut C), &'static str);
+
     #[test]
     fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
         let mut fine: DpoConfig = toml::from_str(include_str!("../../../../configs/dpo/per-user.toml")).unwrap();
         fine.user.insert("ann".into(), DpoOwn { learning_rate: Some(1e-3), beta: Some(0.2), steps: None });
         let users = ["ann", "bob"].map(String::from);
         fine.check(&users).unwrap();
-        let cases: [(fn(&mut DpoConfig), &str); 16] = [
+        let cases: [Case<DpoConfig>; 16] = [
             (|c| c.optimizer.learning_rate = -1e-3, "dpo, `optimizer`, `learning_rate`"),
             (|c| c.optimizer.warmup_ratio = 1.5, "dpo, `optimizer`, `warmup_ratio`"),
             (|c| c.lora.targets = lm::Targets::Names(vec![]), "dpo, `lora`, `targets`"),

@@ -26,7 +26,7 @@ pub(crate) fn reference(
     bank: Option<&Bank>,
     run: &mut Run,
 ) -> Result<Vec<[f32; 2]>> {
-    if let Some(saved) = run.finished_part("reference")? {
+    if let Some(saved) = run.finished_part("reference-logp")? {
         return Ok(saved);
     }
     if matches!(config.loss, PairLoss::Simpo { .. }) || planned.pairs.is_empty() {
@@ -39,7 +39,7 @@ pub(crate) fn reference(
             Some(bank) => of_policies(lm, prefix, planned, bank)?,
         }
     };
-    run.save_part("reference", found)
+    run.save_part("reference-logp", found)
 }
 
 /// The base's lie beside the stage's folder by content: whoever asks for the same rows of the same base again, reads them. A row that several

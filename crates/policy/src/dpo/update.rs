@@ -7,7 +7,7 @@ use tch::Kind;
 
 use crate::dpo::config::DpoConfig;
 use crate::dpo::rows::Planned;
-use crate::learners::{Turn, shared_rate};
+use crate::learners::{OrFault, Turn, shared_rate};
 use crate::maths::pair_losses::PairLogps;
 
 /// What every step reads.
@@ -47,13 +47,7 @@ pub(crate) struct PairMetrics {
 ///
 /// # Errors
 /// A gradient of what users share that is not finite.
-pub(crate) fn update(
-    inputs: &Inputs,
-    turn: &Turn,
-    adam: &mut AdamW,
-    place: &str,
-    run: &Run,
-) -> Result<std::result::Result<Taken, Fault>> {
+pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str, run: &Run) -> Result<OrFault<Taken>> {
     let (gradients, pairs) = match gradients(inputs, turn, place, run)? {
         Ok(found) => found,
         Err(fault) => return Ok(Err(fault)),
@@ -73,12 +67,7 @@ pub(crate) fn update(
 
 /// Gradients of the sum over users of their pairs' weighted mean loss, in the order of the parameters, and what was seen of each pair. A
 /// user's gradient does not depend on who else is in the batch. The batch is computed in parts; gradients and metrics are those of the whole.
-fn gradients(
-    inputs: &Inputs,
-    turn: &Turn,
-    place: &str,
-    run: &Run,
-) -> Result<std::result::Result<(Vec<Tensor>, Vec<PairMetrics>), Fault>> {
+fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrFault<(Vec<Tensor>, Vec<PairMetrics>)>> {
     let Inputs { config, lm, bank, prefix, planned, reference, users } = *inputs;
     let objective = config.objective();
     let betas: Vec<f32> = turn.users.iter().map(|user| config.beta_of(&users[*user]) as f32).collect();

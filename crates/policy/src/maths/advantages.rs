@@ -1,7 +1,7 @@
 //! How much better an action was than expected: pure functions of rewards and values.
 
-/// Generalised advantage estimation (Schulman et al. 2016, eq. 16) of one answer: for each token
-/// `A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})`, nothing behind the last one. Returns are `A_t + V_t`.
+/// Generalised advantage estimation (Schulman et al. 2016, eq. 16) of one response: for each token
+/// `A_t = sum_l (gamma lambda)^l (r_{t+l} + gamma V_{t+l+1} - V_{t+l})`, nothing after the last one. Returns are `A_t + V_t`.
 pub fn gae(rewards: &[f32], values: &[f32], gamma: f32, lambda: f32) -> Vec<f32> {
     assert_eq!(rewards.len(), values.len(), "a value for every reward");
     let mut out = vec![0.0; rewards.len()];

@@ -37,9 +37,9 @@ pub enum KlControl {
     Adaptive {
         /// The first weight.
         beta: f64,
-        /// Divergence that is aimed at, nats an answer.
+        /// Divergence that is aimed at, nats per response.
         target: f64,
-        /// Answers after which an error of 20% has moved the weight by 20%.
+        /// Responses after which an error of 20% has moved the weight by 20%.
         horizon: f64,
     },
 }
@@ -55,13 +55,13 @@ impl KlControl {
         }
     }
 
-    /// The next weight, after `answers` answers with a mean divergence of `kl` nats.
-    pub fn next(&self, beta: f64, kl: f64, answers: usize) -> f64 {
+    /// The next weight, after `responses` responses with a mean divergence of `kl` nats.
+    pub fn next(&self, beta: f64, kl: f64, responses: usize) -> f64 {
         match self {
             Self::Fixed { .. } => beta,
             Self::Adaptive { target, horizon, .. } => {
                 let error = (kl / target - 1.0).clamp(-MAX_ERROR, MAX_ERROR);
-                beta * (1.0 + error * answers as f64 / horizon)
+                beta * (1.0 + error * responses as f64 / horizon)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Losses of preference pairs, pure functions of the answers' log-probabilities under the policy and the reference.
+//! Losses of preference pairs, pure functions of the responses' log-probabilities under the policy and the reference.
 
 use lm::Tensor;
 use schemars::JsonSchema;
@@ -29,11 +29,11 @@ pub enum PairLoss {
 /// A batch's pairs: `[2, P]` each, row 0 chosen, row 1 rejected.
 #[derive(Debug)]
 pub struct PairLogps<'a> {
-    /// Log-probability of the answer under the policy, summed over its tokens.
+    /// Log-probability of the response under the policy, summed over its tokens.
     pub policy: &'a Tensor,
     /// The same under the reference.
     pub reference: &'a Tensor,
-    /// Tokens of the answer.
+    /// Tokens of the response.
     pub tokens: &'a Tensor,
     /// The margin's scale, `[P]`: smaller lets the policy move further.
     pub beta: &'a Tensor,
@@ -46,7 +46,7 @@ pub struct PairObjective {
     pub loss: PairLoss,
     /// Share of pairs taken to be the wrong way round, below one half.
     pub label_smoothing: f64,
-    /// Weight of the chosen answer's negative log-likelihood, a token, that is added (Pang et al. 2024).
+    /// Weight of the chosen response's negative log-likelihood, a token, that is added (Pang et al. 2024).
     pub nll: f64,
 }
 

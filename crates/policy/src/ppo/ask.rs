@@ -1,4 +1,4 @@
-//! Who is asked what in which round, and in which order a round's answers are learnt from: decided by user, round and seed alone.
+//! Who is asked what in which round, and in which order a round's responses are learnt from: decided by user, round and seed alone.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::ppo::rollouts::{Ask, Rollout, by_user};
 /// Prompts as tokens, and as they were.
 pub(crate) type Questions<'a> = (Vec<Vec<i64>>, Vec<&'a [Message]>);
 
-/// Prompts as tokens, each with room for an answer.
+/// Prompts as tokens, each with room for a response.
 pub(crate) fn tokenised<'a>(
     config: &PpoConfig,
     tokenizer: &Tokenizer,
@@ -98,7 +98,7 @@ fn seeds(config: &PpoConfig, run: &Run, user: &str, turn: usize) -> Vec<[u8; 32]
     (0..config.samples_per_prompt.get()).map(seed).collect()
 }
 
-/// A pass over a round in minibatches, each with a share of every user's answers. Answers of one turn stay together where they can.
+/// A pass over a round in minibatches, each with a share of every user's responses. Responses to one turn stay together where they can.
 pub(crate) fn minibatches(
     config: &PpoConfig,
     run: &Run,
@@ -132,7 +132,7 @@ mod tests {
     use lm::TokenRow;
 
     #[test]
-    fn every_answer_is_in_one_minibatch_also_where_a_prompt_comes_twice() {
+    fn every_response_is_in_one_minibatch_also_where_a_prompt_comes_twice() {
         let config: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
         let config =
             PpoConfig { prompts_per_step: 4.try_into().unwrap(), minibatches: 3.try_into().unwrap(), ..config };

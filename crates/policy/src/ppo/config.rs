@@ -66,7 +66,7 @@ pub struct PpoConfig {
     pub kl: KlTerm,
     /// The rest of the reward.
     pub reward: RewardTerms,
-    /// What nobody's policy is to say; `"off"` only explicitly.
+    /// What no policy is to say; `"off"` only explicitly.
     pub guard: Guard,
     /// Tokens of prompt and response.
     pub max_row_tokens: usize,
@@ -282,6 +282,7 @@ impl PpoConfig {
     /// # Errors
     /// The first of them, with the key's name.
     pub(crate) fn check(&self, users: &[String]) -> Result<()> {
+        SETTINGS.some_users(users)?;
         self.lora.check("ppo, `lora`")?;
         self.optimizer.check("ppo, `optimizer`")?;
         SETTINGS.positive("temperature", self.temperature)?;
@@ -346,8 +347,8 @@ impl PpoConfig {
             Method::Ppo(critic) => {
                 critic.optimizer.check("ppo, `method.ppo.optimizer`")?;
                 SETTINGS.positive("method.ppo.value_clip", critic.value_clip)?;
-                SETTINGS.from_0_to_1("method.ppo.gamma", f64::from(critic.gamma))?;
-                SETTINGS.from_0_to_1("method.ppo.lambda", f64::from(critic.lambda))
+                SETTINGS.share("method.ppo.gamma", f64::from(critic.gamma))?;
+                SETTINGS.share("method.ppo.lambda", f64::from(critic.lambda))
             }
             Method::Rloo | Method::Grpo if self.samples_per_prompt.get() < 2 => {
                 let hint = "rloo and grpo compare responses to one prompt";
@@ -391,6 +392,9 @@ pub(crate) fn wrong(
 mod tests {
     use super::*;
 
+    /// A change, and the key that it makes wrong.
+    type Case<C> = (fn(&mut C), &'static str);
+
     fn critic(config: &mut PpoConfig) -> &mut CriticConfig {
         match &mut config.method {
             Method::Ppo(critic) => critic,
@@ -419,7 +423,7 @@ mod tests {
             OwnSettings { learning_rate: Some(1e-3), beta: Some(0.0), kl_target: Some(5.0), steps: Some(count(3)) };
         fine.user.insert("ann".into(), ann);
         fine.check(&users).unwrap();
-        let cases: [(fn(&mut PpoConfig), &str); 37] = [
+        let cases: [Case<PpoConfig>; 37] = [
             (|c| c.optimizer.learning_rate = 0.0, "ppo, `optimizer`, `learning_rate`"),
             (|c| c.optimizer.epsilon = 0.0, "ppo, `optimizer`, `epsilon`"),
             (|c| critic(c).optimizer.max_grad_norm = -1.0, "ppo, `method.ppo.optimizer`, `max_grad_norm`"),
@@ -474,7 +478,7 @@ mod tests {
     fn issue_22_no_horizon_that_is_allowed_turns_the_coefficient_negative() {
         let mut config: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
         config.kl.control = adaptive(0.05, 12.0, 3.21);
-        config.check(&[]).unwrap();
+        config.check(&["ann".to_owned()]).unwrap();
         let next = config.kl.control.next(0.05, 0.0, config.responses().unwrap());
         assert!(next > 0.0, "{next}");
     }

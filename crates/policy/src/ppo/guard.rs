@@ -1,10 +1,10 @@
-//! A floor under everyone: what no user's preference can buy.
+//! The response filter: what no user's preference can buy.
 
 use problem::{Result, invalid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Answers that nobody's policy is to give. They score below every other answer that the rewards can tell apart.
+/// Responses that no policy is to give. They score below every other response that the rewards can tell apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Guard {
@@ -14,13 +14,13 @@ pub enum Guard {
     On {
         /// Phrases, whatever their case; as whole words.
         blocked: Vec<String>,
-        /// Fewer words than this are no answer.
+        /// Fewer words than this are no response.
         least_words: usize,
     },
 }
 
 impl Guard {
-    /// Is this an answer that the guard lets pass?
+    /// Is this a response that the guard lets pass?
     pub fn passes(&self, text: &str) -> bool {
         match self {
             Self::Off => true,

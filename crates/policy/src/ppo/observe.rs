@@ -53,7 +53,7 @@ pub(crate) fn observe(
         let (score, divergence) = (mean(&|r| f64::from(scores[r])), mean(&|r| sum(&kl[r], r)));
         let (guarded, rollout_difference) = (rows.iter().filter(|r| !passes[**r]).count(), mean(&apart));
         if !divergence.is_finite() || setup.config.max_kl.is_some_and(|limit| divergence > limit) {
-            quarantine.put(user, format!("{}: a divergence of {divergence:.1} nats an answer", turn.place));
+            quarantine.put(user, format!("{}: a divergence of {divergence:.1} nats per response", turn.place));
         }
         let beta = turn.betas[user];
         let non_score = -beta * divergence;

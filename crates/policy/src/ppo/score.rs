@@ -24,11 +24,11 @@ pub(crate) fn scales(
     rewards: &mut Rewards,
     run: &mut Run,
 ) -> Result<Vec<MaybeScale>> {
-    if let Some(saved) = run.finished_part("scales")? {
+    if let Some(saved) = run.finished_part("reward-scales")? {
         return Ok(saved);
     }
     let scores = scores_of_base(setup, tokenizer, questions, rewards, run)?;
-    run.save_part("scales", scores.iter().map(|own| scale(own)).collect())
+    run.save_part("reward-scales", scores.iter().map(|own| scale(own)).collect())
 }
 
 /// Rewards of responses of the base, for each user.

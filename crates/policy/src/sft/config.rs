@@ -83,15 +83,16 @@ impl SftConfig {
         }
     }
 
-    /// Refuses numbers that mean nothing in the training of `models` models.
+    /// Refuses numbers that mean nothing in the training of `models`.
     ///
     /// # Errors
     /// The first of them, with the key's name.
-    pub(crate) fn check(&self, models: usize) -> Result<()> {
+    pub(crate) fn check(&self, models: &[String]) -> Result<()> {
         let settings = Settings { stage: "sft", example: "configs/sft/preferred.toml" };
+        settings.some_users(models)?;
         self.lora.check("sft, `lora`")?;
         self.optimizer.check("sft, `optimizer`")?;
-        settings.token_budget("token_budget", self.token_budget, models)
+        settings.token_budget("token_budget", self.token_budget, models.len())
     }
 }
 
@@ -99,11 +100,15 @@ impl SftConfig {
 mod tests {
     use super::*;
 
+    /// A change, and the key that it makes wrong.
+    type Case<C> = (fn(&mut C), &'static str);
+
     #[test]
     fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
         let fine: SftConfig = toml::from_str(include_str!("../../../../configs/sft/preferred.toml")).unwrap();
-        fine.check(1).unwrap();
-        let cases: [(fn(&mut SftConfig), &str); 6] = [
+        let models = ["ann", "bob"].map(String::from);
+        fine.check(&models).unwrap();
+        let cases: [Case<SftConfig>; 6] = [
             (|c| c.optimizer.learning_rate = 0.0, "sft, `optimizer`, `learning_rate`"),
             (|c| c.optimizer.betas = [0.9, 1.0], "sft, `optimizer`, `betas`"),
             (|c| c.lora.alpha = -1.0, "sft, `lora`, `alpha`"),
@@ -114,7 +119,7 @@ mod tests {
         for (change, key) in cases {
             let mut config = fine.clone();
             change(&mut config);
-            let error = config.check(2).unwrap_err().to_string();
+            let error = config.check(&models).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
         }
     }

@@ -32,7 +32,7 @@ pub fn train(
     run: &mut Run,
 ) -> Result<(Policies, SftReport)> {
     let models = config.models(users);
-    config.check(models.len())?;
+    config.check(&models)?;
     let planned = planned(config, tokenizer, votes, &models, run)?;
     let plans = &planned.plans;
     let (bank, _) = starting_bank("sft", (&config.lora, Personal::Both), lm, &models, None, run)?;

@@ -5,7 +5,7 @@ use problem::Result;
 use run::Run;
 use tch::Kind;
 
-use crate::learners::Turn;
+use crate::learners::{OrFault, Turn};
 use crate::sft::config::SftConfig;
 
 /// What every step reads.
@@ -32,13 +32,7 @@ pub(crate) struct Taken {
 ///
 /// # Errors
 /// Those of the optimiser.
-pub(crate) fn update(
-    inputs: &Inputs,
-    turn: &Turn,
-    adam: &mut AdamW,
-    place: &str,
-    run: &Run,
-) -> Result<std::result::Result<Taken, Fault>> {
+pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str, run: &Run) -> Result<OrFault<Taken>> {
     let (gradients, losses) = match gradients(inputs, turn, place, run)? {
         Ok(found) => found,
         Err(fault) => return Ok(Err(fault)),
@@ -57,12 +51,7 @@ pub(crate) fn update(
 
 /// Gradients of the sum over models of the mean negative log-probability of their response tokens, and these means. The sum keeps the models'
 /// gradients apart. The batch is computed in parts.
-fn gradients(
-    inputs: &Inputs,
-    turn: &Turn,
-    place: &str,
-    run: &Run,
-) -> Result<std::result::Result<(Vec<Tensor>, Vec<f64>), Fault>> {
+fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrFault<(Vec<Tensor>, Vec<f64>)>> {
     let Inputs { config, lm, bank, prefix, plans: _, models } = *inputs;
     let rows = prefix.rows();
     let answer_tokens: Vec<usize> = turn.sums(|row| rows[row].ids.len() - rows[row].answer_start);
