@@ -6,7 +6,7 @@ program := "target/release/idiolect"
 pipeline *ARGS: build
     {{program}} run pipelines/quickstart.toml {{ARGS}}
 
-# Run any pipeline file: just run pipelines/compare.toml --dry-run
+# Run any pipeline file: just run pipelines/ppo.toml --dry-run
 run PIPELINE *ARGS: build
     {{program}} run {{PIPELINE}} {{ARGS}}
 

@@ -246,8 +246,8 @@ REWARD = (
     'token_budget = 40000\nactivations = "keep"\nsave_every_steps = 100\n' + ROWS
 )
 CONFIGS = {
-    "import": 'folder = "model"\n',
-    "data": 'card = "card.toml"\npath = "votes.jsonl"\n[selection]\nmin_votes = 4\nsplit = { by = "prompt", dev = 0.1, test = 0.2 }\nstrict = false\n',
+    "import": 'folder = "../model"\n',
+    "data": 'card = "../card.toml"\npath = "../votes.jsonl"\n[selection]\nmin_votes = 4\nsplit = { by = "prompt", dev = 0.1, test = 0.2 }\nstrict = false\n',
     "sft": 'scope = "per-user"\nbatch_answers = 4\nmax_epochs = 2\ntoken_budget = 20000\nactivations = "recompute"\nsave_every_steps = 100\n'
     + ROWS + LORA + OPTIMIZER.format(table="optimizer"),  # fmt: skip
     "reward": REWARD + LORA + OPTIMIZER.format(table="optimizer"),
@@ -297,7 +297,7 @@ def write_workspace(folder):
                 f.write('name = "{}-{}"\nseed = 3\n'.format(name, side))
                 for stage in stages:
                     kind, config = stage if isinstance(stage, tuple) else (stage, stage)
-                    f.write('[[stage]]\nkind = "{}"\nconfig = "configs/{}.toml"\n'.format(kind, config))
+                    f.write('[[stage]]\nkind = "{}"\ninclude = "../configs/{}.toml"\n'.format(kind, config))
 
 
 # ---- running -------------------------------------------------------------------------------------------------------------------------
@@ -325,6 +325,9 @@ FETCHED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".deps"
 class Check:
     def __init__(self, options):
         self.binary = os.path.abspath(options.binary)
+        with open(self.binary, "rb") as f:
+            if b"IDIOLECT_ABORT_AFTER" in f.read():
+                sys.exit("gpu_check: expected the program as users build it, found one with the tests' kill points\nhint: just build")
         self.device = ["--device", "cpu" if options.rehearse else options.device, "--threads", "2"]
         self.plain = PLAIN if options.rehearse else {}
         self.cpu = ["--device", "cpu", "--threads", "1"]

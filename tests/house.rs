@@ -128,7 +128,8 @@ fn every_pipeline_resolves() {
         assert!(base.exists(), "./setup fetches {}", base.display());
         fs_err::create_dir_all(folder.path().join(".deps/base")).unwrap();
         std::os::unix::fs::symlink(&base, folder.path().join(".deps/base").join(base.file_name().unwrap())).unwrap();
-        let file = folder.path().join("pipelines").join(path.file_name().unwrap());
+        let below = path.strip_prefix(repository().join("pipelines")).unwrap();
+        let file = folder.path().join("pipelines").join(below);
         let mut command = crate::tiny::program();
         command.arg("run").arg(&file).args(["--dry-run", "--threads", "1"]);
         let text = fs_err::read_to_string(path).unwrap();
@@ -137,12 +138,18 @@ fn every_pipeline_resolves() {
             command.arg("--set").arg(format!("data={}", votes.display()));
         }
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}: {}", path.display(), crate::tiny::stderr(&output));
+        let said = crate::tiny::stderr(&output);
+        assert!(output.status.success(), "{}: {said}", path.display());
+        assert!(
+            !said.contains("was not found from there"),
+            "{}: a path is not relative to its file: {said}",
+            path.display()
+        );
         used += &text;
     }
     let mut configs = Vec::new();
     files(&repository().join("configs"), "toml", &mut configs);
-    assert!(configs.len() >= 8);
+    assert!(configs.len() >= 8, "only {} seen", configs.len());
     for config in configs {
         let name = config.strip_prefix(repository()).unwrap().display().to_string();
         assert!(used.contains(&name), "no pipeline uses {name}");

@@ -155,9 +155,9 @@ fn a_users_model_talks_alone_and_beside_the_base() {
     assert!(stderr(&unknown).contains("found `eve`") && stderr(&unknown).contains("hint: the models are: "));
 }
 
-/// `pipelines/NAME.toml` on the tiny model: the repository's own settings, made small.
+/// `pipelines/studies/NAME.toml` on the tiny model: the repository's own settings, made small.
 fn papers_protocol(name: &str, data: &std::path::Path, workspace: &Workspace) -> Value {
-    let pipeline = fs_err::read_to_string(repository().join(format!("pipelines/{name}.toml"))).unwrap();
+    let pipeline = fs_err::read_to_string(repository().join(format!("pipelines/studies/{name}.toml"))).unwrap();
     papers_protocol_of(name, &pipeline, data, &["batch_votes=8"], workspace)
 }
 
@@ -173,14 +173,14 @@ fn papers_protocol_of(
         fs_err::create_dir_all(to.parent().unwrap()).unwrap();
         fs_err::copy(repository().join(file), to).unwrap();
     };
-    fs_err::create_dir_all(workspace.path("pipelines")).unwrap();
-    fs_err::write(workspace.path(&format!("pipelines/{name}.toml")), pipeline).unwrap();
+    fs_err::create_dir_all(workspace.path("pipelines/studies")).unwrap();
+    fs_err::write(workspace.path(&format!("pipelines/studies/{name}.toml")), pipeline).unwrap();
     copy(&format!("configs/data/{name}.toml"));
     copy(&format!("datasets/{name}/card.toml"));
     copy("configs/reward/paper.toml");
-    workspace.edit(&format!("pipelines/{name}.toml"), "configs/import/llama3-8b.toml", "configs/import.toml");
+    workspace.edit(&format!("pipelines/studies/{name}.toml"), "configs/import/llama3-8b.toml", "configs/import.toml");
     let mut command = program();
-    command.arg("run").arg(workspace.path(&format!("pipelines/{name}.toml")));
+    command.arg("run").arg(workspace.path(&format!("pipelines/studies/{name}.toml")));
     command.args(["--threads", "1", "--dtype", "float32", "--set", &format!("data={}", data.display())]);
     for small in ["max_row_tokens=200", "lora.rank=2", "optimizer.learning_rate=1e-2"].iter().chain(small) {
         command.args(["--set", &format!("reward.{small}")]);
@@ -256,7 +256,7 @@ fn the_papers_protocol_runs_on_smollm2() {
     assert!(gguf.exists(), "{} is missing: ./setup fetches it", gguf.display());
     fs_err::write(workspace.path("configs/import.toml"), format!("gguf = \"{}\"\n", gguf.display())).unwrap();
     let only_two = |name: &str| {
-        let text = fs_err::read_to_string(repository().join(format!("pipelines/{name}.toml"))).unwrap();
+        let text = fs_err::read_to_string(repository().join(format!("pipelines/studies/{name}.toml"))).unwrap();
         let named = |l: &str, name: &str| l.contains(&format!("{{ name = \"{name}\""));
         let other = |l: &&str| !l.contains("{ name = ") || named(l, "global") || named(l, "WU");
         text.lines().filter(other).map(|l| format!("{l}\n")).collect::<String>()

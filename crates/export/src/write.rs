@@ -15,7 +15,7 @@ use crate::merged::write_merged;
 use crate::peft::write_adapter;
 use crate::{folder_name, read_adapter};
 
-/// An export, as written in `configs/export/*.toml`.
+/// The settings of an export: `idiolect config export` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExportConfig {
@@ -42,7 +42,12 @@ impl ExportConfig {
     pub fn check(&self) -> Result<()> {
         let Self { merged: _, probe, tolerance } = self;
         let wrong = |key: &str, expected: &str, found: String| {
-            Err(invalid(format!("export, `{key}`"), expected, found, "configs/export/peft.toml is an example"))
+            Err(invalid(
+                format!("export, `{key}`"),
+                expected,
+                found,
+                "`idiolect config export` shows all settings and their defaults",
+            ))
         };
         if probe.trim().is_empty() {
             return wrong("probe", "a text", "an empty one".into());

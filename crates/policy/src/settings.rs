@@ -11,15 +11,18 @@ use problem::{Problem, Result, invalid};
 pub(crate) struct Settings {
     /// The stage's kind.
     pub(crate) stage: &'static str,
-    /// A file whose settings are right.
-    pub(crate) example: &'static str,
 }
 
 impl Settings {
     /// The refusal of `key`.
     pub(crate) fn wrong(self, key: &str, expected: impl Into<String>, found: impl Display) -> Problem {
-        let Self { stage, example } = self;
-        invalid(format!("{stage}, `{key}`"), expected, found.to_string(), format!("{example} is an example"))
+        let Self { stage } = self;
+        invalid(
+            format!("{stage}, `{key}`"),
+            expected,
+            found.to_string(),
+            format!("`idiolect config {stage}` shows all settings and their defaults"),
+        )
     }
 
     pub(crate) fn positive(self, key: &str, value: f64) -> Result<()> {
@@ -91,7 +94,7 @@ pub(crate) fn some_of(names: &[String]) -> String {
 mod tests {
     use super::*;
 
-    const SETTINGS: Settings = Settings { stage: "dpo", example: "x.toml" };
+    const SETTINGS: Settings = Settings { stage: "dpo" };
 
     #[test]
     fn numbers_that_mean_nothing_are_refused_with_the_keys_name() {

@@ -1,4 +1,4 @@
-//! A reward stage, as written in `configs/reward/*.toml`.
+//! The settings of a reward stage: `idiolect config reward` shows them with their defaults.
 
 use std::num::NonZero;
 
@@ -403,7 +403,12 @@ fn check_phases(phases: &[Phase]) -> Result<()> {
 }
 
 fn wrong(key: &str, expected: &str, found: impl std::fmt::Display) -> Problem {
-    invalid(format!("reward, `{key}`"), expected, format!("{found}"), "configs/reward/p-share-lora.toml is an example")
+    invalid(
+        format!("reward, `{key}`"),
+        expected,
+        format!("{found}"),
+        "`idiolect config reward` shows all settings and their defaults",
+    )
 }
 
 #[cfg(test)]

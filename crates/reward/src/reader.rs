@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
                 "reward model",
                 "reward features",
                 "a head without features",
-                "fit one with `variant = \"rfm\"` and `features = 8`, as configs/reward/rfm.toml does",
+                "fit one with `variant = \"rfm\"` and `features = 8`, as pipelines/rfm.toml does",
             ));
         };
         let (file, of_model) = kept.map_or((None, String::new()), |(file, model)| (Some(file), model));

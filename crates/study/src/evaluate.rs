@@ -18,7 +18,7 @@ use crate::results::{Drift, ModelReport, Report, UserReport};
 use crate::truth::{Prompts, Rates, Truth};
 use crate::{SamplingConfig, curve, sample};
 
-/// An evaluation, as written in `configs/evaluate/*.toml`.
+/// The settings of an evaluation: `idiolect config evaluate` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluateConfig {

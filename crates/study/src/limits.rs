@@ -5,7 +5,12 @@ use std::fmt::Display;
 use problem::{Problem, Result, invalid};
 
 fn wrong(stage: &str, key: &str, expected: &str, found: impl Display) -> Problem {
-    invalid(format!("{stage}, `{key}`"), expected, found.to_string(), "the files in configs/ are examples")
+    invalid(
+        format!("{stage}, `{key}`"),
+        expected,
+        found.to_string(),
+        format!("`idiolect config {stage}` shows all settings and their defaults"),
+    )
 }
 
 /// Refuses 0, negative numbers, and what is not finite.

@@ -31,7 +31,7 @@ pub struct VotesPerUser {
     pub test: usize,
 }
 
-/// A simulation, as written in `configs/simulate/*.toml`.
+/// The settings of a simulation: `idiolect config simulate` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimulateConfig {

@@ -22,6 +22,12 @@ impl Stage for DpoConfig {
         as_table(&Self::default())
     }
 
+    fn check(&self) -> Result<()> {
+        // Which users there are is known when training begins.
+        let named: Vec<String> = self.user.keys().cloned().chain(["a user".to_owned()]).collect();
+        DpoConfig::check(self, &named)
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         match self.start {
             Start::Base => vec![Artifact::Base, Artifact::Pairs],

@@ -20,6 +20,10 @@ impl Stage for EvaluateConfig {
         as_table(&Self::default())
     }
 
+    fn check(&self) -> Result<()> {
+        EvaluateConfig::check(self)
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Truth, Artifact::Policies]
     }

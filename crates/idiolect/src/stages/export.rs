@@ -37,6 +37,10 @@ impl Stage for ExportConfig {
         as_table(&Self::default())
     }
 
+    fn check(&self) -> Result<()> {
+        ExportConfig::check(self)
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Policies]
     }

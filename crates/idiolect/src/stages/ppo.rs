@@ -39,6 +39,12 @@ impl Stage for PpoConfig {
         as_table(&Self::default())
     }
 
+    fn check(&self) -> Result<()> {
+        // Which users there are is known when training begins.
+        let named: Vec<String> = self.user.keys().cloned().chain(["a user".to_owned()]).collect();
+        PpoConfig::check(self, &named)
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         let mut all = vec![Artifact::Base, Artifact::Votes, Artifact::RewardModel];
         all.extend((self.start == Start::Sft).then_some(Artifact::SftPolicies));

@@ -42,6 +42,10 @@ impl Stage for RewardConfig {
         as_table(&Self::default())
     }
 
+    fn check(&self) -> Result<()> {
+        RewardConfig::check(self)
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Votes]
     }

@@ -22,6 +22,10 @@ impl Stage for SftConfig {
         as_table(&Self::default())
     }
 
+    fn check(&self) -> Result<()> {
+        SftConfig::check(self, &["a model".to_owned()])
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base, Artifact::Votes]
     }

@@ -27,6 +27,10 @@ impl Stage for SimulateConfig {
         }
     }
 
+    fn check(&self) -> Result<()> {
+        SimulateConfig::check(self)
+    }
+
     fn reads(&self) -> Vec<Artifact> {
         vec![Artifact::Base]
     }

@@ -13,7 +13,7 @@ use crate::maths::pair_losses::{PairLoss, PairObjective};
 use crate::model::{Personal, Start};
 use crate::settings::{Settings, count, is_default};
 
-/// A DPO stage, as written in `configs/dpo/*.toml`.
+/// The settings of A DPO stage: `idiolect config` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DpoConfig {
@@ -124,8 +124,8 @@ impl DpoConfig {
     ///
     /// # Errors
     /// The first of them, with the key's name.
-    pub(crate) fn check(&self, users: &[String]) -> Result<()> {
-        let settings = Settings { stage: "dpo", example: "configs/dpo/per-user.toml" };
+    pub fn check(&self, users: &[String]) -> Result<()> {
+        let settings = Settings { stage: "dpo" };
         settings.some_users(users)?;
         self.lora.check("dpo, `lora`")?;
         self.optimizer.check("dpo, `optimizer`")?;
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
-        let mut fine: DpoConfig = toml::from_str(include_str!("../../../../configs/dpo/per-user.toml")).unwrap();
+        let mut fine = DpoConfig::default();
         fine.user.insert("ann".into(), DpoOwn { learning_rate: Some(1e-3), beta: Some(0.2), steps: None });
         let users = ["ann", "bob"].map(String::from);
         fine.check(&users).unwrap();

@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_response_is_in_one_minibatch_also_where_a_prompt_comes_twice() {
-        let config: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
+        let config = PpoConfig::default();
         let config =
             PpoConfig { prompts_per_step: 4.try_into().unwrap(), minibatches: 3.try_into().unwrap(), ..config };
         let dir = tempfile::tempdir().unwrap();

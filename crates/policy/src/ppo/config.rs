@@ -14,7 +14,7 @@ use crate::model::{Personal, Start};
 use crate::ppo::guard::Guard;
 use crate::settings::{Settings, count, is_default};
 
-/// A PPO stage, as written in `configs/ppo/*.toml`.
+/// The settings of A PPO stage: `idiolect config` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PpoConfig {
@@ -281,7 +281,7 @@ impl PpoConfig {
     ///
     /// # Errors
     /// The first of them, with the key's name.
-    pub(crate) fn check(&self, users: &[String]) -> Result<()> {
+    pub fn check(&self, users: &[String]) -> Result<()> {
         SETTINGS.some_users(users)?;
         self.lora.check("ppo, `lora`")?;
         self.optimizer.check("ppo, `optimizer`")?;
@@ -376,7 +376,7 @@ impl PpoConfig {
     }
 }
 
-const SETTINGS: Settings = Settings { stage: "ppo", example: "configs/ppo/per-user.toml" };
+const SETTINGS: Settings = Settings { stage: "ppo" };
 
 /// An error of this stage's settings.
 pub(crate) fn wrong(
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn issue_22_numbers_that_mean_nothing_are_refused_with_the_keys_name() {
-        let mut fine: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
+        let mut fine = PpoConfig::default();
         fine.kl.control = adaptive(0.05, 12.0, 80.0);
         let users = ["ann", "bob"].map(String::from);
         let ann =
@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn issue_22_no_horizon_that_is_allowed_turns_the_coefficient_negative() {
-        let mut config: PpoConfig = toml::from_str(include_str!("../../../../configs/ppo/per-user.toml")).unwrap();
+        let mut config = PpoConfig::default();
         config.kl.control = adaptive(0.05, 12.0, 3.21);
         config.check(&["ann".to_owned()]).unwrap();
         let next = config.kl.control.next(0.05, 0.0, config.responses().unwrap());

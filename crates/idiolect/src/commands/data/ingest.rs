@@ -18,7 +18,7 @@ pub(crate) struct IngestArgs {
     /// The Parquet file to write; must not exist
     #[arg(long)]
     out: PathBuf,
-    /// The selection, as in configs/data/*.toml: `min_votes = 20\nsplit = { by = "time", dev = 0.1, test = 0.2 }`
+    /// The selection, as `idiolect config data` shows it: `min_votes = 20\nsplit = { by = "time", dev = 0.1, test = 0.2 }`
     #[arg(long, value_name = "TOML")]
     selection: Option<String>,
     /// Decides splits and samples
@@ -54,6 +54,9 @@ fn selection(text: &str) -> Result<Selection> {
         table.try_into()
     };
     parse().map_err(|e| {
-        mistake(format!("--selection: expected keys as in configs/data/*.toml, found: {e}"), "see docs/data.md")
+        mistake(
+            format!("--selection: expected keys as `idiolect config data` shows them, found: {e}"),
+            "see docs/data.md",
+        )
     })
 }
