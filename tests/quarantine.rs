@@ -5,6 +5,7 @@ use reward::{EarlyStopping, Factors, Objective, Personal, RewardConfig, RewardMo
 
 use crate::bench::{Bench, count, votes};
 use crate::reward::{apart, fit_on, phase, reward_config, users, with_ties};
+use crate::tiny::Workspace;
 
 #[test]
 fn a_user_whose_numbers_are_not_finite_is_in_quarantine_and_the_others_go_on() {
@@ -92,4 +93,30 @@ fn a_held_out_user_whose_loss_is_not_finite_is_left_out_and_the_others_are_welco
         reward::welcome(&config, &model, &bench.lm, &bench.tokenizer, &all, &names, &mut run).unwrap();
     assert_eq!(joined.users, ["ann", "bob", "dora"]);
     assert_eq!(report.unwrap().quarantined.keys().collect::<Vec<_>>(), ["cleo"]);
+}
+
+#[test]
+fn a_pipeline_names_the_user_whom_a_reward_model_does_not_hold_and_ends_with_code_3() {
+    let workspace = Workspace::new();
+    let mut all = votes();
+    all.iter_mut().filter(|v| v.user_id == "bob" && v.source_row == "x:5").for_each(|v| v.weight = 2e38);
+    data::write_votes(&workspace.path("votes.parquet"), &all).unwrap();
+    let write = |file: &str, text: &str| fs_err::write(workspace.path(file), text).unwrap();
+    let card = "name = \"own\"\nsource = \"here\"\nlicence = \"none\"\n[layout]\nkind = \"canonical\"\n\
+                [columns]\nweight = \"weight\"\nsplit = \"split\"\n";
+    write("own-card.toml", card);
+    write(
+        "configs/data.toml",
+        "card = \"own-card.toml\"\npath = \"votes.parquet\"\n[selection]\nmin_votes = 1\nsplit = { by = \"column\" }\n",
+    );
+    let stages =
+        ["import", "data", "reward"].map(|k| format!("[[stage]]\nkind = \"{k}\"\nconfig = \"configs/{k}.toml\"\n"));
+    write("pipelines/tiny.toml", &format!("name = \"tiny\"\nseed = 3\n{}", stages.concat()));
+    let set = ["reward.personal=\"up\"", "reward.phases=[{ factors = \"personal\", epochs = 1.0 }]"];
+    let ended = workspace.run(&["--set", set[0], "--set", set[1]]).assert().code(3);
+    let said = String::from_utf8_lossy(&ended.get_output().stderr).into_owned();
+    assert!(said.contains("finished, except: ") && said.contains("reward, `bob` in quarantine: step "), "{said}");
+    let report: serde_json::Value = run::read_json(&workspace.path("checkpoints/tiny/reward/report.json")).unwrap();
+    assert!(report["quarantined"]["bob"].as_str().unwrap().ends_with("is not finite"), "{report}");
+    assert_eq!(report["test"]["users"].as_array().unwrap().len(), 1, "ann alone is predicted");
 }

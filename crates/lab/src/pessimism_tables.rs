@@ -115,3 +115,40 @@ fn over_optimisation(lab: &PessimismLab, rows: &[PessimismRow]) -> Result<String
     let title = format!("Over-optimisation, {} votes of each user, a flat prior", lab.votes[0]);
     line_plot(&title, "KL from the base, nats", "reward, deviations of the base", &lines)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_has_a_table_and_every_divergence_is_in_the_summary() {
+        let row = |prior: &str, caution: f64, divergence: f64, seed: usize| PessimismRow {
+            prior: prior.into(),
+            votes: 10,
+            caution,
+            divergence,
+            seed,
+            proxy: 2.0,
+            gold: 1.0 + seed as f64,
+            worst: 0.5,
+        };
+        let lab = PessimismLab {
+            votes: vec![10],
+            cautions: vec![0.0],
+            divergences: vec![1.0, FAR],
+            ..PessimismLab::default()
+        };
+        let rows: Vec<PessimismRow> = ["flat", "right"]
+            .iter()
+            .flat_map(|p| [1.0, FAR].map(|d| [row(p, 0.0, d, 0), row(p, 0.0, d, 1)]))
+            .flatten()
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let text = write_pessimism(&lab, &rows, 7, folder.path()).unwrap();
+        assert!(text.contains("| flat | 0 | 1.50 [1.00, 2.00] |") && text.contains("fitted mean at 3 nats"), "{text}");
+        let summary: Value = run::read_json(&folder.path().join("summary.json")).unwrap();
+        assert_eq!(summary["rows"].as_array().unwrap().len(), 3 * 2 * 2);
+        assert!(fs_err::read_to_string(folder.path().join("over-optimisation.svg")).unwrap().contains("careful (2)"));
+        assert!(folder.path().join("rows.parquet").exists());
+    }
+}

@@ -180,3 +180,28 @@ fn votes_needed(rows: &[RfmRow], method: &str) -> Vec<f64> {
     };
     seeds.into_iter().filter_map(needed).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn votes_needed_are_interpolated_between_the_numbers_that_were_looked_at() {
+        let row = |method: &str, shots: usize, accuracy: f64| RfmRow {
+            experiment: "questions".into(),
+            method: method.into(),
+            seed: 0,
+            raters: 8,
+            votes: 30,
+            alike: 0.5,
+            shots,
+            served: Served { accuracy, gained: f64::NAN, beats: f64::NAN },
+        };
+        let rows =
+            [row("random", 10, 0.6), row("random", 30, 0.8), row("information", 10, 0.7), row("information", 20, 0.9)];
+        // Half of the way from .7 to .9, and never beyond what was asked.
+        assert!((votes_needed(&rows, "information")[0] - 15.0).abs() < 1e-9);
+        let slow = [row("random", 30, 0.8), row("determinant", 30, 0.7)];
+        assert_eq!(votes_needed(&slow, "determinant"), [30.0]);
+    }
+}

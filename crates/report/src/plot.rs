@@ -132,3 +132,21 @@ where
     }
     Ok(drawing)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_names_its_lines_and_leaves_out_what_has_no_place() {
+        let series =
+            |points: &[(f64, f64)], reference| Series { name: "one".into(), points: points.to_vec(), reference };
+        let svg = log_plot("title", "x", "y", &[series(&[(1.0, 1.0), (10.0, 0.1), (0.0, 1.0)], false)]).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("title") && svg.contains("one"));
+        assert_eq!(svg.matches("<circle").count(), 2, "no zero on a logarithmic axis");
+        let svg = line_plot("t", "x", "y", &[series(&[(0.0, 1.0), (f64::NAN, 1.0)], true)]).unwrap();
+        assert_eq!(svg.matches("<circle").count(), 0, "a reference has no dots");
+        assert!(bar_plot("t", "x", "y", &[("few".into(), 2.0)]).unwrap().contains("few"));
+        assert!(bar_plot("t", "x", "y", &[]).is_ok() && line_plot("t", "x", "y", &[]).is_ok());
+    }
+}

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use data::{Split, Vote};
-use lm::{Checkpoints, Lm, Quarantine};
+use lm::{Checkpoints, Lm, Quarantine, Saved, Storage};
 use problem::Result;
 use run::{Progress, Run};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,19 @@ struct Note {
 /// The one part of a checkpoint's tensors.
 const STATE: &str = "state";
 
+/// Where a fit stands between two steps.
+struct Standing {
+    /// Steps that were taken.
+    step: usize,
+    learner: Learner,
+    watch: Watch,
+    /// Each step's mean loss; none where all users of its votes were in quarantine.
+    losses: Vec<Option<f64>>,
+    /// How many of them the last checkpoint holds.
+    written: usize,
+    quarantine: Quarantine,
+}
+
 /// Fits one reward model for `users` on the training votes, resuming where an earlier run stopped. A user whose loss or gradient is not finite
 /// goes into quarantine: the others go on, and the model knows them alone.
 ///
@@ -46,57 +59,75 @@ pub fn fit(
 ) -> Result<(RewardModel, FitReport)> {
     config.check()?;
     let plan = Plan::new(config, tokenizer, votes, users, (Split::Train, &config.own_phases()), run)?;
-    let count = plan.steps.batches.len();
-    let storage = config.storage(run);
-
-    let (mut checkpoints, saved) = Checkpoints::<Note, Option<f64>>::open(run)?;
-    let mut step = saved.as_ref().map_or(0, |saved| saved.step);
-    let mut learner = Learner::at(step, config, lm, &plan, &storage, run)?;
-    let mut watch = Watch::new(config, lm, tokenizer, votes, &learner.model)?;
-    let (mut losses, mut quarantine) = (Vec::new(), Quarantine::default());
-    if let Some(mut saved) = saved {
-        let mut tensors = saved.take(STATE)?;
-        watch.load(saved.note.best, &learner.model, &mut tensors)?;
-        learner.load(&mut tensors)?;
-        (losses, quarantine) = (saved.history, saved.note.quarantine);
-        watch.skip(&quarantine);
-        storage.release();
-    }
-    let mut written = losses.len();
-    let prefix = plan.frozen_blocks(&learner.model, lm)?;
+    let (count, storage) = (plan.steps.batches.len(), config.storage(run));
+    let (mut checkpoints, saved) = Checkpoints::open(run)?;
+    let mut standing = start(config, lm, tokenizer, votes, &plan, saved, &storage, run)?;
+    let prefix = plan.frozen_blocks(&standing.learner.model, lm)?;
     let inputs = Inputs { config, lm, plan: &plan, prefix: &prefix, storage: &storage };
 
     let training = run::phase("training");
-    let mut bar = Progress::new("reward: training", count, step);
-    while step < count && !watch.over() {
-        let _step = run::step(step);
-        learner = learner.turn(step, config, &plan.steps, &storage)?;
-        let healthy = quarantine.clone();
-        let taken = take(&inputs, &mut learner, &mut quarantine, step, run)?;
-        if quarantine != healthy {
-            watch.leave_out(&quarantine);
+    let mut bar = Progress::new("reward: training", count, standing.step);
+    while standing.step < count && !standing.watch.over() {
+        let Standing { step, learner, watch, losses, quarantine, .. } = &mut standing;
+        let _step = run::step(*step);
+        learner.turn(*step, config, &plan.steps, &storage)?;
+        let taken = take(&inputs, learner, quarantine, *step, run)?;
+        watch.leave_out(quarantine);
+        run.log(&line(*step, taken.as_ref(), &plan))?;
+        losses.push(taken.as_ref().map(Taken::mean_loss));
+        if let Some(loss) = watch.look(lm, &learner.model, *step + 1, count, &storage)? {
+            run.log(&json!({"step": *step, "eval_loss": loss}))?;
         }
-        let mean = taken.as_ref().map(Taken::mean_loss);
-        run.log(&line(step, taken.as_ref(), &plan))?;
-        losses.push(mean);
-        step += 1;
-        if let Some(loss) = watch.look(lm, &learner.model, step, count, &storage)? {
-            run.log(&json!({"step": step - 1, "eval_loss": loss}))?;
-        }
-        bar.advance(1, &format!("loss {:.3}", mean.unwrap_or(f64::NAN)));
-        if step.is_multiple_of(config.save_every_steps.get()) && step < count && !watch.over() {
-            let mut tensors = learner.state();
-            tensors.extend(watch.state());
-            let note = Note { best: watch.best(), quarantine: quarantine.clone() };
-            checkpoints.save(run, step, &note, &losses[written..], &[(STATE, tensors)])?;
-            written = losses.len();
+        *step += 1;
+        bar.advance(1, &taken.map_or_else(String::new, |taken| format!("loss {:.3}", taken.mean_loss())));
+        if step.is_multiple_of(config.save_every_steps.get()) && *step < count && !watch.over() {
+            checkpoint(&mut standing, &mut checkpoints, run)?;
             storage.release();
         }
     }
     drop((bar, training));
+    let Standing { learner, watch, losses, quarantine, .. } = standing;
     let healthy = quarantine.survivors("reward", users)?;
     let report = FitReport::of(&plan, &losses, watch.restore(&learner.model), &quarantine);
     Ok((learner.model.only(&healthy, &storage)?.with_probes(lm, &prefix), report))
+}
+
+/// A fit before its first step, or behind its last checkpoint.
+fn start(
+    config: &RewardConfig,
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    votes: &[Vote],
+    plan: &Plan,
+    saved: Option<Saved<Note, Option<f64>>>,
+    storage: &Storage,
+    run: &Run,
+) -> Result<Standing> {
+    let step = saved.as_ref().map_or(0, |saved| saved.step);
+    let mut learner = Learner::at(step, config, lm, plan, storage, run)?;
+    let mut watch = Watch::new(config, lm, tokenizer, votes, &learner.model)?;
+    let Some(mut saved) = saved else {
+        return Ok(Standing { step, learner, watch, losses: vec![], written: 0, quarantine: Quarantine::default() });
+    };
+    let mut tensors = saved.take(STATE)?;
+    let Note { best, quarantine } = saved.note;
+    watch.leave_out(&quarantine);
+    watch.load(best, &learner.model, &mut tensors)?;
+    learner.load(&mut tensors)?;
+    storage.release();
+    let (losses, written) = (saved.history, step);
+    Ok(Standing { step, learner, watch, losses, written, quarantine })
+}
+
+/// Saves where the fit stands.
+fn checkpoint(standing: &mut Standing, checkpoints: &mut Checkpoints<Note, Option<f64>>, run: &mut Run) -> Result<()> {
+    let Standing { step, learner, watch, losses, written, quarantine } = standing;
+    let mut tensors = learner.state();
+    tensors.extend(watch.state());
+    let note = Note { best: watch.best(), quarantine: quarantine.clone() };
+    checkpoints.save(run, *step, &note, &losses[*written..], &[(STATE, tensors)])?;
+    *written = losses.len();
+    Ok(())
 }
 
 /// A step's line of `metrics.jsonl`.

@@ -47,28 +47,25 @@ impl Learner {
         phase: usize,
         storage: &Storage,
     ) -> Result<Self> {
-        let (mut parameters, others) = trained(&model, &steps.phases[phase]);
-        parameters.extend(others);
-        let users = model.users.len().try_into().expect("at least one user");
-        let adam = AdamW::new(config.optimizer.clone(), parameters, users, storage)?;
-        let means = Means::of(&model, config.objective.shrinkage, storage);
+        let (adam, means) = optimiser(&model, config, &steps.phases[phase], storage)?;
         Ok(Self { model, adam, means, phase })
     }
 
     /// Begins the phase of `step` if the one before ended: with an optimiser of its own, and behind a global phase with a copy of the
     /// adapter for every user.
-    pub(crate) fn turn(self, step: usize, config: &RewardConfig, steps: &Steps, storage: &Storage) -> Result<Self> {
+    pub(crate) fn turn(&mut self, step: usize, config: &RewardConfig, steps: &Steps, storage: &Storage) -> Result<()> {
         if !steps.turns(step) {
-            return Ok(self);
+            return Ok(());
         }
-        let (before, phase) = (steps.phases[self.phase].factors, steps.phase(step));
-        let model = if before == Factors::Global && steps.phases[phase].factors == Factors::Personal {
+        let before = steps.phases[self.phase].factors;
+        self.phase = steps.phase(step);
+        let phase = &steps.phases[self.phase];
+        if before == Factors::Global && phase.factors == Factors::Personal {
             let (owners, head_owner) = config.owners();
-            self.model.personalised(owners, head_owner, storage)?
-        } else {
-            self.model
-        };
-        Self::over(model, config, steps, phase, storage)
+            self.model = self.model.personalised(owners, head_owner, storage)?;
+        }
+        (self.adam, self.means) = optimiser(&self.model, config, phase, storage)?;
+        Ok(())
     }
 
     /// All that a resumed run needs.
@@ -98,6 +95,15 @@ impl Learner {
         let trained: BTreeSet<String> = self.adam.names().collect();
         self.model.parameters().into_iter().filter(|p| !trained.contains(&p.name)).collect()
     }
+}
+
+/// The optimiser of what a phase trains, and the means that personal factors are pulled towards.
+fn optimiser(model: &RewardModel, config: &RewardConfig, phase: &Phase, storage: &Storage) -> Result<(AdamW, Means)> {
+    let (mut parameters, others) = trained(model, phase);
+    parameters.extend(others);
+    let users = model.users.len().try_into().expect("at least one user");
+    let adam = AdamW::new(config.optimizer.clone(), parameters, users, storage)?;
+    Ok((adam, Means::of(model, config.objective.shrinkage, storage)))
 }
 
 /// A model that has learnt nothing yet: in a global phase one adapter for all, else the users' own.

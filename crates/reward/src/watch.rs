@@ -66,17 +66,14 @@ impl Watch {
         Ok(Self { setting: Some((setting, dev)), best: None, kept: vec![] })
     }
 
-    /// Looks no more at users who are in quarantine.
-    pub(crate) fn skip(&mut self, quarantine: &Quarantine) {
-        if let Some((_, dev)) = &mut self.setting {
-            dev.votes.retain(|(user, _)| !quarantine.holds(*user));
-        }
-    }
-
-    /// Looks no more at users who have just come into quarantine, and begins anew: looks at other votes cannot be compared.
+    /// Looks no more at users who are in quarantine. What was best is forgotten if there are new ones: looks at other votes cannot be compared.
     pub(crate) fn leave_out(&mut self, quarantine: &Quarantine) {
-        self.skip(quarantine);
-        (self.best, self.kept) = (None, vec![]);
+        let Some((_, dev)) = &mut self.setting else { return };
+        let before = dev.votes.len();
+        dev.votes.retain(|(user, _)| !quarantine.holds(*user));
+        if dev.votes.len() < before {
+            (self.best, self.kept) = (None, vec![]);
+        }
     }
 
     /// Has it been long enough since the best?
