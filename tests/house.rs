@@ -28,9 +28,6 @@ const WITHOUT_LIBTORCH: [&str; 9] = ["problem", "text", "stats", "report", "run"
 /// What links libtorch: nothing that must not may import it, by whatever way.
 const WITH_LIBTORCH: [&str; 8] = ["tch", "torch-sys", "device", "lm", "reward", "policy", "study", "export"];
 
-/// Crates whose files still import each other in a circle.
-const NOT_YET: [&str; 1] = ["idiolect"];
-
 fn packages() -> BTreeMap<String, Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -70,11 +67,7 @@ fn files_import_each_other_in_no_circle() {
         let found = all.circles();
         (files, imports) = (files + all.len(), imports + all.imports().values().map(BTreeSet::len).sum::<usize>());
         eprintln!("{name}: {} files, {} circles", all.len(), found.len());
-        if NOT_YET.contains(&name.as_str()) {
-            assert!(!found.is_empty(), "`{name}` has no circle any more: take it out of NOT_YET");
-        } else {
-            circles.extend(found.into_iter().map(|circle| format!("{name}: {circle}")));
-        }
+        circles.extend(found.into_iter().map(|circle| format!("{name}: {circle}")));
     }
     assert!(circles.is_empty(), "files in a circle:\n{}", circles.join("\n"));
     assert!(files > 150 && imports > 300, "only {files} files with {imports} imports seen");

@@ -9,6 +9,8 @@ mod bench;
 mod circles;
 /// `idiolect data`.
 mod data_command;
+/// The engine: what runs again and what does not, other environments, locks, one giver for every key.
+mod engine;
 /// Reward features: one is the ordinary model, tastes serve opposite people.
 mod features;
 /// Hashes of every tensor file, for those who move code.

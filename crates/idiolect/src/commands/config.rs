@@ -39,26 +39,13 @@ const WIDTH: usize = 110;
 fn annotated(kind: &str, schema: &Value, defaults: &Table) -> String {
     let mut out = format!("[[stage]]\nkind = \"{kind}\"\n");
     let schema = Schema::new(schema);
-    match schema.properties() {
-        Some(_) => write_table(&mut out, "stage", schema, defaults),
-        None => {
-            // One of several kinds of tables: what each holds, and the defaults of the usual one.
-            for (shown, said) in schema.alternatives() {
-                comment(&mut out, &format!("{shown}: {}", said.unwrap_or_default()), "#   ");
-            }
-            out += &toml::to_string(&nested(defaults)).expect("plain tables");
+    if schema.properties().is_none() {
+        // One of several kinds of tables: what each is, and then the usual one.
+        for (shown, said) in schema.alternatives() {
+            comment(&mut out, &format!("{shown}: {}", said.unwrap_or_default()), "#   ");
         }
     }
-    out
-}
-
-/// A stage's defaults, whose tables are `[stage.x]` in a pipeline.
-fn nested(defaults: &Table) -> Table {
-    let (tables, plain): (Table, Table) = defaults.clone().into_iter().partition(|(_, value)| value.is_table());
-    let mut out = plain;
-    if !tables.is_empty() {
-        out.insert("stage".into(), toml::Value::Table(tables));
-    }
+    write_table(&mut out, "stage", schema.of_kind(defaults), defaults);
     out
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::graph::{Cell, NodeId};
 use super::walk::{State, Walker};
+use crate::base;
 use crate::stages::data::DataConfig;
 use crate::stages::import::{ImportConfig, Origin};
 use crate::stages::pairs::training_prompts;
@@ -81,10 +82,10 @@ impl Known<'_> {
 
     /// Tokens of all users' pairs, if pairs and base are there.
     fn pair_tokens(&self) -> Result<Option<usize>> {
-        let (Some(pairs), Some(base)) = (self.folder(Artifact::Pairs), self.folder(Artifact::Base)) else {
+        let (Some(pairs), Some(folder)) = (self.folder(Artifact::Pairs), self.folder(Artifact::Base)) else {
             return Ok(None);
         };
-        let tokenizer = text::Tokenizer::from_folder(&base)?;
+        let tokenizer = base::tokenizer(&folder)?;
         let mut tokens = 0;
         for pair in policy::read_pairs(&pairs.join("pairs.parquet"))? {
             for answer in [&pair.chosen, &pair.rejected] {

@@ -134,6 +134,7 @@ impl Walker<'_> {
         for source in stage.files()? {
             let (name, hash) = match source {
                 Source::File(file) => (self.project.name_of(&file), self.hashes.of(&file)?),
+                Source::Pinned { name, identity } => (name, identity),
             };
             let mut unique = name.clone();
             let mut number = 1;

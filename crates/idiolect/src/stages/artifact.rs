@@ -64,6 +64,7 @@ impl Artifact {
                 "tokenizer_config.json",
                 "special_tokens_map.json",
                 "chat_template.jinja",
+                base::TEMPLATE_DATE,
                 "model.safetensors.index.json",
                 "*.safetensors",
             ],

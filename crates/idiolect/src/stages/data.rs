@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::artifact::TOKENS;
 use super::stage::as_table;
 use super::{Artifact, Inputs, Source, Stage};
+use crate::base;
 use crate::described::described;
 
 /// What is ingested, and how.
@@ -77,8 +78,11 @@ impl Stage for DataConfig {
 
     fn files(&self) -> Result<Vec<Source>> {
         Card::read(&self.card)?;
-        let files = data::local_files(&self.sources())?;
-        Ok(std::iter::once(self.card.clone()).chain(files).map(Source::File).collect())
+        let (remote, local): (Vec<String>, Vec<String>) = self.sources().into_iter().partition(|s| is_remote(s));
+        let files = std::iter::once(self.card.clone()).chain(data::local_files(&local)?).map(Source::File);
+        let pinned = data::identities_of(&remote)?;
+        let pinned = pinned.into_iter().map(|(name, identity)| Source::Pinned { name, identity });
+        Ok(files.chain(pinned).collect())
     }
 
     fn computes(&self) -> bool {
@@ -89,7 +93,7 @@ impl Stage for DataConfig {
         let Self { card, path, users, tokens, selection } = self;
         let card = Card::read(card)?;
         let sources = match path {
-            Some(path) => path.all().to_vec(),
+            Some(path) => pinned(path, run)?,
             None => vec![inputs.folder(Artifact::SimulatedVotes)?.join("votes.parquet").display().to_string()],
         };
         let table = run.path("votes.parquet");
@@ -97,7 +101,7 @@ impl Stage for DataConfig {
         run::write_json(&run.path("report.json"), &votes)?;
         let users_table = users.as_ref().map(|users| write_users(&card, users, run)).transpose()?;
         let tokens = if *tokens {
-            let tokenizer = text::Tokenizer::from_folder(inputs.folder(Artifact::Base)?)?;
+            let tokenizer = base::tokenizer(inputs.folder(Artifact::Base)?)?;
             Some(data::tokenise(&table, &tokenizer, &run.path(TOKENS), 0)?)
         } else {
             None
@@ -126,6 +130,20 @@ impl Stage for DataConfig {
     }
 }
 
+fn is_remote(source: &str) -> bool {
+    source.contains("://")
+}
+
+/// The sources as the run's identity pins them: an address is read as it was when the run was planned, or not at all.
+fn pinned(sources: &OneOrMore, run: &Run) -> Result<Vec<String>> {
+    let identities = &run.identity().inputs;
+    let of = |source: &String| match identities.get(source).filter(|_| is_remote(source)) {
+        Some(identity) => data::pinned_to(source, identity),
+        None => Ok(source.clone()),
+    };
+    sources.all().iter().map(of).collect()
+}
+
 fn write_users(card: &Card, users: &OneOrMore, run: &Run) -> Result<UsersReport> {
     let of_users = card.users.as_ref().ok_or_else(|| {
         let message = format!("card `{}`: expected a table [users] for `users`, found none", card.name);
@@ -133,5 +151,5 @@ fn write_users(card: &Card, users: &OneOrMore, run: &Run) -> Result<UsersReport>
     })?;
     let votes = data::read_votes(&run.path("votes.parquet"))?;
     let ids: BTreeSet<String> = data::user_ids(&votes).into_iter().collect();
-    data::write_users(of_users, users.all(), &ids, &run.path("users.parquet"))
+    data::write_users(of_users, &pinned(users, run)?, &ids, &run.path("users.parquet"))
 }

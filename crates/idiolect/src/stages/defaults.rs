@@ -15,6 +15,18 @@ impl<'a> Schema<'a> {
         Self { whole, part: whole }
     }
 
+    /// Of several kinds of tables told apart by a word in them, such as `from = "reward"`: the kind that `table` is.
+    pub(crate) fn of_kind(self, table: &Table) -> Self {
+        let alternatives = self.resolved()["oneOf"].as_array().map_or(&[][..], Vec::as_slice);
+        let fits = |schema: &Self| {
+            let words = schema.resolved()["properties"].as_object().into_iter().flatten();
+            let mut words = words.filter_map(|(key, part)| Some((key, part.get("const")?.as_str()?))).peekable();
+            words.peek().is_some()
+                && words.all(|(key, word)| table.get(key).and_then(toml::Value::as_str) == Some(word))
+        };
+        alternatives.iter().map(|part| Self { part, ..self }).find(fits).unwrap_or(self)
+    }
+
     /// The part, or what it refers to.
     fn resolved(self) -> &'a Value {
         let pointer = self.part["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
@@ -45,7 +57,7 @@ impl<'a> Schema<'a> {
     /// The settings of a table with fixed keys, in order; none for anything else, such as one of several kinds of tables.
     pub(crate) fn properties(self) -> Option<Vec<(&'a str, Self)>> {
         let part = self.resolved();
-        let alternatives = ["oneOf", "anyOf", "allOf"].iter().any(|key| part.get(*key).is_some());
+        let alternatives = ["oneOf", "anyOf"].iter().any(|key| part.get(*key).is_some());
         let properties = part["properties"].as_object().filter(|_| !alternatives)?;
         Some(properties.iter().map(|(name, part)| (name.as_str(), Self { whole: self.whole, part })).collect())
     }
@@ -119,6 +131,21 @@ mod tests {
         let mut table: Table = toml::from_str(defaults).unwrap();
         lay_over(&mut table, toml::from_str(given).unwrap(), Schema::new(&schema));
         table
+    }
+
+    #[test]
+    fn a_kind_of_table_is_told_by_its_word() {
+        let read = |text: &str| crate::stages::read_stage("pairs", toml::from_str(text).unwrap(), "x.toml".as_ref());
+        let settings = read("sampling = { max_new_tokens = 36 }").unwrap().settings();
+        assert_eq!((&settings["from"], &settings["pairs_per_prompt"]), (&"reward".into(), &3.into()));
+        assert_eq!(
+            (&settings["sampling"]["max_new_tokens"], &settings["sampling"]["samples_per_prompt"]),
+            (&36.into(), &16.into())
+        );
+        assert_eq!(read("from = \"both\"").unwrap().settings()["from"], "both");
+        assert_eq!(read("from = \"votes\"").unwrap().settings().as_object().unwrap().len(), 1);
+        let error = read("from = \"votes\"\npairs_per_prompt = 2").map(drop).unwrap_err().to_string();
+        assert!(error.contains("pairs_per_prompt"), "{error}");
     }
 
     #[test]

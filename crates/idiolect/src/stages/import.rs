@@ -113,7 +113,12 @@ impl Stage for ImportConfig {
             Origin::Hub(_) => vec![],
         };
         files.extend(self.chat_template.clone());
-        Ok(files.into_iter().map(Source::File).collect())
+        let mut sources: Vec<Source> = files.into_iter().map(Source::File).collect();
+        if let Origin::Hub(name) = self.origin()? {
+            let identity = commit_of(name, self.revision.as_deref());
+            sources.push(Source::Pinned { name: name.to_owned(), identity });
+        }
+        Ok(sources)
     }
 
     fn computes(&self) -> bool {
@@ -126,6 +131,7 @@ impl Stage for ImportConfig {
             Origin::Gguf(gguf) => {
                 let report = lm::import_gguf(gguf, &folder)?;
                 let (lm, _) = base::load(&folder, compute)?;
+                base::keep_date(&folder)?;
                 Ok(Imported {
                     source: gguf.display().to_string(),
                     tensors: Some(report.tensors),
@@ -135,7 +141,9 @@ impl Stage for ImportConfig {
                 })
             }
             Origin::Hub(hub) => {
-                let source = hub::fetch(hub, self.revision.as_deref())?;
+                // The commit that the run's identity names, whatever the branch points to by now.
+                let commit = run.identity().inputs.get(hub).map(String::as_str).filter(|commit| *commit != UNKNOWN);
+                let source = hub::fetch(hub, commit.or(self.revision.as_deref()))?;
                 copy_base(&source, template, compute, &folder, hub)
             }
             Origin::Folder(source) => copy_base(source, template, compute, &folder, &source.display().to_string()),
@@ -148,6 +156,21 @@ impl Stage for ImportConfig {
                 format!("{tensors} tensors, {parameters} parameters, types {types}")
             }
             _ => format!("copied {}, {} blocks", report.source, report.blocks),
+        }
+    }
+}
+
+/// In place of a commit that could not be looked up.
+const UNKNOWN: &str = "unknown";
+
+/// The commit that a revision of a model on the hub points to now. Where the hub cannot be asked, the run itself will say so when it fetches
+/// the model: a dry run goes on with a warning.
+fn commit_of(name: &str, revision: Option<&str>) -> String {
+    match hub::snapshot(name, revision) {
+        Ok(snapshot) => snapshot.commit,
+        Err(problem) => {
+            tracing::warn!("import: which commit {name} is now could not be looked up: {problem}");
+            UNKNOWN.into()
         }
     }
 }
@@ -182,5 +205,6 @@ fn copy_base(source: &Path, template: Option<&Path>, compute: &Compute, folder: 
         fs_err::copy(template, folder.join("chat_template.jinja"))?;
         text::Tokenizer::from_folder(folder)?; // it compiles
     }
+    base::keep_date(folder)?;
     Ok(Imported { source: name.to_owned(), tensors: None, parameters: None, types: None, blocks: lm.depth() })
 }

@@ -98,7 +98,9 @@ pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
 pub(crate) fn read_stage(kind: &str, table: toml::Table, place: &Path) -> Result<Box<dyn AnyStage>> {
     let known = find(kind)?;
     let mut whole = (known.defaults)(&table);
-    lay_over(&mut whole, table, Schema::new(&(known.schema)()));
+    let schema = (known.schema)();
+    let schema = Schema::new(&schema).of_kind(&whole);
+    lay_over(&mut whole, table, schema);
     let stage = (known.read)(whole).map_err(|error| {
         let message = format!("{}, stage `{kind}`: {}", place.display(), error.to_string().trim());
         mistake(message, format!("the settings are: `idiolect config {kind}`"))

@@ -103,7 +103,9 @@ impl Stage for PairsConfig {
         }
         let sampling = SamplingConfig { samples_per_prompt: NonZero::new(16).expect("16"), ..SamplingConfig::default() };
         let weighting = Weighting::default();
-        as_table(&Self::Reward(RankedPairs { pairs_per_prompt: 3, max_row_tokens: 1024, weighting, caution: 0.0, sampling }))
+        let mut table = as_table(&Self::Reward(RankedPairs { pairs_per_prompt: 3, max_row_tokens: 1024, weighting, caution: 0.0, sampling }));
+        table.extend(given.get("from").map(|word| ("from".to_owned(), word.clone())));
+        table
     }
 
     fn reads(&self) -> Vec<Artifact> {

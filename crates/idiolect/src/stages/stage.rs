@@ -79,6 +79,8 @@ pub(crate) trait Stage: Serialize + DeserializeOwned + JsonSchema + 'static {
 pub(crate) enum Source {
     /// A local file: its content decides.
     File(PathBuf),
+    /// An address, or a model's name on the hub: what it stands for now decides (a commit, an entity tag, a time).
+    Pinned { name: String, identity: String },
 }
 
 /// A stage of any kind with its settings.
