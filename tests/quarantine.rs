@@ -107,7 +107,7 @@ fn a_pipeline_names_the_user_whom_a_reward_model_does_not_hold_and_ends_with_cod
     write("own-card.toml", card);
     write(
         "configs/data.toml",
-        "card = \"own-card.toml\"\npath = \"votes.parquet\"\n[selection]\nmin_votes = 1\nsplit = { by = \"column\" }\n",
+        "card = \"own-card.toml\"\npath = \"votes.parquet\"\n[selection]\nmin_votes = 1\nsplit = { by = \"column\" }\nstrict = false\n",
     );
     let stages =
         ["import", "data", "reward"].map(|k| format!("[[stage]]\nkind = \"{k}\"\nconfig = \"configs/{k}.toml\"\n"));

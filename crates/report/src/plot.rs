@@ -29,7 +29,7 @@ pub fn bar_plot(title: &str, x: &str, y: &str, bins: &[(String, f64)]) -> Result
             .disable_x_mesh()
             .x_desc(x)
             .y_desc(y)
-            .x_labels(bins.len().min(20))
+            .x_labels(bins.len().clamp(1, 20))
             .x_label_formatter(&|i| bins.get(*i).map_or(String::new(), |(label, _)| label.clone()))
             .draw()
             .map_err(|e| failed(title, &e))?;
