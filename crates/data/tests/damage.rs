@@ -219,7 +219,8 @@ fn empty_files_and_zero_rows_are_told() {
     }
     let (_dir, path) = in_file(&with("rater", &texts(&["u", "v", "u"])).slice(0, 0));
     let error = ingest(&votes(), &path, &all()).unwrap_err().to_string();
-    assert!(error.contains("at least one vote") && error.contains("0 rows"), "{error}");
+    assert!(error.contains("at least one vote"), "{error}");
+    assert!(error.contains("0 rows"), "{error}");
 }
 
 #[test]
@@ -277,7 +278,8 @@ fn moments_in_any_zone_are_utc() {
     );
     assert_eq!(with_times(Arc::new(Int64Array::from(vec![1_700_000_000; 3]))).unwrap(), want);
     let error = with_times(texts(&["2023-11-14T22:13:20Z", "yesterday", ""])).unwrap_err().to_string();
-    assert!(error.contains("row 2, column `when`") && error.contains("`yesterday`"), "{error}");
+    assert!(error.contains("row 2, column `when`"), "{error}");
+    assert!(error.contains("`yesterday`"), "{error}");
 }
 
 #[test]
@@ -353,11 +355,13 @@ fn a_layout_on_another_files_columns_is_told() {
         "canonical",
     ] {
         let error = ingest(&card(&format!("kind = '{kind}'")), &path, &all()).unwrap_err().to_string();
-        assert!(error.contains("v.parquet") && error.contains("column"), "{kind}: {error}");
+        assert!(error.contains("v.parquet"), "{kind}: {error}");
+        assert!(error.contains("column"), "{kind}: {error}");
     }
     let error =
         Card::parse("name = 'x'\nsource = 'y'\nlicence = 'z'\n[layout]\nkind = 'votez'", &"card.toml").unwrap_err();
-    assert!(error.to_string().contains("card.toml") && error.to_string().contains("votez"), "{error}");
+    assert!(error.to_string().contains("card.toml"), "{error}");
+    assert!(error.to_string().contains("votez"), "{error}");
     let error = ingest(&votes(), &path, &data::Selection::all(SplitRule::Column)).unwrap_err().to_string();
     assert!(error.contains("a column with the split"), "{error}");
 }

@@ -4,7 +4,7 @@ use problem::Result;
 use serde::Deserialize;
 
 use super::llama::{Llama, LlamaConfig, Variation};
-use super::{Config, Family};
+use super::{Config, Family, checks};
 use crate::config::Shape;
 use crate::source::Scope;
 
@@ -26,7 +26,8 @@ impl Config for MistralConfig {
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let windows = vec![self.sliding_window; shape.blocks];
+        let window = self.sliding_window.map(|tokens| checks::window(tokens, place)).transpose()?;
+        let windows = vec![window; shape.blocks];
         Ok(Box::new(Llama::new(&self.llama, &Variation { windows, ..Variation::default() }, weights, shape, place)?))
     }
 }

@@ -1,6 +1,7 @@
 //! One file per family, in the shape of its published checkpoint: the configuration under its published field names,
 //! weight paths as the checkpoint spells them.
 
+pub(crate) mod checks;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
@@ -112,15 +113,7 @@ fn parse<C: Config>(config: &Value, place: &str) -> Result<C> {
 
 fn shape_as<C: Config>(config: &Value, place: &str) -> Result<Shape> {
     let shape = parse::<C>(config, place)?.shape(place)?;
-    let heads = shape.heads;
-    if heads.queries <= 0 || heads.key_values <= 0 || heads.size <= 0 || heads.queries % heads.key_values != 0 {
-        return Err(invalid(
-            format!("{place}, numbers of heads"),
-            "a positive multiple of the key/value heads",
-            format!("{} heads of size {}, {} key/value heads", heads.queries, heads.size, heads.key_values),
-            "fetch the model's config.json again",
-        ));
-    }
+    checks::sizes(&shape, place)?;
     Ok(shape)
 }
 
@@ -136,8 +129,16 @@ fn refuse(place: &str, field: &str, expected: &str, found: impl Into<String>) ->
 }
 
 /// The window of each block from `layer_types`, where a checkpoint gives them.
-fn windows(layer_types: Option<&[String]>, window: i64, place: &str) -> Result<Option<Vec<Option<i64>>>> {
+fn windows(
+    layer_types: Option<&[String]>,
+    window: i64,
+    blocks: usize,
+    place: &str,
+) -> Result<Option<Vec<Option<i64>>>> {
     let Some(types) = layer_types else { return Ok(None) };
+    if types.len() != blocks {
+        return Err(refuse(place, "layer_types", &format!("one for each of {blocks} blocks"), types.len().to_string()));
+    }
     let of = |kind: &String| match kind.as_str() {
         "full_attention" => Ok(None),
         "sliding_attention" => Ok(Some(window)),
