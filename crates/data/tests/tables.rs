@@ -85,6 +85,11 @@ fn tokenizer(folder: &Path, template: &str) -> Tokenizer {
     Tokenizer::from_folder(folder).unwrap()
 }
 
+/// A folder with that tokenizer.
+pub(crate) fn words(folder: &Path) {
+    _ = tokenizer(folder, TEMPLATE);
+}
+
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant ";
 
 #[test]
