@@ -9,6 +9,14 @@ fn said(workspace: &Workspace, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), stderr(&output))
 }
 
+/// The same with two threads.
+fn said_by_two_threads(workspace: &Workspace, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = program();
+    command.arg("run").arg(workspace.path("pipelines/tiny.toml")).args(["--threads", "2", "--dtype", "float32"]);
+    let output = command.args(arguments).output().unwrap();
+    (output.status.code(), stderr(&output))
+}
+
 fn read(workspace: &Workspace, file: &str) -> Value {
     run::read_json(&workspace.path("checkpoints/tiny").join(file)).unwrap()
 }
@@ -18,13 +26,12 @@ fn issue_22_1_another_number_of_threads_is_an_error_that_names_it_and_deletes_no
     let workspace = Workspace::new();
     assert_eq!(said(&workspace, &["--until", "reward"]).0, Some(0));
     let before = fs_err::read(workspace.path("checkpoints/tiny/reward/reward.safetensors")).unwrap();
-    // The last one counts.
-    let (code, text) = said(&workspace, &["--until", "reward", "--threads", "2"]);
+    let (code, text) = said_by_two_threads(&workspace, &["--until", "reward"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("import: up to date"), "what libtorch does not compute does not depend on it: {text}");
     assert!(text.contains("simulate: was computed in another environment: threads 1 (now 2)"), "{text}");
     assert!(text.contains("hint: --accept-environment"), "{text}");
-    let (code, text) = said(&workspace, &["--until", "reward", "--threads", "2", "--accept-environment"]);
+    let (code, text) = said_by_two_threads(&workspace, &["--until", "reward", "--accept-environment"]);
     assert_eq!((code, text.matches(": up to date").count()), (Some(0), 4), "{text}");
     assert_eq!(fs_err::read(workspace.path("checkpoints/tiny/reward/reward.safetensors")).unwrap(), before);
 }
@@ -35,7 +42,7 @@ fn issue_22_1_an_unfinished_run_outlives_other_settings_and_another_environment(
     let workspace = Workspace::new();
     let killed = workspace.run(&["--until", "reward"]).env("IDIOLECT_ABORT_AFTER", "reward:2").output().unwrap();
     assert!(stderr(&killed).contains("aborting after checkpoint"), "{}", stderr(&killed));
-    let (code, text) = said(&workspace, &["--until", "reward", "--threads", "2", "--dry-run"]);
+    let (code, text) = said_by_two_threads(&workspace, &["--until", "reward", "--dry-run"]);
     assert_eq!(code, Some(0), "a dry run says what it is: {text}");
     let (code, text) = said(&workspace, &["--until", "reward", "--set", "reward.seed=9"]);
     assert_eq!(code, Some(0), "{text}");

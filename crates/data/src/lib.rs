@@ -36,6 +36,7 @@ mod plan;
 mod remote;
 mod select;
 mod selection;
+mod sources;
 mod spill;
 mod split;
 mod table;

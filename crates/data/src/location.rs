@@ -1,4 +1,4 @@
-//! Where a source's bytes are: files, globs, folders of shards, Hugging Face datasets, object stores.
+//! A source's files: how they are encoded, and which local ones a folder or a pattern names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub(crate) struct SourceFile {
 const KNOWN: &str = ".parquet, .arrow, .feather, .jsonl, .ndjson, .json, .csv or .tsv (texts also with .gz or .zst)";
 
 impl SourceFile {
-    fn new(name: String, short: String, input: Input) -> Result<Self> {
+    pub(crate) fn new(name: String, short: String, input: Input) -> Result<Self> {
         let (format, packing) = encoding(&short).ok_or_else(|| {
             invalid(&name, format!("a file ending in {KNOWN}"), "another ending", "rename the file as what it is")
         })?;
@@ -87,29 +87,6 @@ pub fn local_files(sources: &[String]) -> Result<Vec<PathBuf>> {
 
 pub(crate) fn is_remote(source: &str) -> bool {
     source.contains("://")
-}
-
-/// All files of a source, in the order given, those of a folder or a glob sorted by name.
-pub(crate) fn resolve(sources: &[String]) -> Result<Vec<SourceFile>> {
-    let mut files = Vec::new();
-    for source in sources {
-        if let Some(dataset) = source.strip_prefix(HUB) {
-            for (name, path) in crate::hub::fetch(dataset)? {
-                let file = SourceFile::new(format!("{source}: {name}"), name, Input::open(&path)?)?;
-                files.push(SourceFile { path: Some(path), ..file });
-            }
-        } else if is_remote(source) {
-            for (url, short, input) in crate::pins::remote_inputs(source)? {
-                files.push(SourceFile::new(url, short, input)?);
-            }
-        } else {
-            for (path, short) in local(source)? {
-                let file = SourceFile::new(path.display().to_string(), short, Input::open(&path)?)?;
-                files.push(SourceFile { path: Some(path), ..file });
-            }
-        }
-    }
-    Ok(files)
 }
 
 /// Paths of a local source, and each below what was given.
@@ -175,29 +152,5 @@ mod tests {
         assert_eq!(encoding("a.tsv.zst"), Some((Format::Csv { delimiter: b'\t' }, Packing::Zstd)));
         assert_eq!(encoding("a.parquet.gz"), None);
         assert_eq!(encoding("README"), None);
-    }
-
-    #[test]
-    fn folders_and_globs_give_sorted_files() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["b.jsonl", "a.jsonl", "_SUCCESS", ".hidden.csv", "sub/c.csv", "notes.md"] {
-            let path = dir.path().join(name);
-            fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-            fs_err::write(path, "{}").unwrap();
-        }
-        let names = |source: &str| -> Vec<String> {
-            resolve(&[source.into()]).unwrap().iter().map(|f| f.short.to_string()).collect()
-        };
-        let root = dir.path().display().to_string();
-        assert_eq!(names(&root), ["a.jsonl", "b.jsonl", "sub/c.csv"]);
-        assert_eq!(names(&format!("{root}/*.jsonl")), ["a.jsonl", "b.jsonl"]);
-        assert!(resolve(&[format!("{root}/*.parquet")]).unwrap_err().to_string().contains("found none"));
-        assert!(resolve(&[format!("{root}/x.parquet")]).unwrap_err().to_string().contains("x.parquet"));
-        #[cfg(not(feature = "clouds"))]
-        {
-            let refused = resolve(&["s3://bucket/votes.parquet".into()]).unwrap_err();
-            assert!(refused.hint().unwrap().contains("just build-full"), "{refused}");
-        }
-        assert!(resolve(&[format!("{root}/notes.md")]).unwrap_err().to_string().contains("another ending"));
     }
 }

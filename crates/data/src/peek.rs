@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use problem::{Result, invalid};
 use text::Message;
 
-use crate::location::resolve;
+use crate::sources::resolve;
 use crate::units::open;
 use crate::walk::Source;
 use crate::{Card, Layout, OneOrMore, Split, Vote};

@@ -349,7 +349,8 @@ mod tests {
             };
             let (adapt, test) = (of(Split::Adapt), of(Split::Test));
             assert_eq!(adapt.len(), 7);
-            assert!(!test.is_empty() && test.iter().all(|p| !adapt.contains(p)));
+            assert!(!test.is_empty());
+            assert!(test.iter().all(|p| !adapt.contains(p)));
             let train = held_out(&votes, 5, false, 7, prompts);
             for (vote, fate) in votes.iter().zip(&train) {
                 if *fate == Fate::Kept(Split::Train) && prompts > 0.0 {

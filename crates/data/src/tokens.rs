@@ -27,7 +27,7 @@ use text::{Ending, KnownRows, Message, Row, Tokenizer};
 use crate::split::texts_key;
 use crate::table::damaged;
 
-/// Raised when the file's columns change.
+/// Raised when the file's columns, or what they mean, change.
 const FORMAT: &str = "1";
 
 /// What was tokenised.
@@ -167,7 +167,7 @@ struct Columns {
 }
 
 impl TokenCache {
-    /// Maps a file that [`tokenise`] wrote.
+    /// Maps a file that [`tokenise`] wrote. One of another format is of no tokenizer and holds no rows: they are made anew.
     #[expect(unsafe_code, reason = "maps a file")]
     pub fn open(path: &Path) -> Result<Self> {
         let wrong = |found: String| {
@@ -186,6 +186,11 @@ impl TokenCache {
             let footer = root_as_footer(&buffer[footer_start..trailer])
                 .map_err(|e| arrow::error::ArrowError::IpcError(e.to_string()))?;
             let schema = try_fb_to_schema(footer.schema().ok_or_else(short)?)?;
+            let told = |name: &str| schema.metadata().get(name).cloned().unwrap_or_default();
+            if told("format") != FORMAT {
+                tracing::info!("{}: rows of format `{}`, this program's is {FORMAT}", path.display(), told("format"));
+                return Ok((String::new(), Vec::new()));
+            }
             let decoder = FileDecoder::new(Arc::new(schema.clone()), footer.version());
             let blocks = footer.recordBatches();
             let mut batches = Vec::new();
@@ -196,10 +201,6 @@ impl TokenCache {
                     return Err(short());
                 }
                 batches.extend(decoder.read_record_batch(block, &buffer.slice_with_length(from, length))?);
-            }
-            let told = |name: &str| schema.metadata().get(name).cloned().unwrap_or_default();
-            if told("format") != FORMAT {
-                return Err(arrow::error::ArrowError::IpcError(format!("format `{}`", told("format"))));
             }
             Ok((told("tokenizer"), batches))
         };

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::{Lists, Reals, Texts};
 use crate::layouts::Bound;
-use crate::location::resolve;
+use crate::sources::resolve;
 use crate::table::arrow_bug;
 use crate::table::{read_table, write_batch};
 use crate::units::open;

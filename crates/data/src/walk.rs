@@ -12,7 +12,7 @@ use crate::Card;
 use crate::columns::Place;
 use crate::draft::{Draft, Flaw};
 use crate::layouts::{self, Bound, Memory};
-use crate::location::resolve;
+use crate::sources::resolve;
 use crate::units::{Opened, Unit, open};
 
 /// A source, opened.

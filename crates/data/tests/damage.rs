@@ -14,7 +14,7 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema};
 use data::{Card, SplitRule};
 
-use crate::common::{all, card, ingest, texts, votes_card, write_batch};
+use crate::common::{all, card, ingest, texts, votes_card, write_batch, write_rows};
 
 const NAMES: [&str; 5] = ["rater", "q", "one", "two", "pick"];
 
@@ -219,7 +219,8 @@ fn empty_files_and_zero_rows_are_told() {
     }
     let (_dir, path) = in_file(&with("rater", &texts(&["u", "v", "u"])).slice(0, 0));
     let error = ingest(&votes(), &path, &all()).unwrap_err().to_string();
-    assert!(error.contains("at least one vote") && error.contains("0 rows"), "{error}");
+    assert!(error.contains("at least one vote"), "{error}");
+    assert!(error.contains("0 rows"), "{error}");
 }
 
 #[test]
@@ -277,7 +278,8 @@ fn moments_in_any_zone_are_utc() {
     );
     assert_eq!(with_times(Arc::new(Int64Array::from(vec![1_700_000_000; 3]))).unwrap(), want);
     let error = with_times(texts(&["2023-11-14T22:13:20Z", "yesterday", ""])).unwrap_err().to_string();
-    assert!(error.contains("row 2, column `when`") && error.contains("`yesterday`"), "{error}");
+    assert!(error.contains("row 2, column `when`"), "{error}");
+    assert!(error.contains("`yesterday`"), "{error}");
 }
 
 #[test]
@@ -353,11 +355,13 @@ fn a_layout_on_another_files_columns_is_told() {
         "canonical",
     ] {
         let error = ingest(&card(&format!("kind = '{kind}'")), &path, &all()).unwrap_err().to_string();
-        assert!(error.contains("v.parquet") && error.contains("column"), "{kind}: {error}");
+        assert!(error.contains("v.parquet"), "{kind}: {error}");
+        assert!(error.contains("column"), "{kind}: {error}");
     }
     let error =
         Card::parse("name = 'x'\nsource = 'y'\nlicence = 'z'\n[layout]\nkind = 'votez'", &"card.toml").unwrap_err();
-    assert!(error.to_string().contains("card.toml") && error.to_string().contains("votez"), "{error}");
+    assert!(error.to_string().contains("card.toml"), "{error}");
+    assert!(error.to_string().contains("votez"), "{error}");
     let error = ingest(&votes(), &path, &data::Selection::all(SplitRule::Column)).unwrap_err().to_string();
     assert!(error.contains("a column with the split"), "{error}");
 }
@@ -387,5 +391,59 @@ fn an_arrow_file_that_asks_for_more_memory_than_it_has_bytes_is_refused() {
         fs_err::write(&path, &changed).unwrap();
         let error = error(&path);
         assert!(error.contains(&format!("a block of {length} bytes")), "{error}");
+    }
+}
+
+/// Runs this binary's test `name` where no file grows beyond 4 KiB: what a full disk looks like to a writer.
+#[cfg(target_os = "linux")]
+fn with_a_full_disk(name: &str, folder: &Path) {
+    let output = std::process::Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--ignored"])
+        .env("FULL_DISK_FOLDER", folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_the_machines_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: Vec<[String; 6]> = crate::sources::rows(5000);
+    write_rows(&dir.path().join("v.parquet"), &rows);
+    let table = dir.path().join("table.parquet");
+    data::ingest(&votes_card(), &[dir.path().join("v.parquet").display().to_string()], &all(), 7, &table).unwrap();
+    fs_err::create_dir(dir.path().join("out")).unwrap();
+    crate::tables::words(dir.path());
+    with_a_full_disk("damage::child_writes_to_a_full_disk", dir.path());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "a part of another test"]
+fn child_writes_to_a_full_disk() {
+    let folder = std::path::PathBuf::from(std::env::var_os("FULL_DISK_FOLDER").unwrap());
+    let out = folder.join("out");
+    let source = [folder.join("v.parquet").display().to_string()];
+    let votes = data::read_votes(&folder.join("table.parquet")).unwrap();
+    let tokenizer = text::Tokenizer::from_folder(&folder).unwrap();
+    let column = data::Column::Text((0..5000).map(|i: u32| format!("{}", i.wrapping_mul(0x9e37_79b9))).collect());
+    let failures = [
+        data::ingest(&votes_card(), &source, &all(), 7, &out.join("x")).map(|_| ()),
+        data::write_votes(&out.join("x"), &votes),
+        data::write_table(&out.join("x"), &[("a", column)]),
+        data::tokenise(&folder.join("table.parquet"), &tokenizer, &out.join("x"), 2).map(|_| ()),
+        run::write_atomic(&out.join("x"), &[7; 10_000]),
+        run::write_json(&out.join("x"), &vec![7; 10_000]),
+    ];
+    for (number, result) in failures.into_iter().enumerate() {
+        let error = result.expect_err("it fits");
+        assert_eq!(error.kind(), problem::Kind::Machine, "{number}: {error}");
+        assert!(error.to_string().contains("out/x: "), "{number}: {error}");
+        assert_eq!(fs_err::read_dir(&out).unwrap().count(), 0, "{number}: something is left");
     }
 }

@@ -34,7 +34,9 @@ fn every_row_is_kept_or_counted() {
     assert!(report.leakage.is_empty());
     let second = &votes[1];
     assert_eq!((second.chosen.as_str(), second.rejected.as_str(), second.chosen_first), ("c", "a", Some(false)));
-    assert!(votes[2].tie && votes[2].split == Split::Test && votes[2].source_row == "v.parquet:3");
+    assert!(votes[2].tie);
+    assert!(votes[2].split == Split::Test);
+    assert!(votes[2].source_row == "v.parquet:3");
 }
 
 #[test]
@@ -59,10 +61,8 @@ fn wrong_rows_are_named_or_dropped_and_counted() {
     assert!(error(&|r| r[1][4] = "3").contains("row 2, column `pick`: expected `1`, `2` or `=`, found `3`"));
     assert!(error(&|r| r[3][5] = "valid").contains("row 4, column `part`"));
     let leak = error(&|r| r[3][5] = "dev");
-    assert!(
-        leak.contains("rows v.parquet:1 and v.parquet:4") && leak.contains("the same prompt in train and in dev"),
-        "{leak}"
-    );
+    assert!(leak.contains("rows v.parquet:1 and v.parquet:4"), "{leak}");
+    assert!(leak.contains("the same prompt in train and in dev"), "{leak}");
     let (_, report) = with(&|r| r[1][4] = "3", BadRows::Drop).unwrap();
     assert_eq!((report.dropped["unknown label"], report.kept), (1, 3));
     let (_, report) = with(&|r| r[3][5] = "valid", BadRows::Drop).unwrap();
@@ -86,7 +86,8 @@ fn a_missing_column_and_a_null_are_named() {
     let (_dir, path) = file(&ROWS);
     let pairs = card("kind = 'pairs'\nuser_id = 'rater'\nprompt = 'q'\nchosen = 'best'\nrejected = 'two'");
     let error = ingest(&pairs, &path, &all()).unwrap_err().to_string();
-    assert!(error.contains("a column `best`") && error.contains("rater, q, one"), "{error}");
+    assert!(error.contains("a column `best`"), "{error}");
+    assert!(error.contains("rater, q, one"), "{error}");
 
     let column = |v: [Option<&str>; 2]| Arc::new(arrow::array::StringArray::from(v.to_vec())) as ArrayRef;
     let batch = RecordBatch::try_from_iter(vec![
@@ -152,7 +153,8 @@ fn folds_hold_every_prompt_once() {
         let (votes, report) = ingest(&votes_card(), &path, &Selection::all(split)).unwrap();
         let own: BTreeSet<String> =
             votes.iter().filter(|v| v.split == Split::Test).map(|v| v.prompt[0].content.clone()).collect();
-        assert!((4..=5).contains(&own.len()) && (4..=5).contains(&report.prompts["dev"]), "{report:?}");
+        assert!((4..=5).contains(&own.len()), "{report:?}");
+        assert!((4..=5).contains(&report.prompts["dev"]), "{report:?}");
         tested.extend(own);
     }
     assert_eq!((tested.len(), tested.iter().collect::<BTreeSet<_>>().len()), (23, 23));
@@ -199,7 +201,8 @@ fn a_card_says_what_a_sources_splits_are_called() {
     let (votes, _) = ingest(&named, &file(&rows).1, &Selection::all(SplitRule::Column)).unwrap();
     assert_eq!(splits(&votes), [3, 3, 0, 3]);
     let error = ingest(&votes_card(), &file(&rows).1, &Selection::all(SplitRule::Column)).unwrap_err();
-    assert!(error.to_string().contains("found `valid1`") && error.hint().unwrap().contains("split_names"), "{error}");
+    assert!(error.to_string().contains("found `valid1`"), "{error}");
+    assert!(error.hint().unwrap().contains("split_names"), "{error}");
     // By the names of files.
     let folder = tempfile::tempdir().unwrap();
     crate::common::write_rows(&folder.path().join("train-0.parquet"), &rows[..5]);
@@ -211,7 +214,8 @@ fn a_card_says_what_a_sources_splits_are_called() {
     assert_eq!(splits(&votes), [5, 0, 0, 4]);
     crate::common::write_rows(&folder.path().join("other.parquet"), &rows[..1]);
     let error = ingest(&by_file, folder.path(), &Selection::all(SplitRule::Column)).unwrap_err().to_string();
-    assert!(error.contains("other.parquet, row 1") && error.contains("(the file's name)"), "{error}");
+    assert!(error.contains("other.parquet, row 1"), "{error}");
+    assert!(error.contains("(the file's name)"), "{error}");
 }
 
 #[test]
@@ -234,14 +238,14 @@ fn the_newest_votes_of_each_user_are_test() {
         let times =
             |split| votes.iter().filter(move |v| v.user_id == user && v.split == split).map(|v| v.timestamp.unwrap());
         assert_eq!([times(Split::Train).count(), times(Split::Dev).count(), times(Split::Test).count()], [14, 2, 4]);
-        assert!(
-            times(Split::Train).max() < times(Split::Dev).min() && times(Split::Dev).max() < times(Split::Test).min()
-        );
+        assert!(times(Split::Train).max() < times(Split::Dev).min());
+        assert!(times(Split::Dev).max() < times(Split::Test).min());
     }
     assert!(votes.iter().all(|v| (1_000_000_000..1_060_000_000).contains(&v.timestamp.unwrap())), "microseconds, UTC");
     let late = Selection { bad_rows: BadRows::Drop, ..Selection::all(SplitRule::Time { dev: 0.1, test: 0.2 }) };
     let error = ingest(&votes_card(), &file(&rows).1, &late).unwrap_err().to_string();
-    assert!(error.contains("at least one vote") && error.contains("not as the card says"), "{error}");
+    assert!(error.contains("at least one vote"), "{error}");
+    assert!(error.contains("not as the card says"), "{error}");
     let error = ingest(&votes_card(), &file(&rows).1, &Selection::all(SplitRule::Time { dev: 0.1, test: 0.2 }));
     assert!(error.unwrap_err().to_string().contains("column `timestamp`: expected a value, found null"));
 }
@@ -255,7 +259,8 @@ fn held_out_users_keep_few_votes_to_fit_and_prompts_of_their_own() {
         let of = |split: Split| votes.iter().filter(move |v| v.split == split);
         let users = |split| of(split).map(|v| v.user_id.as_str()).collect::<BTreeSet<_>>();
         let prompts_of = |split| of(split).map(|v| v.prompt[0].content.as_str()).collect::<BTreeSet<_>>();
-        assert!(users(Split::Train).is_disjoint(&users(Split::Test)) && users(Split::Test).len() > 5);
+        assert!(users(Split::Train).is_disjoint(&users(Split::Test)));
+        assert!(users(Split::Test).len() > 5);
         for user in users(Split::Adapt) {
             assert_eq!(of(Split::Adapt).filter(|v| v.user_id == user).count(), 6, "{user}");
         }

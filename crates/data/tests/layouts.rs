@@ -144,7 +144,8 @@ fn helpsteer2() {
     let path = dir.path().join("x.jsonl");
     fs_err::write(&path, rows[..3].iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
     let error = ingest(&shipped("helpsteer2"), &path, &all()).unwrap_err().to_string();
-    assert!(error.contains("x.jsonl, row 3") && error.contains("the end of the file"), "{error}");
+    assert!(error.contains("x.jsonl, row 3"), "{error}");
+    assert!(error.contains("the end of the file"), "{error}");
 }
 
 #[test]
@@ -316,7 +317,8 @@ fn common_shapes_are_recognised() {
         data::recognise(&[path.display().to_string()]).map(|(_, why)| why)
     };
     let why = kind(json!({"worker": "w", "prompt": "p", "response_a": "a", "response_b": "b", "label": "a"})).unwrap();
-    assert!(why.contains("kind = \"votes\"") && why.contains("user_id = \"worker\""), "{why}");
+    assert!(why.contains("kind = \"votes\""), "{why}");
+    assert!(why.contains("user_id = \"worker\""), "{why}");
     assert!(kind(json!({"chosen": "a", "rejected": "b", "prompt": "p"})).unwrap().contains("kind = \"pairs\""));
     assert!(kind(json!({"text": "a"})).unwrap_err().to_string().contains("columns of a common shape, found text"));
 }

@@ -36,7 +36,8 @@ fn contexts_are_standardised_one_hot_and_explicit_about_what_is_missing() {
     let report = data::write_users(&users_card(), &source, &wanted, &out).unwrap();
     assert_eq!((report.users, report.unknown, report.without_votes), (5, 1, 1));
     let standard = report.standards["age"];
-    assert!((standard.mean - 30.0).abs() < 1e-12 && (standard.deviation - (200.0f64 / 3.0).sqrt()).abs() < 1e-12);
+    assert!((standard.mean - 30.0).abs() < 1e-12);
+    assert!((standard.deviation - (200.0f64 / 3.0).sqrt()).abs() < 1e-12);
     let users = data::read_users(&out).unwrap();
     let names = [
         "age",
@@ -60,7 +61,8 @@ fn contexts_are_standardised_one_hot_and_explicit_about_what_is_missing() {
 
     fs_err::write(&path, [lines[0], lines[0]].join("\n")).unwrap();
     let error = data::write_users(&users_card(), &source, &wanted, &out).unwrap_err().to_string();
-    assert!(error.contains("row 2") && error.contains("a second row of `a`"), "{error}");
+    assert!(error.contains("row 2"), "{error}");
+    assert!(error.contains("a second row of `a`"), "{error}");
     fs_err::write(&path, [lines[0], &lines[1].replace("0.5,-1.0", "0.5")].join("\n")).unwrap();
     let error = data::write_users(&users_card(), &source, &wanted, &out).unwrap_err().to_string();
     assert!(error.contains("2 numbers for every user, found 1 for `b`"), "{error}");
@@ -81,6 +83,11 @@ fn tokenizer(folder: &Path, template: &str) -> Tokenizer {
     let config = serde_json::json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": template});
     fs_err::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
     Tokenizer::from_folder(folder).unwrap()
+}
+
+/// A folder with that tokenizer.
+pub(crate) fn words(folder: &Path) {
+    _ = tokenizer(folder, TEMPLATE);
 }
 
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant ";
@@ -112,7 +119,8 @@ fn cached_rows_equal_fresh_ones_and_each_text_is_made_once() {
         .flat_map(|v| [&v.chosen, &v.rejected].map(|a| (v.prompt[0].content.as_str(), a.as_str())))
         .collect();
     assert_eq!((report.texts, report.distinct, cache.len()), (2 * votes.len(), distinct.len(), distinct.len()));
-    assert!(distinct.len() < votes.len() && cache.is_of(&tokenizer));
+    assert!(distinct.len() < votes.len());
+    assert!(cache.is_of(&tokenizer));
     for vote in &votes {
         for answer in [&vote.chosen, &vote.rejected] {
             let fresh = tokenizer.row(&vote.prompt, answer, Ending::Finished).unwrap();
@@ -120,6 +128,21 @@ fn cached_rows_equal_fresh_ones_and_each_text_is_made_once() {
             assert_eq!(cache.row(&vote.prompt, answer, Ending::Cut), None);
         }
     }
+    // Another format: nobody's rows, whatever its columns are.
+    let other_format = dir.path().join("other.arrow");
+    let schema = |format: &str| {
+        let field = arrow::datatypes::Field::new("x", arrow::datatypes::DataType::Int32, false);
+        let metadata = [("format", format), ("tokenizer", tokenizer.identity())]
+            .map(|(k, v): (&str, &str)| (k.to_owned(), v.to_owned()));
+        arrow::datatypes::Schema::new(vec![field]).with_metadata(std::collections::HashMap::from(metadata))
+    };
+    let write = |format: &str| {
+        let file = fs_err::File::create(&other_format).unwrap();
+        arrow::ipc::writer::FileWriter::try_new(file, &schema(format)).unwrap().finish().unwrap();
+        TokenCache::open(&other_format).unwrap()
+    };
+    assert!(!write("0").is_of(&tokenizer));
+    assert!(write("1").is_of(&tokenizer));
     // Another template: another identity. A cut file: an error.
     let other = tempfile::tempdir().unwrap();
     assert!(!cache.is_of(&self::tokenizer(other.path(), &format!("{TEMPLATE} "))));
@@ -130,6 +153,23 @@ fn cached_rows_equal_fresh_ones_and_each_text_is_made_once() {
         fs_err::write(&out, &bytes[..cut]).unwrap();
         assert!(TokenCache::open(&out).is_err(), "cut at {cut}");
     }
+}
+
+#[test]
+fn rows_of_a_dated_template_belong_to_their_date() {
+    let rows = [["u", "one", "two", "three", "1", "train"]];
+    let (dir, path) = file(&rows);
+    let template = format!("{{{{ strftime_now('%A') }}}} {TEMPLATE}");
+    let on = |day| {
+        let date = text::NaiveDate::from_ymd_opt(2026, 3, day).unwrap();
+        tokenizer(dir.path(), &template).with_date(date).unwrap()
+    };
+    let (table, out) = (dir.path().join("votes.parquet"), dir.path().join("tokens.arrow"));
+    data::ingest(&votes_card(), &[path.display().to_string()], &by_prompt(0.0, 0.0), 7, &table).unwrap();
+    data::tokenise(&table, &on(5), &out, 1).unwrap();
+    let cache = TokenCache::open(&out).unwrap();
+    assert!(cache.is_of(&on(5)));
+    assert!(!cache.is_of(&on(6)));
 }
 
 #[test]

@@ -64,9 +64,11 @@ mod tests {
         ];
         let names: Vec<String> = ids.iter().map(|id| folder_name(id)).collect();
         for (id, name) in ids.iter().zip(&names) {
-            assert!(name.len() <= 60 && !name.is_empty(), "{id:?} {name}");
+            assert!(name.len() <= 60, "{id:?} {name}");
+            assert!(!name.is_empty(), "{id:?} {name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c)), "{name}");
-            assert!(!name.starts_with('-') && !reserved(name));
+            assert!(!name.starts_with('-'));
+            assert!(!reserved(name));
         }
         let distinct: std::collections::HashSet<&String> = names.iter().collect();
         assert_eq!(distinct.len(), ids.len(), "{names:?}");

@@ -22,6 +22,15 @@ pub struct ImportReport {
     pub types: Vec<(String, usize)>,
 }
 
+/// The beginning of a value: a list may hold millions.
+fn shown(value: &MetaValue) -> String {
+    match value {
+        MetaValue::Array(items) => format!("a list of {}", items.len()),
+        MetaValue::String(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
+        other => format!("{other:?}"),
+    }
+}
+
 struct File<'a> {
     path: &'a Path,
     metadata: &'a HashMap<String, MetaValue>,
@@ -39,29 +48,28 @@ impl File<'_> {
     fn number(&self, key: &str) -> Result<usize> {
         let value = self.get(key)?;
         let number = value.as_u64().or_else(|| value.as_u32().map(u64::from)).and_then(|n| usize::try_from(n).ok());
-        number.ok_or_else(|| self.wrong(format!("a number under `{key}`"), format!("{value:?}")))
+        number.ok_or_else(|| self.wrong(format!("a number under `{key}`"), shown(value)))
     }
 
     fn real(&self, key: &str) -> Result<f64> {
         match self.get(key)? {
             // GGUF stores float32; the shortest decimal that gives it back is what the author wrote (1e-05, not 9.9999997e-06).
-            MetaValue::F32(value) => Ok(value.to_string().parse().expect("a float's own text")),
-            other => Err(self.wrong(format!("a float under `{key}`"), format!("{other:?}"))),
+            MetaValue::F32(value) if value.is_finite() => Ok(value.to_string().parse().expect("a float's own text")),
+            other => Err(self.wrong(format!("a float under `{key}`"), shown(other))),
         }
     }
 
     fn text(&self, key: &str) -> Result<&str> {
         let value = self.get(key)?;
-        value.as_str().ok_or_else(|| self.wrong(format!("a text under `{key}`"), format!("{value:?}")))
+        value.as_str().ok_or_else(|| self.wrong(format!("a text under `{key}`"), shown(value)))
     }
 
     fn list<T>(&self, key: &str, item: impl Fn(&MetaValue) -> Option<T>) -> Result<Vec<T>> {
         let value = self.get(key)?;
-        let values =
-            value.as_array().ok_or_else(|| self.wrong(format!("a list under `{key}`"), format!("{value:?}")))?;
+        let values = value.as_array().ok_or_else(|| self.wrong(format!("a list under `{key}`"), shown(value)))?;
         values
             .iter()
-            .map(|v| item(v).ok_or_else(|| self.wrong(format!("another type in the list `{key}`"), format!("{v:?}"))))
+            .map(|v| item(v).ok_or_else(|| self.wrong(format!("another type in the list `{key}`"), shown(v))))
             .collect()
     }
 
@@ -100,17 +108,45 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
     if file.text("general.architecture")? != "llama" {
         return Err(file.wrong("`general.architecture` to be `llama`", file.text("general.architecture")?));
     }
-    let (depth, heads) = (file.number("llama.block_count")?, file.number("llama.attention.head_count")?);
-    let kv_heads = file.number("llama.attention.head_count_kv")?;
-    let context_length = file.number("llama.context_length")?;
-    let vocabulary = file.vocabulary(context_length)?;
-    let tied = !content.tensors.contains_key("output.weight");
+    let vocabulary = file.vocabulary(file.number("llama.context_length")?)?;
+    let names = names(&file, &content)?;
+    let (tensors, types) = tensors(&file, &content, &names)?;
+    let vocab_size = tensors[0].1.size()[0];
+    if vocabulary.tokens.len() as i64 > vocab_size {
+        return Err(file.wrong(
+            format!("at most {vocab_size} tokens, the rows of the embedding"),
+            vocabulary.tokens.len().to_string(),
+        ));
+    }
+    let config = config(&file, &vocabulary, vocab_size, !content.tensors.contains_key("output.weight"))?;
+    let generation = json!({"bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id,
+                            "pad_token_id": vocabulary.pad_id});
+    vocabulary.check(&path.display())?;
+    fs_err::create_dir_all(folder)?;
+    run::write_json(&folder.join("config.json"), &config)?;
+    run::write_json(&folder.join("generation_config.json"), &generation)?;
+    vocabulary.write(folder)?;
+    write_tensors(&folder.join("model.safetensors"), &tensors, Some(("format", "pt".into())))?;
+    Ok(ImportReport {
+        tensors: tensors.len(),
+        parameters: tensors.iter().map(|(_, t)| t.numel()).sum(),
+        types: types.into_iter().collect(),
+    })
+}
 
+/// The tensors of a plain Llama: GGUF's names and the published ones. Another tensor in the file is an error.
+fn names(file: &File, content: &GgufFile) -> Result<Vec<(String, String)>> {
+    let depth = file.number("llama.block_count")?;
+    // Each block has tensors; a damaged number must not become names without end.
+    if depth == 0 || depth > content.tensors.len() {
+        let expected = format!("`llama.block_count` to be from 1 to {}, the number of tensors", content.tensors.len());
+        return Err(file.wrong(expected, depth.to_string()));
+    }
     let mut names = vec![
         ("token_embd.weight".to_owned(), "model.embed_tokens.weight".to_owned()),
         ("output_norm.weight".to_owned(), "model.norm.weight".to_owned()),
     ];
-    if !tied {
+    if content.tensors.contains_key("output.weight") {
         names.push(("output.weight".into(), "lm_head.weight".into()));
     }
     for i in 0..depth {
@@ -135,56 +171,67 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
     if !unknown.is_empty() {
         return Err(file.wrong("only the tensors of a plain Llama", format!("also {unknown:?}")));
     }
+    Ok(names)
+}
 
+/// How many tensors are of each GGUF type.
+type Types = std::collections::BTreeMap<String, usize>;
+
+/// The tensors in float32 under their published names, and their types in the file.
+fn tensors(file: &File, content: &GgufFile, names: &[(String, String)]) -> Result<(Vec<(String, Tensor)>, Types)> {
+    let (heads, kv_heads) = (file.number("llama.attention.head_count")?, file.number("llama.attention.head_count_kv")?);
     let mut tensors = Vec::with_capacity(names.len());
-    let mut types: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
-    for (theirs, ours) in &names {
+    let mut types = Types::new();
+    for (theirs, ours) in names {
         let stored =
             content.get(theirs).ok_or_else(|| file.wrong(format!("a tensor `{theirs}`"), "none of that name"))?;
         *types.entry(format!("{:?}", stored.dtype)).or_default() += 1;
-        let (values, mut shape) = content.dequant_f32(theirs).map_err(|e| damaged(path, &e))?;
+        let read = run::unless_it_panics(|| content.dequant_f32(theirs));
+        let unreadable = || damaged(file.path, &format!("`{theirs}`, of which the reader cannot make sense"));
+        let (values, mut shape) = read.ok_or_else(unreadable)?.map_err(|e| damaged(file.path, &e))?;
         shape.reverse(); // GGUF names the innermost size first
+        let axes = if theirs.ends_with("_norm.weight") { 1 } else { 2 };
+        if shape.len() != axes || values.is_empty() || shape.iter().product::<usize>() != values.len() {
+            let found = format!("{} numbers of shape {shape:?}", values.len());
+            return Err(file.wrong(format!("`{theirs}` with {axes} axes"), found));
+        }
         let shape: Vec<i64> = shape.into_iter().map(|d| d as i64).collect();
         let tensor = Tensor::from_slice(&values).view(shape.as_slice());
+        let of_heads = |heads: usize| -> Result<Tensor> {
+            let rows = shape[0] as usize;
+            if heads == 0 || !rows.is_multiple_of(2) || !(rows / 2).is_multiple_of(heads) {
+                let expected = format!("`{theirs}` to hold an even number of rows for each head");
+                return Err(file.wrong(expected, format!("{rows} rows for {heads} heads")));
+            }
+            Ok(halves(&tensor, heads as i64))
+        };
         let tensor = match theirs.rsplit('.').nth(1) {
-            Some("attn_q") => halves(&tensor, heads as i64),
-            Some("attn_k") => halves(&tensor, kv_heads as i64),
+            Some("attn_q") => of_heads(heads)?,
+            Some("attn_k") => of_heads(kv_heads)?,
             _ => tensor,
         };
         tensors.push((ours.clone(), tensor));
     }
-    let vocab_size = tensors[0].1.size()[0];
-    if vocabulary.tokens.len() as i64 > vocab_size {
-        return Err(file.wrong(
-            format!("at most {vocab_size} tokens, the rows of the embedding"),
-            vocabulary.tokens.len().to_string(),
-        ));
-    }
-    let config = json!({
+    Ok((tensors, types))
+}
+
+/// `config.json`.
+fn config(file: &File, vocabulary: &text::Vocabulary, vocab_size: i64, tied: bool) -> Result<serde_json::Value> {
+    Ok(json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
         "attention_bias": false, "attention_dropout": 0.0, "mlp_bias": false,
         "bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id, "pad_token_id": vocabulary.pad_id,
         "hidden_size": file.number("llama.embedding_length")?,
         "intermediate_size": file.number("llama.feed_forward_length")?,
-        "num_hidden_layers": depth, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
-        "max_position_embeddings": context_length,
+        "num_hidden_layers": file.number("llama.block_count")?,
+        "num_attention_heads": file.number("llama.attention.head_count")?,
+        "num_key_value_heads": file.number("llama.attention.head_count_kv")?,
+        "max_position_embeddings": vocabulary.context_length,
         "rms_norm_eps": file.real("llama.attention.layer_norm_rms_epsilon")?,
         "rope_theta": file.real("llama.rope.freq_base")?, "rope_scaling": null,
         "initializer_range": 0.02, "tie_word_embeddings": tied, "torch_dtype": "float32", "use_cache": true,
         "vocab_size": vocab_size,
-    });
-    let generation = json!({"bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id,
-                            "pad_token_id": vocabulary.pad_id});
-    fs_err::create_dir_all(folder)?;
-    run::write_json(&folder.join("config.json"), &config)?;
-    run::write_json(&folder.join("generation_config.json"), &generation)?;
-    vocabulary.write(folder)?;
-    write_tensors(&folder.join("model.safetensors"), &tensors, Some(("format", "pt".into())))?;
-    Ok(ImportReport {
-        tensors: tensors.len(),
-        parameters: tensors.iter().map(|(_, t)| t.numel()).sum(),
-        types: types.into_iter().collect(),
-    })
+    }))
 }
 
 /// Numbers in all tensors of a GGUF file, and its blocks, from its header alone.
@@ -192,16 +239,26 @@ pub fn gguf_size(path: &Path) -> Result<(usize, Option<usize>)> {
     let content = read(path, |path| GgufFile::header_from_path(path))?;
     let blocks = content.metadata.iter().find(|(key, _)| key.ends_with(".block_count"));
     let blocks = blocks.and_then(|(_, value)| value.as_u32()).map(|n| n as usize);
-    Ok((content.tensors.values().map(rlx_gguf::GgufTensor::n_elements).sum(), blocks))
+    let numbers = content.tensors.values().map(rlx_gguf::GgufTensor::n_elements);
+    Ok((numbers.fold(0, usize::saturating_add), blocks))
 }
 
 fn read<E: Display>(path: &Path, open: impl Fn(&Path) -> std::result::Result<GgufFile, E>) -> Result<GgufFile> {
-    fs_err::metadata(path)?;
+    let length = fs_err::metadata(path)?.len();
     // The reader divides by `general.alignment`, which a damaged file may give as 0.
     let opened = run::unless_it_panics(|| open(path));
-    opened
+    let content = opened
         .ok_or_else(|| damaged(path, &"a header that its reader cannot make sense of"))?
-        .map_err(|e| damaged(path, &e))
+        .map_err(|e| damaged(path, &e))?;
+    for (name, tensor) in &content.tensors {
+        // Every type takes more than a bit a number. The reader multiplies sizes without a look at their product, and allocates it.
+        let numbers = tensor.shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size));
+        if numbers.is_none_or(|n| n as u64 / 8 > length) {
+            let found = format!("`{name}` of shape {:?} in a file of {length} bytes", tensor.shape);
+            return Err(damaged(path, &found));
+        }
+    }
+    Ok(content)
 }
 
 fn damaged(path: &Path, error: &impl Display) -> Problem {

@@ -74,13 +74,16 @@ impl Prefix {
             })
             .collect();
         let kept = lm.kept_prefix(&rows, blocks.start);
-        let hidden = match &kept {
-            Some(file) if file.exists() => {
-                let hidden = read_hidden(lm, file, &trees)?;
+        let known = match &kept {
+            Some(file) if file.exists() => read_hidden(lm, file, &trees)?,
+            _ => None,
+        };
+        let hidden = match known {
+            Some(hidden) => {
                 progress(rows.len());
                 hidden
             }
-            _ => {
+            None => {
                 let hidden = compute_hidden(lm, &trees, blocks.start, progress);
                 if let Some(file) = &kept {
                     write_hidden(file, &hidden)?;
@@ -187,13 +190,24 @@ fn compute_hidden(lm: &Lm, trees: &[(Tree, Vec<usize>)], depth: usize, mut progr
     hidden.into_iter().flatten().collect()
 }
 
-fn read_hidden(lm: &Lm, file: &Path, trees: &[(Tree, Vec<usize>)]) -> Result<Vec<Tensor>> {
+/// What a file of kept states says of itself: it is read back by its name alone. The number is raised when what it holds changes.
+const KEPT: (&str, &str) = ("idiolect.frozen-states", "1");
+
+/// Kept states; none if they are of another format.
+fn read_hidden(lm: &Lm, file: &Path, trees: &[(Tree, Vec<usize>)]) -> Result<Option<Vec<Tensor>>> {
     let mut tensors = map_tensors(file)?;
+    let format = tensors.metadata.get(KEPT.0).map_or("none", String::as_str);
+    if format != KEPT.1 {
+        tracing::info!("{}: states of format {format}, this program's is {}: computed anew", file.display(), KEPT.1);
+        return Ok(None);
+    }
     let hidden = trees.iter().enumerate().map(|(i, (tree, _))| {
         let shape = [tree.len() as i64, lm.shape.hidden_size];
         Ok(tensors.take(&i.to_string(), &shape)?.to_device(lm.device))
     });
-    hidden.collect()
+    let hidden = hidden.collect::<Result<_>>()?;
+    tensors.refuse_rest()?;
+    Ok(Some(hidden))
 }
 
 fn write_hidden(file: &Path, hidden: &[Tensor]) -> Result<()> {
@@ -202,7 +216,7 @@ fn write_hidden(file: &Path, hidden: &[Tensor]) -> Result<()> {
     }
     let named: Vec<(String, Tensor)> =
         hidden.iter().enumerate().map(|(i, h)| (i.to_string(), h.shallow_clone())).collect();
-    write_tensors(file, &named, None)
+    write_tensors(file, &named, Some((KEPT.0, KEPT.1.to_owned())))
 }
 
 /// Groups rows of one prompt, in the order in which prompts first appear; a group is at most a quarter of a pass.

@@ -6,6 +6,8 @@
 mod batches;
 /// Golden numbers, and the tiny models whose weights are a formula.
 mod common;
+/// Damaged GGUF files and configurations.
+mod damage;
 /// The optimiser against libtorch's.
 mod learning;
 /// Every family against transformers.

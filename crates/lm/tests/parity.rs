@@ -176,7 +176,8 @@ fn shards_and_bfloat16_files_load() {
     let half = Lm::load(folder.path(), &float32()).unwrap();
     let difference =
         (lm::full_logits(&half, ids, None) - lm::full_logits(&whole, ids, None)).abs().max().double_value(&[]);
-    assert!(difference > 1e-6 && difference < 0.2, "{difference}");
+    assert!(difference > 1e-6, "{difference}");
+    assert!(difference < 0.2, "{difference}");
 }
 
 #[derive(Deserialize)]

@@ -332,7 +332,7 @@ impl RewardConfig {
             depth: _,
             features,
             head_scale,
-            lora: _,
+            ref lora,
             ref optimizer,
             personal_rate,
             objective,
@@ -350,6 +350,8 @@ impl RewardConfig {
             frozen_states: _,
             swap: _,
         } = *self;
+        lora.check("reward, `lora`")?;
+        optimizer.check("reward, `optimizer`")?;
         if let Some((key, expected, found)) = objective.problem() {
             return Err(wrong(&format!("objective.{key}"), expected, found));
         }

@@ -78,7 +78,7 @@ impl Aside {
     /// A disk that is full or fails; nothing is left then, and a target that was there is as it was.
     pub fn publish(mut self) -> Result<()> {
         let place = |error: std::io::Error| unwritable(self.target.display(), &error);
-        self.file.sync_all().and_then(|()| std::fs::rename(&self.path, &self.target)).map_err(place)?;
+        self.file.sync_all().and_then(|()| fs_err::rename(&self.path, &self.target)).map_err(place)?;
         self.published = true;
         Ok(())
     }
@@ -132,7 +132,8 @@ pub fn remove_leftovers(folder: &Path) {
         }
         let path = entry.path();
         // No write access is asked for: a lock needs none.
-        let unused = File::open(&path).is_ok_and(|file| file.try_lock().is_ok() && std::fs::remove_file(&path).is_ok());
+        let unused = fs_err::File::open(&path)
+            .is_ok_and(|file| file.file().try_lock().is_ok() && fs_err::remove_file(&path).is_ok());
         if unused {
             tracing::debug!("removed {}, which a killed process left", path.display());
         }
@@ -170,13 +171,13 @@ mod tests {
     fn a_users_own_part_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("X");
-        std::fs::write(dir.path().join("X.part"), "mine").unwrap();
-        std::fs::write(dir.path().join(".X.part"), "mine too").unwrap();
+        fs_err::write(dir.path().join("X.part"), "mine").unwrap();
+        fs_err::write(dir.path().join(".X.part"), "mine too").unwrap();
         write_atomic(&target, b"whole").unwrap();
-        write_aside(&target, |aside| Ok(std::fs::write(aside, "whole again")?)).unwrap();
+        write_aside(&target, |aside| Ok(fs_err::write(aside, "whole again")?)).unwrap();
         assert_eq!(names(dir.path()), [".X.part", "X", "X.part"]);
-        assert_eq!(std::fs::read_to_string(dir.path().join("X.part")).unwrap(), "mine");
-        assert_eq!(std::fs::read_to_string(target).unwrap(), "whole again");
+        assert_eq!(fs_err::read_to_string(dir.path().join("X.part")).unwrap(), "mine");
+        assert_eq!(fs_err::read_to_string(target).unwrap(), "whole again");
     }
 
     #[test]
@@ -196,7 +197,7 @@ mod tests {
                             Ok(())
                         })
                         .unwrap();
-                        let read = std::fs::read(target).unwrap();
+                        let read = fs_err::read(target).unwrap();
                         assert_eq!(read.len(), 10_000 + usize::from(read[0] - b'a'));
                         assert!(read.iter().all(|b| *b == read[0]), "two writers in one file");
                     }
@@ -212,13 +213,13 @@ mod tests {
         let target = dir.path().join("X");
         write_atomic(&target, b"old").unwrap();
         let failed = write_aside(&target, |aside| {
-            std::fs::write(aside, "half")?;
+            fs_err::write(aside, "half")?;
             Err(problem::machine("the disk is full", ""))
         });
         assert_eq!(failed.unwrap_err().to_string(), "the disk is full");
         _ = crate::unless_it_panics(|| write_aside(&target, |_| panic!("a bug")));
         assert_eq!(names(dir.path()), ["X"]);
-        assert_eq!(std::fs::read_to_string(&target).unwrap(), "old");
+        assert_eq!(fs_err::read_to_string(&target).unwrap(), "old");
         let message = write_atomic(&dir.path().join("none/X"), b"").unwrap_err().to_string();
         assert!(message.contains("none/X: No such file"), "{message}");
         assert!(!message.contains(ENDING), "{message}");
@@ -251,7 +252,7 @@ mod tests {
         if let Some(folder) = std::env::var_os(FOLDER) {
             let mut aside = Aside::new(&Path::new(&folder).join("X")).unwrap();
             aside.file().write_all(b"half").unwrap();
-            std::fs::write(Path::new(&folder).join("ready"), "").unwrap();
+            fs_err::write(Path::new(&folder).join("ready"), "").unwrap();
             std::thread::sleep(std::time::Duration::from_secs(60));
             return;
         }

@@ -85,7 +85,7 @@ pub(crate) fn compile(environment: &mut Environment<'static>, source: String) ->
     // A tokenizer has one template and lives as long as the program: its text is never freed.
     let source: &'static str = Box::leak(source.into_boxed_str());
     let spaces = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
-    let tree = parse(source, "chat", SyntaxConfig::default(), spaces)?;
+    let tree = parse(source, "chat", SyntaxConfig, spaces)?;
     let mut generator = CodeGenerator::new("chat", source);
     generator.compile_stmt(&tree);
     let (instructions, blocks) = generator.finish();

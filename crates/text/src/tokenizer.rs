@@ -184,7 +184,7 @@ impl Tokenizer {
             if path.exists() { read_json(&path) } else { Ok(Value::Null) }
         };
         let (map, model) = (optional("special_tokens_map.json")?, optional("config.json")?);
-        let by_id = |key: &str| model[key].as_u64().and_then(|id| inner.id_to_token(id as u32));
+        let by_id = |key: &str| model[key].as_u64().and_then(|id| inner.id_to_token(u32::try_from(id).ok()?));
         // Old checkpoints name their special tokens elsewhere, or give an id alone.
         let special = |key: &str| {
             token_text(&config[key]).or_else(|| token_text(&map[key])).or_else(|| by_id(&format!("{key}_id")))

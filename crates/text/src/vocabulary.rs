@@ -1,5 +1,7 @@
 //! From a GGUF file's vocabulary to the files that transformers and `tokenizers` read.
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::path::Path;
 
 use problem::{Result, bug, invalid};
@@ -31,18 +33,47 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
+    /// Do its parts belong together? `place` is for messages.
+    ///
+    /// # Errors
+    /// Types or ids without a token, tokens that are equal, a merge of other than two tokens.
+    pub fn check(&self, place: &impl Display) -> Result<()> {
+        let wrong = |expected: &str, found: String| {
+            invalid(place, expected, found, "the vocabulary is damaged: import or download the model again")
+        };
+        let tokens = self.tokens.len();
+        if self.types.len() != tokens {
+            return Err(wrong("a type for every token", format!("{} types of {tokens} tokens", self.types.len())));
+        }
+        let distinct = self.tokens.iter().collect::<HashSet<_>>().len();
+        if distinct != tokens {
+            return Err(wrong("distinct tokens", format!("{tokens} tokens of which {distinct} differ")));
+        }
+        let ids =
+            [("bos", self.bos_id), ("eos", Some(self.eos_id)), ("unknown", self.unk_id), ("padding", self.pad_id)];
+        for (name, id) in ids {
+            if let Some(id) = id.filter(|id| *id >= tokens) {
+                let expected = format!("the id of the {name} token to be one of {tokens}");
+                return Err(wrong(&expected, id.to_string()));
+            }
+        }
+        match self.merges.iter().find(|merge| merge.split(' ').count() != 2) {
+            Some(merge) => {
+                Err(wrong("merges of two tokens", format!("`{}`", merge.chars().take(80).collect::<String>())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja`.
     ///
     /// # Errors
     /// A pre-tokenizer other than `smollm` or `gpt-2` is refused: a wrong split would silently change every id.
     pub fn write(&self, folder: &Path) -> Result<()> {
+        self.check(&folder.display())?;
         let pre_tokenizer = self.pre_tokenizer()?;
         let vocab: Map<String, Value> =
             self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
-        if vocab.len() != self.tokens.len() {
-            let found = format!("{} tokens of which {} differ", self.tokens.len(), vocab.len());
-            return Err(invalid(folder.display(), "distinct tokens", found, "import or download the model again"));
-        }
         let added = |id: usize, special: bool| {
             json!({"id": id, "content": self.tokens[id], "single_word": false, "lstrip": false, "rstrip": false,
                    "normalized": false, "special": special})

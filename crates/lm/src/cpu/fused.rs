@@ -189,7 +189,8 @@ mod tests {
         let close = |a: &Tensor, b: &Tensor, what: &str| {
             let distance = (a.to_kind(Kind::Float) - b).norm().double_value(&[]);
             let size = b.norm().double_value(&[]);
-            assert!(size > 0.1 && distance <= bound * size, "{what}: {distance} of {size}");
+            assert!(size > 0.1, "{what}: {distance} of {size}");
+            assert!(distance <= bound * size, "{what}: {distance} of {size}");
         };
         close(&y, &want, "value");
         let g = numbers(&y.size(), Kind::Float).detach();
@@ -243,7 +244,8 @@ mod tests {
         }
         let far = Tensor::from_slice(&[-200.0f32, 200.0, 1.0, 1.0]).view([1, 4]);
         let [low, high] = Vec::<f32>::try_from(gate(&far).view(-1)).unwrap()[..] else { panic!("two numbers") };
-        assert!(low.abs() < 1e-30 && high == 200.0, "{low} {high}");
+        assert!(low.abs() < 1e-30, "{low} {high}");
+        assert!(high == 200.0, "{low} {high}");
     }
 
     #[test]
@@ -256,7 +258,8 @@ mod tests {
             let want = wide.log_softmax(1, Kind::Float).gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
             let untouched = ours.copy();
             let logp = log_softmax_into(&mut ours, &targets, false);
-            assert!((&logp - &want).abs().max().double_value(&[]) < 1e-5 && ours.equal(&untouched));
+            assert!((&logp - &want).abs().max().double_value(&[]) < 1e-5);
+            assert!(ours.equal(&untouched));
             assert!(log_softmax_into(&mut ours, &targets, true).equal(&logp));
             let distance = (ours.to_kind(Kind::Float) - wide.softmax(1, Kind::Float)).abs().max().double_value(&[]);
             assert!(distance < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{distance}");

@@ -43,8 +43,16 @@ pub(super) fn refuse(place: &str, field: &str, expected: &str, found: impl Into<
 }
 
 /// The window of each block from `layer_types`, where a checkpoint gives them.
-pub(super) fn windows(layer_types: Option<&[String]>, window: i64, place: &str) -> Result<Option<Vec<Option<i64>>>> {
+pub(super) fn windows(
+    layer_types: Option<&[String]>,
+    window: i64,
+    blocks: usize,
+    place: &str,
+) -> Result<Option<Vec<Option<i64>>>> {
     let Some(types) = layer_types else { return Ok(None) };
+    if types.len() != blocks {
+        return Err(refuse(place, "layer_types", &format!("one for each of {blocks} blocks"), types.len().to_string()));
+    }
     let of = |kind: &String| match kind.as_str() {
         "full_attention" => Ok(None),
         "sliding_attention" => Ok(Some(window)),

@@ -5,6 +5,7 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
+use super::checks;
 use super::family::{Config, Family, refuse, windows};
 use crate::parts::{Activation, Attention, GatedMlp, Heads, Linear, RmsNorm, Rope, RopeConfig, Rotary, Scaling, Style};
 use crate::pass::Pass;
@@ -74,12 +75,15 @@ impl Config for Gemma3Config {
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let (e, m, eps, heads) = (self.hidden_size, self.intermediate_size, self.rms_norm_eps, shape.heads);
+        let (e, m, heads) = (self.hidden_size, self.intermediate_size, shape.heads);
+        let eps = checks::epsilon(self.rms_norm_eps, place)?;
+        let window = checks::window(self.sliding_window, place)?;
+        let query_scale = checks::positive(self.query_pre_attn_scalar, place, "query_pre_attn_scalar")?;
         let (q, kv) = (heads.queries * heads.size, heads.key_values * heads.size);
         let activation = Activation::named(self.hidden_activation.as_deref().unwrap_or("gelu_pytorch_tanh"), place)?;
         let pattern = self.sliding_window_pattern.unwrap_or(6);
-        let windows = windows(self.layer_types.as_deref(), self.sliding_window, place)?.unwrap_or_else(|| {
-            (0..shape.blocks).map(|b| (!(b + 1).is_multiple_of(pattern)).then_some(self.sliding_window)).collect()
+        let windows = windows(self.layer_types.as_deref(), window, shape.blocks, place)?.unwrap_or_else(|| {
+            (0..shape.blocks).map(|b| (!(b + 1).is_multiple_of(pattern)).then_some(window)).collect()
         });
         let model = weights.pp("model");
         let embed_tokens = model.tensor("embed_tokens.weight", &[self.vocab_size, e])?;
@@ -102,7 +106,7 @@ impl Config for Gemma3Config {
                     ]),
                     norms: Some((norm("self_attn.q_norm", heads.size)?, norm("self_attn.k_norm", heads.size)?)),
                     o: attention.linear("o_proj", q, e, self.attention_bias)?,
-                    scale: Some(self.query_pre_attn_scalar.powf(-0.5)),
+                    scale: Some(query_scale.powf(-0.5)),
                     window: *window,
                     rope: usize::from(window.is_some()),
                 },

@@ -4,6 +4,7 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
+use super::checks;
 use super::family::{Config, Family, refuse};
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope};
 use crate::pass::Pass;
@@ -47,7 +48,8 @@ impl Config for Gpt2Config {
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let (e, eps) = (self.n_embd, self.layer_norm_epsilon.unwrap_or(1e-5));
+        let (e, eps) = (self.n_embd, checks::epsilon(self.layer_norm_epsilon.unwrap_or(1e-5), place)?);
+        checks::whole_heads(shape.heads, e, place)?;
         let inner = self.n_inner.unwrap_or(4 * e);
         let activation = Activation::named(self.activation_function.as_deref().unwrap_or("gelu_new"), place)?;
         let model = weights.pp("transformer");

@@ -4,6 +4,7 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
+use super::checks;
 use super::family::{Config, Family};
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;
@@ -47,7 +48,9 @@ impl Config for GptNeoXConfig {
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let (e, m, eps) = (self.hidden_size, self.intermediate_size, self.layer_norm_eps.unwrap_or(1e-5));
+        let (e, m) = (self.hidden_size, self.intermediate_size);
+        let eps = checks::epsilon(self.layer_norm_eps.unwrap_or(1e-5), place)?;
+        checks::whole_heads(shape.heads, e, place)?;
         let bias = self.attention_bias.unwrap_or(true);
         let activation = Activation::named(self.hidden_act.as_deref().unwrap_or("gelu"), place)?;
         let model = weights.pp("gpt_neox");
@@ -74,7 +77,7 @@ impl Config for GptNeoXConfig {
         let tied = self.tie_word_embeddings.then_some(&embed_in);
         let embed_out = weights.head("embed_out", tied, e, self.vocab_size, false)?;
         let share = self.rope.partial_rotary_factor().or(self.rotary_pct).unwrap_or(0.25);
-        let rotated = (shape.heads.size as f64 * share) as i64;
+        let rotated = checks::rotated((shape.heads.size as f64 * share) as i64, shape.heads, place)?;
         let theta = self.rotary_emb_base.unwrap_or(10_000.0);
         let frequencies = self.rope.frequencies(rotated, theta, place, weights.device())?;
         let rotary = Rotary::new(frequencies, Style::Halves, weights.kind());

@@ -5,6 +5,7 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
+use super::checks;
 use super::family::{Config, Family};
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;
@@ -43,7 +44,8 @@ impl Config for GptJConfig {
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let (e, eps) = (self.n_embd, self.layer_norm_epsilon.unwrap_or(1e-5));
+        let (e, eps) = (self.n_embd, checks::epsilon(self.layer_norm_epsilon.unwrap_or(1e-5), place)?);
+        checks::whole_heads(shape.heads, e, place)?;
         let inner = self.n_inner.unwrap_or(4 * e);
         let activation = Activation::named(self.activation_function.as_deref().unwrap_or("gelu_new"), place)?;
         let model = weights.pp("transformer");
@@ -70,7 +72,7 @@ impl Config for GptJConfig {
         let ln_f = model.layer_norm("ln_f", e, eps)?;
         let tied = self.tie_word_embeddings.then_some(&wte);
         let lm_head = weights.head("lm_head", tied, e, self.vocab_size, true)?;
-        let rotated = self.rotary_dim.unwrap_or(shape.heads.size);
+        let rotated = checks::rotated(self.rotary_dim.unwrap_or(shape.heads.size), shape.heads, place)?;
         let frequencies = RopeConfig::default().frequencies(rotated, 10_000.0, place, weights.device())?;
         let rotary = Rotary::new(frequencies, Style::Interleaved, weights.kind());
         Ok(Box::new(GptJ { wte, blocks, ln_f, lm_head, rotary }))

@@ -5,6 +5,7 @@ use problem::Result;
 use serde::Deserialize;
 use tch::Tensor;
 
+use super::checks;
 use super::family::{Config, Family};
 use crate::parts::{
     Activation, Attention, GatedMlp, Heads, Linear, PreNormBlock, RmsNorm, Rope, RopeConfig, Rotary, Style,
@@ -92,7 +93,8 @@ impl Llama {
         shape: &Shape,
         place: &str,
     ) -> Result<Self> {
-        let (e, m, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
+        let (e, m) = (config.hidden_size, config.intermediate_size);
+        let eps = checks::epsilon(config.rms_norm_eps, place)?;
         let heads = shape.heads;
         let (q, kv) = (heads.queries * heads.size, heads.key_values * heads.size);
         let activation = Activation::named(config.hidden_act.as_deref().unwrap_or("silu"), place)?;

@@ -3,6 +3,7 @@
 use problem::Result;
 use serde::Deserialize;
 
+use super::checks;
 use super::family::{Config, Family};
 use super::llama::{Llama, LlamaConfig, Variation};
 use crate::shape::Shape;
@@ -26,7 +27,8 @@ impl Config for MistralConfig {
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let windows = vec![self.sliding_window; shape.blocks];
+        let window = self.sliding_window.map(|tokens| checks::window(tokens, place)).transpose()?;
+        let windows = vec![window; shape.blocks];
         Ok(Box::new(Llama::new(&self.llama, &Variation { windows, ..Variation::default() }, weights, shape, place)?))
     }
 }

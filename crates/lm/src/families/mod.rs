@@ -1,6 +1,7 @@
 //! One file per family, in the shape of its published checkpoint: the configuration under its published field names,
 //! weight paths as the checkpoint spells them.
 
+pub(crate) mod checks;
 mod family;
 mod gemma3;
 mod gpt2;
@@ -84,15 +85,7 @@ fn parse<C: Config>(config: &Value, place: &str) -> Result<C> {
 
 fn shape_as<C: Config>(config: &Value, place: &str) -> Result<Shape> {
     let shape = parse::<C>(config, place)?.shape(place)?;
-    let heads = shape.heads;
-    if heads.queries <= 0 || heads.key_values <= 0 || heads.size <= 0 || heads.queries % heads.key_values != 0 {
-        return Err(invalid(
-            format!("{place}, numbers of heads"),
-            "a positive multiple of the key/value heads",
-            format!("{} heads of size {}, {} key/value heads", heads.queries, heads.size, heads.key_values),
-            "fetch the model's config.json again",
-        ));
-    }
+    checks::sizes(&shape, place)?;
     Ok(shape)
 }
 

@@ -3,6 +3,7 @@
 use problem::Result;
 use serde::Deserialize;
 
+use super::checks;
 use super::family::{Config, Family, windows};
 use super::llama::{Llama, LlamaConfig, Variation};
 use crate::shape::Shape;
@@ -51,7 +52,7 @@ pub(super) fn sliding(
     place: &str,
 ) -> Result<Vec<Option<i64>>> {
     let Some(window) = window.filter(|_| on) else { return Ok(Vec::new()) };
-    let first = first.unwrap_or(28);
-    Ok(windows(layer_types, window, place)?
+    let (window, first) = (checks::window(window, place)?, first.unwrap_or(28));
+    Ok(windows(layer_types, window, blocks, place)?
         .unwrap_or_else(|| (0..blocks).map(|block| (block >= first).then_some(window)).collect()))
 }

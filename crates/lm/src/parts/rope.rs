@@ -5,6 +5,7 @@ use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::cpu::fused;
+use crate::families::checks::positive;
 
 /// Which numbers of a head are a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +53,19 @@ impl RopeConfig {
     /// Inverse frequencies `[D / 2]` in float32 of `d` rotated numbers. Scaling that this code does not compute is
     /// refused.
     pub(crate) fn frequencies(&self, d: i64, default_theta: f64, place: &str, device: Device) -> Result<Tensor> {
+        if d < 2 || d % 2 != 0 {
+            let place = format!("{place}, numbers of a head that are rotated");
+            return Err(invalid(place, "pairs", d.to_string(), "fetch the model's config.json again"));
+        }
         let scaling = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let theta = scaling.and_then(|s| s.rope_theta).or(self.rope_theta).unwrap_or(default_theta);
+        let theta = positive(theta, place, "rope_theta")?;
         let plain: Vec<f64> = (0..d / 2).map(|i| theta.powf(-2.0 * i as f64 / d as f64)).collect();
         let kind = scaling.and_then(|s| s.rope_type.as_deref().or(s.kind.as_deref())).unwrap_or("default");
         let need = |name: &str, value: Option<f64>| {
             let place = format!("{place}, RoPE scaling `{kind}`");
-            value.ok_or_else(|| invalid(place, format!("`{name}`"), "nothing", "fetch the model's config.json again"))
+            let nothing = || invalid(&place, format!("`{name}`"), "nothing", "fetch the model's config.json again");
+            positive(value.ok_or_else(nothing)?, &place, name)
         };
         let scaled: Vec<f64> = match (kind, scaling) {
             ("linear", Some(s)) => {
@@ -69,6 +76,11 @@ impl RopeConfig {
                 let factor = need("factor", s.factor)?;
                 let (low, high) =
                     (need("low_freq_factor", s.low_freq_factor)?, need("high_freq_factor", s.high_freq_factor)?);
+                if low >= high {
+                    let (place, found) = (format!("{place}, RoPE scaling `{kind}`"), format!("{low} and {high}"));
+                    let expected = "`low_freq_factor` below `high_freq_factor`";
+                    return Err(invalid(place, expected, found, "fetch the model's config.json again"));
+                }
                 let original = need("original_max_position_embeddings", s.original_max_position_embeddings)?;
                 plain.iter().map(|f| llama3(*f, factor, low, high, original)).collect()
             }
@@ -168,7 +180,8 @@ mod tests {
         // original 8192, low 1, high 4, factor 8: below a wavelength of 2048 as it is, above 8192 an eighth.
         let at = |wavelength: f64| llama3(std::f64::consts::TAU / wavelength, 8.0, 1.0, 4.0, 8192.0) * wavelength;
         let turn = std::f64::consts::TAU;
-        assert!((at(2000.0) / turn - 1.0).abs() < 1e-12 && (at(9000.0) / turn - 0.125).abs() < 1e-12);
+        assert!((at(2000.0) / turn - 1.0).abs() < 1e-12);
+        assert!((at(9000.0) / turn - 0.125).abs() < 1e-12);
         // Between: wavelength 4096 is smooth = (2 - 1) / 3; 2/3 * 1/8 + 1/3 = 5/12.
         assert!((at(4096.0) / turn - 5.0 / 12.0).abs() < 1e-12);
     }

@@ -1,33 +1,11 @@
 //! Any chat template ends in a text or a message, soon, and without a panic; and the date that one reads can be pinned.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use text::{Ending, Message, NaiveDate, Tokenizer, Vocabulary};
+use text::{Ending, Message, NaiveDate, Tokenizer};
 
-/// A model folder's tokenizer with this template: single letters.
-fn tokenizer(folder: &Path, template: &str) -> problem::Result<Tokenizer> {
-    let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from).to_vec();
-    tokens.extend((33u8..127).map(|b| char::from(b).to_string()));
-    tokens.extend(["Ġ", "Ċ"].map(String::from));
-    let mut types = vec![1; tokens.len()];
-    types[..3].fill(3);
-    let vocabulary = Vocabulary {
-        tokens,
-        merges: vec![],
-        types,
-        pre: "gpt-2".into(),
-        bos_id: Some(1),
-        eos_id: 2,
-        unk_id: Some(0),
-        pad_id: Some(2),
-        chat_template: template.into(),
-        context_length: 64,
-    };
-    vocabulary.write(folder)?;
-    Tokenizer::from_folder(folder)
-}
+use crate::folders::tokenizer;
 
 /// What the template makes of a conversation: its text, or the message.
 fn render(template: &str) -> Result<String, String> {
