@@ -6,7 +6,7 @@ use std::time::Instant;
 use device::Compute;
 use problem::{Problem, Result, bug, invalid, mistake};
 use run::{Environment, Identity, Lock, Manifest, Run};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::announce::announce;
 use super::comparison;
@@ -131,7 +131,7 @@ fn execute(walker: &Walker, node: &Node, identity: Identity, environment: Enviro
     let mut run = Run::begin(&walker.target(node), identity, environment)?;
     let _phase = run::phase(&node.folder);
     let resolved = json!({"kind": kind, "seed": node.seed, "config": node.stage.settings()});
-    let config = toml::to_string(&without_nulls(resolved))
+    let config = toml::to_string(&resolved)
         .map_err(|e| bug(run.path("config.toml").display(), "settings that can be written as TOML", e.to_string()))?;
     run::write_atomic(&run.path("config.toml"), config.as_bytes())?;
     let (summary, mut text) = node.stage.execute(&walker.inputs(node), walker.compute, &mut run)?;
@@ -145,16 +145,6 @@ fn execute(walker: &Walker, node: &Node, identity: Identity, environment: Enviro
     run::close_stage_log();
     table::print(&text)?;
     Ok(manifest)
-}
-
-/// TOML has no null: an option that is off is left out.
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect())
-        }
-        other => other,
-    }
 }
 
 /// The tables over all cells, and how the run ends.

@@ -41,7 +41,7 @@ impl Stage for EvaluateConfig {
             EvaluationSplit::Dev => sizes.simulated(|p| &p.dev),
             EvaluationSplit::HeldOut => sizes.simulated(|p| &p.held_out),
         };
-        Budget::sampling(product(&[self.sampling.budget(prompts), sizes.users + 1]))
+        Budget::sampling(product(&[self.sampling.budget(prompts), sizes.users.saturating_add(1)]))
     }
 
     fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<Report> {

@@ -108,3 +108,110 @@ pub(crate) fn read_stage(kind: &str, table: toml::Table, place: &Path) -> Result
     (known.check)(stage.as_ref())?;
     Ok(stage)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use toml::{Table, Value as Toml};
+
+    use super::*;
+
+    /// What a stage's defaults do not give.
+    fn required(kind: &str) -> Table {
+        let text = match kind {
+            "import" => "folder = \"model\"",
+            "simulate" => "prompts = \"p.toml\"\nfeatures = [\"and\"]\nraters = { ann = [1.0] }",
+            "data" => "card = \"card.toml\"",
+            _ => "",
+        };
+        toml::from_str(text).unwrap()
+    }
+
+    /// The dotted keys of all values that are no tables, and of all tables.
+    fn keys(table: &Table, above: &str, out: &mut Vec<String>) {
+        for (name, value) in table {
+            let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
+            if let Toml::Table(below) = value {
+                keys(below, &path, out);
+            }
+            out.push(path);
+        }
+    }
+
+    fn assign(table: &mut Table, path: &str, value: Toml) {
+        match path.split_once('.') {
+            None => _ = table.insert(path.to_owned(), value),
+            Some((head, rest)) => {
+                if let Some(Toml::Table(below)) = table.get_mut(head) {
+                    assign(below, rest, value);
+                }
+            }
+        }
+    }
+
+    /// Values that somebody might write by mistake.
+    fn odd() -> impl Strategy<Value = Toml> {
+        let numbers = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, -1.0, 1e-320, 1e308, 0.5];
+        prop_oneof![
+            prop::sample::select(vec![i64::MIN, -1, 0, 1, 2, 1 << 20, i64::MAX]).prop_map(Toml::Integer),
+            prop::sample::select(numbers.to_vec()).prop_map(Toml::Float),
+            prop::sample::select(vec!["", "x", "all", "sft", "rfm", "rloo", "\u{0}", "../..", "users"])
+                .prop_map(|s| s.into()),
+            any::<bool>().prop_map(Toml::Boolean),
+            Just(Toml::Array(vec![])),
+            Just(Toml::Array(vec![Toml::Float(f64::NAN), Toml::Integer(-1)])),
+            Just(Toml::Table(Table::new())),
+            Just(Toml::Table(toml::from_str("last = 0\nby = \"folds\"\nof = 0").unwrap())),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3000))]
+
+        /// Whatever stands where, a stage is read or refused with a message, and what is read can be planned.
+        #[test]
+        fn issue_22_9_no_value_of_a_setting_panics(
+            kind in prop::sample::select(KINDS.iter().map(|k| k.name).collect::<Vec<_>>()),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), odd()), 1..4),
+        ) {
+            let known = find(kind).unwrap();
+            let mut table = (known.defaults)(&Table::new());
+            table.extend(required(kind));
+            let mut all = Vec::new();
+            keys(&table, "", &mut all);
+            for (at, value) in changes {
+                assign(&mut table, &all[at.index(all.len())], value);
+            }
+            match read_stage(kind, table, Path::new("x.toml")) {
+                Err(problem) => prop_assert!(problem.hint().is_some(), "{problem}"),
+                Ok(stage) => {
+                    let compute = device::Compute { device: device::Device::Cpu, kind: tch::Kind::Float, threads: 1 };
+                    for users in [0, 1, usize::MAX] {
+                        let sizes = Sizes { users, training_prompts: users, blocks: 4, ..Sizes::default() };
+                        let Budget { weighted, .. } = stage.budget(&sizes);
+                        prop_assert!(weighted >= 0.0);
+                    }
+                    prop_assert!(stage.deciding_settings().is_object());
+                    stage.environment(&compute);
+                    stage.reads();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_kinds_defaults_are_settings_of_it() {
+        for known in KINDS {
+            let stage = read_stage(known.name, required(known.name), Path::new("x.toml")).unwrap();
+            let written = toml::Table::try_from(stage.settings()).unwrap();
+            assert!(read_stage(known.name, written, Path::new("x.toml")).is_ok(), "{}", known.name);
+            for key in known.paths {
+                assert!(
+                    (known.schema)().pointer(&format!("/properties/{key}")).is_some(),
+                    "{} has no `{key}`",
+                    known.name
+                );
+            }
+        }
+    }
+}

@@ -129,7 +129,7 @@ impl<S: Stage> AnyStage for S {
     }
 
     fn settings(&self) -> Value {
-        json!(self)
+        without_nulls(json!(self))
     }
 
     fn deciding_settings(&self) -> Value {
@@ -158,6 +158,16 @@ impl<S: Stage> AnyStage for S {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// TOML has no null: an option that is off is left out.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            Value::Object(map.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect())
+        }
+        other => other,
     }
 }
 
