@@ -6,11 +6,11 @@ program := "target/release/idiolect"
 pipeline *ARGS: build
     {{program}} run pipelines/quickstart.toml {{ARGS}}
 
-# Run any pipeline file: just run pipelines/ppo.toml --dry-run
+# Run any pipeline file, such as: just run pipelines/ppo.toml --dry-run
 run PIPELINE *ARGS: build
     {{program}} run {{PIPELINE}} {{ARGS}}
 
-# All tests; with the points at which they end the program
+# All tests, with the points at which some of them end the program (the feature kill-points, which no other build has)
 test:
     ./setup --compile
     cargo test --release --workspace --features idiolect/kill-points
@@ -24,7 +24,7 @@ test-full: setup
 setup:
     ./setup
 
-# Build the program; what needs no libtorch is compiled while libtorch is fetched
+# Build the program; crates without libtorch are compiled while it is fetched
 build:
     ./setup --compile
     cargo build --release --package idiolect
@@ -40,7 +40,7 @@ check: setup
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --quiet
     cargo test --release --workspace --features idiolect/kill-points --quiet
 
-# SHA-256 of every tensor file of the tiny pipelines, into target/hashes.txt: run before and after moving code, on one machine
+# SHA-256 of every tensor file of the tiny pipelines, into target/hashes.txt: run it before and after moving code, on one machine, and compare
 hashes: build
     cargo test --release --workspace --features idiolect/kill-points --test whole_program -- --ignored hashes
 
@@ -64,7 +64,7 @@ parity PYTHON="python3": setup
     IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity cargo test --release --quiet --package text templates
     cat target/parity/families.md target/parity/smollm2.md
 
-# Generation and training step beside transformers + PEFT; needs torch==2.11.0 transformers==5.23.0 peft==0.21.2 in PYTHON
+# Generation and training step, compared with transformers + PEFT; needs torch==2.11.0 transformers==5.23.0 peft==0.21.2 in PYTHON
 bench-lm PYTHON="python3" *ARGS="": build
     cargo bench --package lm --no-run
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
@@ -76,12 +76,12 @@ clean:
     cargo clean
     find checkpoints -mindepth 1 -maxdepth 1 -type d -exec rm -rf {} +
 
-# Ingestion and tokenisation beside polars and Hugging Face datasets; needs polars datasets==5.2.0 transformers==5.23.0 jinja2 in PYTHON
+# Ingestion and tokenisation, compared with polars and Hugging Face datasets; needs polars datasets==5.2.0 transformers==5.23.0 jinja2 in PYTHON
 bench-data PYTHON="python3" *ARGS="": build
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     {{PYTHON}} crates/data/benches/compare.py {{program}} target/bench/base target/bench/data.json {{ARGS}} | tee target/bench/data.md
 
-# Fitting a reward model beside TRL; needs torch==2.11.0 transformers==5.23.0 trl==1.16.0 peft==0.21.2 datasets pyarrow in PYTHON, and
+# Fitting a reward model, compared with TRL; needs torch==2.11.0 transformers==5.23.0 trl==1.16.0 peft==0.21.2 datasets pyarrow in PYTHON, and
 # DATA, a Parquet file with `prompt`, `chosen`, `rejected`, at least 512 rows
 bench-reward PYTHON DATA *ARGS: build
     cargo bench --workspace --no-run
@@ -89,7 +89,7 @@ bench-reward PYTHON DATA *ARGS: build
     {{PYTHON}} crates/reward/benches/compare.py "$(ls -t target/release/deps/reward_peers-* | grep -E 'reward_peers-[0-9a-f]+$' | head -1)" \
         target/bench/base {{DATA}} target/bench/reward.json {{ARGS}} | tee target/bench/reward.md
 
-# DPO and PPO beside TRL + PEFT; needs what bench-reward needs in PYTHON, DATA, and TRL 1.12.0, the last with PPO, in a folder of its own
+# DPO and PPO, compared with TRL + PEFT; needs what bench-reward needs in PYTHON, DATA, and TRL 1.12.0, the last with PPO, in a folder of its own
 # (pip install --no-deps --target DIR trl==1.12.0)
 bench-policy PYTHON DATA TRL_PPO *ARGS: build
     cargo bench --workspace --no-run
@@ -97,13 +97,13 @@ bench-policy PYTHON DATA TRL_PPO *ARGS: build
     {{PYTHON}} crates/policy/benches/compare.py "$(ls -t target/release/deps/policy_peers-* | grep -E 'policy_peers-[0-9a-f]+$' | head -1)" \
         target/bench/base {{DATA}} target/bench/policy.json --ppo-path {{TRL_PPO}} {{ARGS}} | tee target/bench/policy.md
 
-# Memory of a fit as users become more, their factors in memory and on disk
+# Memory of a fit by the number of users, with their factors in memory and on disk
 bench-users: build
     cargo bench --workspace --no-run
     test -e target/bench/base || {{program}} import .deps/base/SmolLM2-135M-Instruct.Q4_1.gguf target/bench/base
     "$(ls -t target/release/deps/many_users-* | grep -E 'many_users-[0-9a-f]+$' | head -1)" target/bench/base target/bench/users.json | tee target/bench/users.md
 
-# The theories of the three papers, and when caution pays, on synthetic users: tables and plots under target/lab; 13 minutes on two cores
+# The theories of the three papers, and when pessimism pays, on synthetic users: tables and plots under target/lab; 13 minutes on two cores
 lab *ARGS: build
     rm -rf target/lab && mkdir -p target/lab
     {{program}} lab share-lora --out target/lab/share-lora {{ARGS}}
@@ -111,7 +111,7 @@ lab *ARGS: build
     {{program}} lab loco --out target/lab/loco {{ARGS}}
     {{program}} lab pessimism --out target/lab/pessimism {{ARGS}}
 
-# Tastes and contextual rewards beside scikit-learn and PyTorch; needs numpy scikit-learn torch==2.11.0 in PYTHON
+# Preference weights and contextual rewards, compared with scikit-learn and PyTorch; needs numpy scikit-learn torch==2.11.0 in PYTHON
 bench-estimate PYTHON *ARGS:
     cargo bench --package estimate --no-run
     mkdir -p target/bench
