@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+mod address;
 mod canonical;
 mod card;
 mod check;
@@ -45,7 +46,7 @@ mod users;
 mod votes;
 mod walk;
 
-pub use card::{Card, Columns, Layout, OneOrMore};
+pub use card::{Card, Columns, Layout, OneOrMore, UsersCard};
 pub use check::{Check, CheckOptions, Finding, Level, UserCheck, check};
 pub use hub::{HubKind, Snapshot, hub_problem, offline};
 pub use ingest::{ingest, ingest_on};
@@ -58,5 +59,5 @@ pub use selection::{BadRows, Duplicates, Report, Selection};
 pub use split::{Split, SplitRule, Whole};
 pub use table::{Column, Table, read_table, write_table};
 pub use tokens::{TokenCache, TokenReport, tokenise};
-pub use users::{Standard, Users, UsersCard, UsersReport, read_users, write_users};
+pub use users::{Standard, Users, UsersReport, read_users, write_users};
 pub use votes::{Vote, read_votes, user_ids, write_votes};

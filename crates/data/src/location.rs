@@ -99,7 +99,7 @@ pub(crate) fn resolve(sources: &[String]) -> Result<Vec<SourceFile>> {
                 files.push(SourceFile { path: Some(path), ..file });
             }
         } else if is_remote(source) {
-            for (url, short, input) in crate::pins::remote_inputs(source)? {
+            for (url, short, input) in crate::address::remote_inputs(source)? {
                 files.push(SourceFile::new(url, short, input)?);
             }
         } else {

@@ -36,8 +36,10 @@ mod read_out;
 mod row_set;
 mod rows;
 mod sampling;
+mod shape;
 mod source;
 mod storage;
+mod token_row;
 mod trace;
 mod weights;
 
@@ -47,7 +49,7 @@ pub use adapters::{
     Owners, RowFactors, ScalarHead, Sharing, Targets, UserFactors,
 };
 pub use checkpoint::{Checkpoints, Saved};
-pub use config::{ModelConfig, Shape};
+pub use config::ModelConfig;
 pub use cpu::packed_product_rate;
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_size, import_gguf};
@@ -58,10 +60,12 @@ pub use read_out::{
     pooled_hidden, token_logp,
 };
 pub use row_set::{RowCounts, RowSet};
-pub use rows::{Batch, Plan, Prefix, TokenRow, plan, under_budget};
+pub use rows::{Batch, Plan, Prefix, plan, under_budget};
 pub use sampling::Sampling;
+pub use shape::Shape;
 pub use source::Layer;
 pub use storage::Storage;
 pub use tch::{Device, Tensor};
+pub use token_row::TokenRow;
 pub use trace::{Activations, Trace, accumulate, gradients};
 pub use weights::{Tensors, map_tensors, read_folder, read_tensors, write_tensors};

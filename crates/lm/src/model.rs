@@ -10,12 +10,13 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapters::RowFactors;
 use crate::cache::Cache;
-use crate::config::{ModelConfig, Shape};
+use crate::config::ModelConfig;
 use crate::families::Family;
 use crate::layout::Layout;
 use crate::pass::{Pass, Tokens};
-use crate::rows::TokenRow;
+use crate::shape::Shape;
 use crate::source::{Layer, Source};
+use crate::token_row::TokenRow;
 use crate::{cpu, families};
 
 /// A causal language model whose weights are never trained in place.

@@ -6,7 +6,8 @@ use tch::{Kind, Tensor, no_grad};
 use crate::adapters::RowFactors;
 use crate::cpu::fused;
 use crate::layout::{Layout, Tree};
-use crate::rows::{Batch, TokenRow};
+use crate::rows::Batch;
+use crate::token_row::TokenRow;
 use crate::{Bank, Lm};
 
 /// Tokens whose logits exist at one time: `[B, T, V]` never does.

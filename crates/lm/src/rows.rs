@@ -12,29 +12,8 @@ use tch::{Tensor, no_grad};
 
 use crate::Lm;
 use crate::layout::{Layout, Tree};
+use crate::token_row::TokenRow;
 use crate::weights::{map_tensors, write_tensors};
-
-/// One prompt with its answer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TokenRow {
-    /// Ids, `[T]`.
-    pub ids: Vec<i64>,
-    /// Index of the answer's first token, at least 1.
-    pub answer_start: usize,
-}
-
-impl TokenRow {
-    /// Tokens of the answer that something predicts.
-    pub fn answer_tokens(&self) -> usize {
-        self.ids.len() - self.answer_start.max(1)
-    }
-}
-
-impl From<text::Row> for TokenRow {
-    fn from(row: text::Row) -> Self {
-        Self { ids: row.ids, answer_start: row.answer_start }
-    }
-}
 
 /// Tokens of one forward pass without gradients.
 const PASS_TOKENS: usize = 4096;

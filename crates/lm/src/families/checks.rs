@@ -3,8 +3,8 @@
 
 use problem::{Problem, Result, invalid};
 
-use crate::config::Shape;
 use crate::parts::Heads;
+use crate::shape::Shape;
 
 const HINT: &str = "fetch the model's config.json again";
 
@@ -70,14 +70,6 @@ pub(super) fn epsilon(value: f64, place: &str) -> Result<f64> {
         return Ok(value);
     }
     Err(wrong(place, "epsilon of the norms", "a number of at least 0", value))
-}
-
-/// Refuses a number that is zero, negative or infinite.
-pub(crate) fn positive(value: f64, place: &str, field: &str) -> Result<f64> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(value);
-    }
-    Err(wrong(place, &format!("`{field}`"), "a positive number", value))
 }
 
 /// Refuses a window without tokens.

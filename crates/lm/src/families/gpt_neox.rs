@@ -5,9 +5,9 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use super::{Config, Family, checks};
-use crate::config::Shape;
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

@@ -6,11 +6,11 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use super::{Config, Family, checks};
-use crate::config::Shape;
 use crate::parts::{
     Activation, Attention, GatedMlp, Heads, Linear, PreNormBlock, RmsNorm, Rope, RopeConfig, Rotary, Style,
 };
 use crate::pass::Pass;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`; absent fields take transformers' defaults.

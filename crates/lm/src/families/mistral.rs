@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::llama::{Llama, LlamaConfig, Variation};
 use super::{Config, Family, checks};
-use crate::config::Shape;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

@@ -1,7 +1,7 @@
 //! One file per family, in the shape of its published checkpoint: the configuration under its published field names,
 //! weight paths as the checkpoint spells them.
 
-pub(crate) mod checks;
+mod checks;
 mod gemma3;
 mod gpt2;
 mod gpt_neox;
@@ -18,9 +18,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::config::Shape;
 use crate::parts::{Linear, Rope};
 use crate::pass::Pass;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// A causal language model: embedding, blocks, final norm, vocabulary projection.

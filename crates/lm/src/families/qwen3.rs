@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::llama::{Llama, LlamaConfig, Variation};
 use super::qwen2::sliding;
 use super::{Config, Family};
-use crate::config::Shape;
+use crate::shape::Shape;
 use crate::source::Scope;
 
 /// `config.json`

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::cpu::fused;
-use crate::families::checks::positive;
+use crate::parts::positive;
 
 /// Which numbers of a head are a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
