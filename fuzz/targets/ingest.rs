@@ -2,9 +2,6 @@
 //! half-written.
 //!
 //! Input: one byte for the file's ending, the card's text up to a line `---`, the file's bytes.
-//!
-//! Arrow's readers panic on some damaged files; ingestion catches that and tells it as a damaged file. So it is not every panic that is
-//! a find, as libFuzzer has it, but one that gets out.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -39,10 +36,4 @@ fn look_at(input: &[u8]) {
     _ = data::first_votes(&card, &sources, 2, None);
 }
 
-fuzz_target!(init: std::panic::set_hook(Box::new(|_| ())), |input: &[u8]| {
-    if let Err(panic) = std::panic::catch_unwind(|| look_at(input)) {
-        let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        eprintln!("a panic got out: {}", said.unwrap_or("without words"));
-        std::process::abort();
-    }
-});
+fuzz_target!(init: std::panic::set_hook(Box::new(|_| ())), |input: &[u8]| fuzz_targets::abort_on_panic(|| look_at(input)));

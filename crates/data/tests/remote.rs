@@ -88,7 +88,7 @@ fn what_changes_behind_its_address_is_not_taken_for_what_was_looked_up() {
         (
             "Last-Modified: Tue, 01 Jan 2030 00:00:00 GMT\r\n",
             "modified 2030-01-01",
-            "Last-Modified: Tue, 02 Jan 2030 00:00:00 GMT\r\n".into(),
+            "Last-Modified: Wed, 02 Jan 2030 00:00:00 GMT\r\n".into(),
         ),
         ("", "sha256 ", String::new()),
     ];

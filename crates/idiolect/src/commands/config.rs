@@ -62,7 +62,7 @@ fn write_table(out: &mut String, path: &str, schema: Schema, defaults: &Table) {
             comment(out, &said.map_or(shown.clone(), |said| format!("{shown}: {said}")), "#   ");
         }
         match defaults.get(*name).cloned().or_else(|| own.default()) {
-            Some(value) => *out += &format!("{name} = {value}\n"),
+            Some(value) => *out += &format!("{name} = {}\n", shortest(value)),
             None => *out += &format!("# {name} = {}   (not set)\n", own.kind()),
         }
     }
@@ -76,6 +76,18 @@ fn write_table(out: &mut String, path: &str, schema: Schema, defaults: &Table) {
         comment(out, own.description().unwrap_or_default(), "# ");
         *out += &format!("[{below}]\n");
         write_table(out, &below, own, defaults.get(name).and_then(toml::Value::as_table).unwrap_or(&empty));
+    }
+}
+
+/// A number that is kept in 32 bits is printed as it was written there, and not with the digits that 64 bits add.
+fn shortest(value: toml::Value) -> toml::Value {
+    match value {
+        toml::Value::Float(number) if f64::from(number as f32) == number => {
+            toml::Value::Float((number as f32).to_string().parse().unwrap_or(number))
+        }
+        toml::Value::Array(all) => toml::Value::Array(all.into_iter().map(shortest).collect()),
+        toml::Value::Table(all) => all.into_iter().map(|(key, value)| (key, shortest(value))).collect::<Table>().into(),
+        other => other,
     }
 }
 

@@ -72,14 +72,6 @@ pub(super) fn epsilon(value: f64, place: &str) -> Result<f64> {
     Err(wrong(place, "epsilon of the norms", "a number of at least 0", value))
 }
 
-/// Refuses a number that is zero, negative or infinite.
-pub(crate) fn positive(value: f64, place: &str, field: &str) -> Result<f64> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(value);
-    }
-    Err(wrong(place, &format!("`{field}`"), "a positive number", value))
-}
-
 /// Refuses a window without tokens.
 pub(super) fn window(tokens: i64, place: &str) -> Result<i64> {
     within(place, "`sliding_window`", tokens, i64::MAX).map(|()| tokens)

@@ -7,7 +7,9 @@ use tch::Tensor;
 
 use super::checks;
 use super::family::{Config, Family, refuse, windows};
-use crate::parts::{Activation, Attention, GatedMlp, Heads, Linear, RmsNorm, Rope, RopeConfig, Rotary, Scaling, Style};
+use crate::parts::{
+    Activation, Attention, GatedMlp, Heads, Linear, RmsNorm, Rope, RopeConfig, Rotary, Scaling, Style, positive,
+};
 use crate::pass::Pass;
 use crate::shape::Shape;
 use crate::source::Scope;
@@ -78,7 +80,7 @@ impl Config for Gemma3Config {
         let (e, m, heads) = (self.hidden_size, self.intermediate_size, shape.heads);
         let eps = checks::epsilon(self.rms_norm_eps, place)?;
         let window = checks::window(self.sliding_window, place)?;
-        let query_scale = checks::positive(self.query_pre_attn_scalar, place, "query_pre_attn_scalar")?;
+        let query_scale = positive(self.query_pre_attn_scalar, place, "query_pre_attn_scalar")?;
         let (q, kv) = (heads.queries * heads.size, heads.key_values * heads.size);
         let activation = Activation::named(self.hidden_activation.as_deref().unwrap_or("gelu_pytorch_tanh"), place)?;
         let pattern = self.sliding_window_pattern.unwrap_or(6);

@@ -5,6 +5,7 @@ mod block;
 mod linear;
 mod mlp;
 mod norm;
+mod positive;
 mod rope;
 
 pub(crate) use attention::{Attention, Heads};
@@ -12,4 +13,5 @@ pub(crate) use block::PreNormBlock;
 pub(crate) use linear::Linear;
 pub(crate) use mlp::{Activation, GatedMlp};
 pub(crate) use norm::{LayerNorm, RmsNorm};
+pub(crate) use positive::positive;
 pub(crate) use rope::{Rope, RopeConfig, Rotary, Scaling, Style};

@@ -4,8 +4,8 @@ use problem::{Result, invalid};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
+use super::positive::positive;
 use crate::cpu::fused;
-use crate::families::checks::positive;
 
 /// Which numbers of a head are a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
