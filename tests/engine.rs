@@ -108,7 +108,7 @@ fn issue_22_3_settings_that_change_no_result_rerun_nothing() {
 #[test]
 fn issue_22_4_an_export_leaves_out_whom_training_stopped_and_a_cell_without_users_ends_alone() {
     let workspace = Workspace::new();
-    workspace.edit("configs/dpo.toml", "[lora]", "[user.ann]\nlearning_rate = 1e30\n[lora]");
+    workspace.edit("configs/dpo.toml", "[lora]", "[user.ann]\nbeta = 1e30\n[lora]");
     let (code, text) = said(&workspace, &[]);
     assert_eq!(code, Some(3), "{text}");
     let export = read(&workspace, "export/manifest.json");
@@ -117,7 +117,7 @@ fn issue_22_4_an_export_leaves_out_whom_training_stopped_and_a_cell_without_user
 
     let workspace = Workspace::new();
     let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();
-    let matrix = "[matrix]\n\"dpo.optimizer.learning_rate\" = [1e30, 1e-2]\n";
+    let matrix = "[matrix]\n\"dpo.beta\" = [1e30, 0.1]\n";
     fs_err::write(workspace.path("pipelines/tiny.toml"), text + matrix).unwrap();
     let (code, text) = said(&workspace, &["--until", "dpo"]);
     assert_eq!(code, Some(3), "{text}");

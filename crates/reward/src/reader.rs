@@ -26,12 +26,17 @@ pub struct Reader<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct Header {
+    /// Of this file; a file of another one is not used.
+    #[serde(default)]
+    format: u32,
     /// The model's content: another model reads other features.
     model: String,
     /// Hashes of the token rows, in the order of the tensor's rows.
     texts: Vec<String>,
 }
 
+/// Raised whenever the code changes what the features in a file mean.
+const FORMAT: u32 = 1;
 const HEADER: &str = "idiolect.features";
 const FEATURES: &str = "features";
 
@@ -64,7 +69,7 @@ impl<'a> Reader<'a> {
         if let Some(file) = file.as_ref().filter(|f| f.exists()) {
             let mut tensors = lm::read_tensors(file, tch::Device::Cpu, None)?;
             let header = tensors.metadata.get(HEADER).and_then(|t| serde_json::from_str::<Header>(t).ok());
-            if let Some(Header { texts, .. }) = header.filter(|h| h.model == of_model) {
+            if let Some(Header { texts, .. }) = header.filter(|h| h.format == FORMAT && h.model == of_model) {
                 let rows = tensors.take(FEATURES, &[texts.len() as i64, d])?;
                 for (i, text) in texts.into_iter().enumerate() {
                     known.insert(text, Vec::try_from(rows.get(i as i64)).checked()?);
@@ -123,7 +128,8 @@ impl<'a> Reader<'a> {
 
     fn write(&self) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let header = Header { model: self.of_model.clone(), texts: self.known.keys().cloned().collect() };
+        let header =
+            Header { format: FORMAT, model: self.of_model.clone(), texts: self.known.keys().cloned().collect() };
         let rows: Vec<f32> = self.known.values().flatten().copied().collect();
         let tensor = Tensor::from_slice(&rows).view([self.known.len() as i64, -1]);
         let header = serde_json::to_string(&header).expect("plain data");

@@ -66,11 +66,11 @@ impl PipelineFile {
                 i64::try_from(seed).map_err(|_| mistake("--seed: expected at most 2^63 - 1", "such as --seed 7"))?;
             given.push(Setting { key: "seed".into(), value: Value::Integer(value), giver: "--seed".into() });
         }
-        let given = given.into_iter().map(|s| s.resolved(project, here)).collect::<Result<Vec<_>>>()?;
+        let given: Vec<Setting> = given.into_iter().map(|s| s.resolved(project, here)).collect();
         let mut axes = axes(&matrix)?;
         for step in axes.iter_mut().flatten() {
-            let resolved = std::mem::take(&mut step.settings).into_iter().map(|s| s.resolved(project, &folder));
-            step.settings = resolved.collect::<Result<_>>()?;
+            step.settings =
+                std::mem::take(&mut step.settings).into_iter().map(|s| s.resolved(project, &folder)).collect();
         }
         let file = Self { name, seed: seed.unwrap_or(own_seed), stages, given, axes };
         file.check_settings(path)?;

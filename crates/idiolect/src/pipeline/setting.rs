@@ -50,13 +50,13 @@ impl Setting {
     }
 
     /// The setting whose paths mean what they mean from the folder `from`.
-    pub(crate) fn resolved(mut self, project: &Project, from: &Path) -> Result<Self> {
+    pub(crate) fn resolved(mut self, project: &Project, from: &Path) -> Self {
         if let Some((kind, key)) = self.key.split_once('.')
             && path_settings(kind).is_ok_and(|paths| paths.contains(&key))
         {
             resolve_value(&mut self.value, project, from, &self.giver);
         }
-        Ok(self)
+        self
     }
 
     /// Puts the value at `path`, `a.b.c`, in a table; the tables `a` and `a.b` are made where they are missing, and the key itself is judged

@@ -156,7 +156,7 @@ mod tests {
             prop::sample::select(vec![i64::MIN, -1, 0, 1, 2, 1 << 20, i64::MAX]).prop_map(Toml::Integer),
             prop::sample::select(numbers.to_vec()).prop_map(Toml::Float),
             prop::sample::select(vec!["", "x", "all", "sft", "rfm", "rloo", "\u{0}", "../..", "users"])
-                .prop_map(|s| s.into()),
+                .prop_map(Toml::from),
             any::<bool>().prop_map(Toml::Boolean),
             Just(Toml::Array(vec![])),
             Just(Toml::Array(vec![Toml::Float(f64::NAN), Toml::Integer(-1)])),

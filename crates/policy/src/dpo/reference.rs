@@ -101,9 +101,12 @@ fn compute(lm: &Lm, prefix: &Prefix, needed: &[usize], adapter: Option<(&Bank, u
     Ok(by_row)
 }
 
-/// Named by the base, the machine's arithmetic and the rows.
+/// Raised whenever the code changes what the log-probabilities in a file mean.
+const FORMAT: u32 = 1;
+
+/// Named by its format, the base, the machine's arithmetic and the rows.
 fn cache_file(prefix: &Prefix, run: &Run) -> PathBuf {
-    let mut content = format!("{:?} {:?}", run.identity().inputs.get("base"), run.environment());
+    let mut content = format!("{FORMAT} {:?} {:?}", run.identity().inputs.get("base"), run.environment());
     for row in prefix.rows() {
         content += &format!(" {} {:?}", row.answer_start, row.ids);
     }

@@ -175,6 +175,24 @@ fn a_pinned_date_decides_the_rows_and_the_identity() {
     assert_eq!(plain.with_date(on(5)).unwrap().identity(), before);
 }
 
+/// Operators between two expressions.
+const OPERATORS: &str = "+ - * ~ / // % ** == < in and or is";
+
+/// Filters without an argument.
+const FILTERS: &str = "trim length tojson upper list join string first last sort unique reverse sum int float round items dictsort title abs urlencode lines generation safe e min";
+
+/// Filters that are given one.
+const FILTERS_WITH_AN_ARGUMENT: &str =
+    "default replace join indent batch slice format map select selectattr groupby split attr round";
+
+/// Methods that are given an argument.
+const METHODS: &str = "split strip replace startswith get format find count join";
+
+/// One of the words of a list.
+fn one_of(words: &'static str) -> impl Strategy<Value = &'static str> + Clone {
+    prop::sample::select(words.split(' ').collect::<Vec<_>>())
+}
+
 fn expression() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("messages".to_owned()),
@@ -199,80 +217,10 @@ fn expression() -> impl Strategy<Value = String> {
     leaf.prop_recursive(4, 24, 3, |inner| {
         let two = (inner.clone(), inner.clone());
         prop_oneof![
-            (
-                two.clone(),
-                prop::sample::select(vec![
-                    "+", "-", "*", "~", "/", "//", "%", "**", "==", "<", "in", "and", "or", "is"
-                ])
-            )
-                .prop_map(|((a, b), op)| format!("({a} {op} {b})")),
-            (
-                inner.clone(),
-                prop::sample::select(vec![
-                    "trim",
-                    "length",
-                    "tojson",
-                    "upper",
-                    "list",
-                    "join",
-                    "string",
-                    "first",
-                    "last",
-                    "sort",
-                    "unique",
-                    "reverse",
-                    "sum",
-                    "int",
-                    "float",
-                    "round",
-                    "items",
-                    "dictsort",
-                    "title",
-                    "abs",
-                    "urlencode",
-                    "lines",
-                    "generation",
-                    "safe",
-                    "e",
-                    "min",
-                ])
-            )
-                .prop_map(|(a, f)| format!("({a})|{f}")),
-            (
-                two.clone(),
-                prop::sample::select(vec![
-                    "default",
-                    "replace",
-                    "join",
-                    "indent",
-                    "batch",
-                    "slice",
-                    "format",
-                    "map",
-                    "select",
-                    "selectattr",
-                    "groupby",
-                    "split",
-                    "attr",
-                    "round",
-                ])
-            )
-                .prop_map(|((a, b), f)| format!("({a})|{f}({b})")),
-            (
-                two.clone(),
-                prop::sample::select(vec![
-                    "split",
-                    "strip",
-                    "replace",
-                    "startswith",
-                    "get",
-                    "format",
-                    "find",
-                    "count",
-                    "join"
-                ])
-            )
-                .prop_map(|((a, b), m)| format!("({a}).{m}({b})")),
+            (two.clone(), one_of(OPERATORS)).prop_map(|((a, b), op)| format!("({a} {op} {b})")),
+            (inner.clone(), one_of(FILTERS)).prop_map(|(a, f)| format!("({a})|{f}")),
+            (two.clone(), one_of(FILTERS_WITH_AN_ARGUMENT)).prop_map(|((a, b), f)| format!("({a})|{f}({b})")),
+            (two.clone(), one_of(METHODS)).prop_map(|((a, b), m)| format!("({a}).{m}({b})")),
             (inner.clone(), two.clone()).prop_map(|(a, (b, c))| format!("({a})[{b}:{c}]")),
             (inner.clone(), two.clone()).prop_map(|(a, (b, c))| format!("({a} if {b} else {c})")),
             (inner.clone(), two).prop_map(|(a, (b, c))| format!("range({a}, {b}, {c})")),
