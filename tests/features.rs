@@ -39,7 +39,11 @@ fn one_feature_or_one_user_is_the_ordinary_model() {
             .collect();
         let prefix = plain.prefix(&bench.lm, rows, |_| ()).unwrap();
         let all: Vec<usize> = (0..votes.len()).collect();
-        assert_eq!(plain.score(&bench.lm, &prefix, &all, 0), features.score(&bench.lm, &prefix, &all, 0), "{name}");
+        assert_eq!(
+            plain.score(&bench.lm, &prefix, &all, lm::UserIndex(0)),
+            features.score(&bench.lm, &prefix, &all, lm::UserIndex(0)),
+            "{name}"
+        );
     }
 }
 
@@ -57,7 +61,7 @@ fn tastes_serve_opposite_people_and_newcomers_and_touch_nobody() {
         let mut run = bench.run("reward", name);
         let users = names(&["ann", "bob"]);
         let (model, _) = reward::fit(&config, &bench.lm, &bench.tokenizer, all, &users, &mut run).unwrap();
-        assert_eq!(model.taste(0).len(), 2, "no more features than users");
+        assert_eq!(model.taste(lm::UserIndex(0)).len(), 2, "no more features than users");
         let (model, report) =
             reward::welcome(&config, &model, &bench.lm, &bench.tokenizer, all, newcomers, &mut run).unwrap();
         assert!(report.is_none(), "no gradient step");
@@ -111,10 +115,10 @@ fn a_global_phase_is_the_ordinary_model_and_tastes_keep_their_scale() {
     // The first feature is what one reward for all has learnt, to rounding; the others wait until people may differ.
     let alike = |a: &lm::Tensor, b: &lm::Tensor| numbers(a).iter().zip(numbers(b)).all(|(a, b)| (a - b).abs() < 1e-5);
     assert!(alike(&model.head.features.as_ref().unwrap().get(0), &global.head.weight));
-    for (a, b) in model.bank.of_user(0).into_iter().zip(global.bank.of_user(0)) {
+    for (a, b) in model.bank.of_user(lm::UserIndex(0)).into_iter().zip(global.bank.of_user(lm::UserIndex(0))) {
         assert!(alike(&a.down, &b.down) && alike(&a.up, &b.up));
     }
-    let [ann, bob] = [0, 1].map(|u| model.taste(u));
+    let [ann, bob] = [0, 1].map(|u| model.taste(lm::UserIndex(u)));
     assert_eq!((ann[0], bob[0]), (1.0, 1.0));
     assert!(ann[1] * bob[1] < 0.0, "{ann:?} {bob:?}");
 }

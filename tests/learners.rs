@@ -61,10 +61,9 @@ fn train_by(bench: &Bench, config: &DpoConfig, users: &[&str], name: &str) -> (F
     let own: Vec<Pair> = pairs().into_iter().filter(|p| users.contains(&p.user)).collect();
     let (policies, report) =
         policy::train_dpo(config, &bench.lm, &bench.tokenizer, &own, &users, None, &mut run).unwrap();
-    let factors = users
-        .iter()
-        .enumerate()
-        .map(|(u, user)| (user.clone(), policies.bank.of_user(u).into_iter().flat_map(|f| [f.down, f.up]).collect()));
+    let factors = users.iter().enumerate().map(|(u, user)| {
+        (user.clone(), policies.bank.of_user(lm::UserIndex(u)).into_iter().flat_map(|f| [f.down, f.up]).collect())
+    });
     (factors.collect(), report)
 }
 
@@ -189,7 +188,7 @@ fn weights_of_pairs_count_and_users_without_pairs_are_quarantined() {
         own.iter().enumerate().map(change).collect()
     };
     let factors = |pairs: &[Pair], name: &str| -> Vec<lm::Tensor> {
-        train(pairs, name).0.bank.of_user(0).into_iter().flat_map(|f| [f.down, f.up]).collect()
+        train(pairs, name).0.bank.of_user(lm::UserIndex(0)).into_iter().flat_map(|f| [f.down, f.up]).collect()
     };
     let far = |a: &[lm::Tensor], b: &[lm::Tensor]| {
         a.iter().zip(b).map(|(a, b)| (a - b).abs().max().double_value(&[])).fold(0.0, f64::max)
@@ -214,7 +213,8 @@ fn a_user_who_leaves_the_finite_numbers_does_not_touch_the_others() {
     assert_eq!(policies.users, ["ann"]);
     assert!(report.quarantined["bob"].contains("is not finite"), "{report:?}");
     let (alone, _) = train(&bench, &["ann"], "ann");
-    let found: Vec<lm::Tensor> = policies.bank.of_user(0).into_iter().flat_map(|f| [f.down, f.up]).collect();
+    let found: Vec<lm::Tensor> =
+        policies.bank.of_user(lm::UserIndex(0)).into_iter().flat_map(|f| [f.down, f.up]).collect();
     for (a, b) in found.iter().zip(&alone["ann"]) {
         let (distance, size) = ((a - b).abs().max().double_value(&[]), b.abs().max().double_value(&[]));
         assert!(distance < 1e-5 * size.max(1.0), "{distance} of {size}");
@@ -265,7 +265,7 @@ fn issue_22_who_has_no_policy_to_start_from_is_in_quarantine_and_the_others_star
     assert_eq!(together.users, ["bob"]);
     assert!(report.quarantined["ann"].contains("no policy to start from"), "{report:?}");
     let (alone, _) = second(&["bob"], "bob");
-    for (a, b) in together.bank.of_user(0).iter().zip(alone.bank.of_user(0)) {
+    for (a, b) in together.bank.of_user(lm::UserIndex(0)).iter().zip(alone.bank.of_user(lm::UserIndex(0))) {
         let distance = (&a.up - &b.up).abs().max().double_value(&[]);
         assert!(distance < 1e-5, "{distance}");
     }

@@ -86,7 +86,7 @@ type Factors = BTreeMap<String, Vec<lm::Tensor>>;
 fn train_by(bench: &Bench, config: &PpoConfig, users: &[&str], name: &str) -> (Factors, PpoReport) {
     let worth = worth(bench);
     train_on(bench, config, users, name, &mut |prefix, asked| {
-        let score = |(row, user): &(usize, usize)| (score_of(&worth, users[*user], &prefix.rows()[*row]), 0.0);
+        let score = |(row, user): &(usize, lm::UserIndex)| (score_of(&worth, users[user.0], &prefix.rows()[*row]), 0.0);
         Ok(asked.iter().map(score).collect())
     })
 }
@@ -102,10 +102,9 @@ fn train_on(
     let mut run = bench.run("ppo", name);
     let (policies, report) =
         policy::train_ppo(config, &bench.lm, &bench.tokenizer, &prompts(), &users, None, rewards, &mut run).unwrap();
-    let factors =
-        policies.users.iter().enumerate().map(|(u, user)| {
-            (user.clone(), policies.bank.of_user(u).into_iter().flat_map(|f| [f.down, f.up]).collect())
-        });
+    let factors = policies.users.iter().enumerate().map(|(u, user)| {
+        (user.clone(), policies.bank.of_user(lm::UserIndex(u)).into_iter().flat_map(|f| [f.down, f.up]).collect())
+    });
     (factors.collect(), report)
 }
 
@@ -222,7 +221,7 @@ fn a_bandit_ends_at_its_known_optimum() {
         reward: RewardTerms { calibration_samples_per_prompt: count(200), ..config().reward },
         ..config()
     };
-    let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| {
+    let mut rewards = |prefix: &Prefix, asked: &[(usize, lm::UserIndex)]| {
         let first = |row: usize| prefix.rows()[row].ids[prefix.rows()[row].answer_start] as usize;
         Ok(asked.iter().map(|(row, _)| (worth[first(*row)], 0.0)).collect())
     };
@@ -253,11 +252,11 @@ fn a_user_who_leaves_the_finite_numbers_is_named_and_nobody_else_is_touched() {
     let config = PpoConfig { fixed_shapes: true, steps: count(4), ..config() };
     let spoiled = |rounds: usize, users: Vec<&'static str>| {
         let (mut calls, worth) = (0, worth(&bench));
-        move |prefix: &Prefix, asked: &[(usize, usize)]| {
+        move |prefix: &Prefix, asked: &[(usize, lm::UserIndex)]| {
             calls += 1;
-            let score = |(row, user): &(usize, usize)| {
-                let bad = users[*user] == "bob" && calls > rounds;
-                (if bad { f32::NAN } else { score_of(&worth, users[*user], &prefix.rows()[*row]) }, 0.0)
+            let score = |(row, user): &(usize, lm::UserIndex)| {
+                let bad = users[user.0] == "bob" && calls > rounds;
+                (if bad { f32::NAN } else { score_of(&worth, users[user.0], &prefix.rows()[*row]) }, 0.0)
             };
             Ok(asked.iter().map(score).collect())
         }
@@ -293,7 +292,7 @@ fn issue_22_a_user_whose_rewards_are_all_the_same_is_in_quarantine_and_the_other
     let config = PpoConfig { steps: count(2), ..config() };
     let users = ["ann", "bob"];
     let (factors, report) = train_on(&bench, &config, &users, "flat", &mut |prefix, asked| {
-        let score = |(row, user): &(usize, usize)| match users[*user] {
+        let score = |(row, user): &(usize, lm::UserIndex)| match users[user.0] {
             "bob" => (1.0, 0.0),
             ann => (score_of(&worth, ann, &prefix.rows()[*row]), 0.0),
         };
@@ -310,7 +309,7 @@ fn nobody_can_buy_what_the_guard_blocks() {
     let bench = Bench::new();
     let blocked: Vec<String> = ["you", "your", "me", "my"].map(String::from).to_vec();
     let wanted: Vec<i64> = blocked.iter().map(|w| bench.tokenizer.encode(&format!(" {w}")).unwrap()[0]).collect();
-    let mut want = |prefix: &Prefix, asked: &[(usize, usize)]| {
+    let mut want = |prefix: &Prefix, asked: &[(usize, lm::UserIndex)]| {
         let score = |row: &lm::TokenRow| (f32::from(u8::from(wanted.contains(&row.ids[row.answer_start]))), 0.0);
         Ok(asked.iter().map(|(row, _)| score(&prefix.rows()[*row])).collect())
     };
@@ -340,7 +339,7 @@ fn settings_that_mean_nothing_are_told() {
     let plain = config();
     let told = |config: PpoConfig| {
         let mut run = bench.run("ppo", "refused");
-        let mut rewards = |_: &Prefix, asked: &[(usize, usize)]| Ok(vec![(0.0, 0.0); asked.len()]);
+        let mut rewards = |_: &Prefix, asked: &[(usize, lm::UserIndex)]| Ok(vec![(0.0, 0.0); asked.len()]);
         let users = ["ann".to_owned()];
         let lm = &bench.lm;
         let result = policy::train_ppo(&config, lm, &bench.tokenizer, &prompts(), &users, None, &mut rewards, &mut run);

@@ -119,7 +119,7 @@ fn a_vote_by_one_user_does_not_touch_the_others_personal_factors() {
 
 /// The largest difference between two users' down-projections.
 pub(crate) fn apart(a: &RewardModel, user: usize, b: &RewardModel, other: usize) -> f64 {
-    let both = a.bank.of_user(user).into_iter().zip(b.bank.of_user(other));
+    let both = a.bank.of_user(lm::UserIndex(user)).into_iter().zip(b.bank.of_user(lm::UserIndex(other)));
     both.map(|(a, b)| (a.down - b.down).abs().max().double_value(&[])).fold(0.0, f64::max)
 }
 
@@ -141,7 +141,7 @@ fn a_phase_trains_what_it_names_and_nothing_else() {
         let config = RewardConfig { phases: vec![whole.clone(), some], activations, ..base.clone() };
         let (model, report) = fit_on(&bench, &config, &votes(), &users(), name);
         assert_eq!(report.steps, 28);
-        let ups = |m: &RewardModel| m.bank.of_user(0).pop().unwrap().up;
+        let ups = |m: &RewardModel| m.bank.of_user(lm::UserIndex(0)).pop().unwrap().up;
         // The first epochs are computed otherwise with recomputed blocks: equal to rounding where not trained.
         let moved = |distance: f64| distance > 1e-4;
         let distance = |a: &lm::Tensor, b: &lm::Tensor| (a - b).abs().max().double_value(&[]);
@@ -354,13 +354,13 @@ fn a_lower_bound_subtracts_the_exact_gradient_of_what_is_personal() {
             .collect();
         let prefix = model.prefix(&bench.lm, rows, |_| ()).unwrap();
         let all = [0, 3, 5, 3];
-        let got = model.score_and_gradient(&bench.lm, &prefix, &all, 1).unwrap();
-        let plain = model.score(&bench.lm, &prefix, &all, 1);
+        let got = model.score_and_gradient(&bench.lm, &prefix, &all, lm::UserIndex(1)).unwrap();
+        let plain = model.score(&bench.lm, &prefix, &all, lm::UserIndex(1));
         assert!(got.iter().zip(&plain).all(|((a, _), b)| (a - b).abs() < 1e-5));
         assert_eq!(got[1], got[3]);
         // The slope along the gradient's own direction, by finite differences over each personal parameter's largest entries, is
         // the norm: checked by moving the user's factors a little along random directions.
-        let lower = model.pessimistic(&bench.lm, &prefix, &all, 1, 0.25).unwrap();
+        let lower = model.pessimistic(&bench.lm, &prefix, &all, lm::UserIndex(1), 0.25).unwrap();
         assert!(lower.iter().zip(&got).all(|(l, (s, n))| (l - (s - 0.5 * n)).abs() < 1e-6 && *n > 0.0));
         let numeric = numeric_norm(&bench, &model, &prefix, 5, 1);
         let exact = f64::from(got[2].1);
@@ -372,7 +372,7 @@ fn a_lower_bound_subtracts_the_exact_gradient_of_what_is_personal() {
     let (global, _) = fit_on(&bench, &reward_config(Variant::LoraGlobal), &votes(), &users(), "global");
     let row = bench.tokenizer.row(&votes()[0].prompt, "xx", text::Ending::Finished).unwrap();
     let prefix = global.prefix(&bench.lm, vec![row.into()], |_| ()).unwrap();
-    assert_eq!(global.score_and_gradient(&bench.lm, &prefix, &[0], 0).unwrap()[0].1, 0.0);
+    assert_eq!(global.score_and_gradient(&bench.lm, &prefix, &[0], lm::UserIndex(0)).unwrap()[0].1, 0.0);
 }
 
 /// The norm of a row's gradient over a user's personal parameters, entry by entry, by central differences.
@@ -387,7 +387,7 @@ fn numeric_norm(bench: &Bench, model: &RewardModel, prefix: &lm::Prefix, row: us
             let at = |value: f64| {
                 let before = own.double_value(&[i]);
                 _ = own.get(i).fill_(before + value);
-                let score = f64::from(model.score(&bench.lm, prefix, &[row], user as usize)[0]);
+                let score = f64::from(model.score(&bench.lm, prefix, &[row], lm::UserIndex(user as usize))[0]);
                 _ = own.get(i).fill_(before);
                 score
             };

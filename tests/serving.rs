@@ -263,7 +263,7 @@ fn policies_of_features_become_everybodys_without_training() {
     let read = |folder: &std::path::Path| policy::Policies::read(&folder.join("policies.safetensors"), &lm).unwrap();
     let updates = |policies: &policy::Policies, user: usize| -> Vec<lm::Tensor> {
         let scale = policies.bank.config().lora.scale();
-        policies.bank.of_user(user).iter().map(|f| f.up.matmul(&f.down) * scale).collect()
+        policies.bank.of_user(lm::UserIndex(user)).iter().map(|f| f.up.matmul(&f.down) * scale).collect()
     };
     let far = |a: &[lm::Tensor], b: &[lm::Tensor]| {
         a.iter().zip(b).map(|(a, b)| (a - b).abs().max().double_value(&[])).fold(0.0, f64::max)

@@ -29,7 +29,7 @@ fn train(bench: &Bench, config: &SftConfig, users: &[&str], name: &str) -> probl
 }
 
 fn factors(policies: &Policies, user: usize) -> Vec<Tensor> {
-    policies.bank.of_user(user).into_iter().flat_map(|f| [f.down, f.up]).collect()
+    policies.bank.of_user(lm::UserIndex(user)).into_iter().flat_map(|f| [f.down, f.up]).collect()
 }
 
 fn assert_close(a: &[Tensor], b: &[Tensor]) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lm::{Bank, Lm, Tensor};
+use lm::{Bank, Lm, Tensor, UserIndex};
 use problem::{Result, bug};
 use tch::{Device, Kind};
 
@@ -17,7 +17,7 @@ const COPIED: [&str; 6] = [
 ];
 
 /// Writes `user`'s merged model. `lm` must hold the base in float32.
-pub fn write_merged(folder: &Path, base: &Path, lm: &Lm, bank: &Bank, user: usize) -> Result<()> {
+pub fn write_merged(folder: &Path, base: &Path, lm: &Lm, bank: &Bank, user: UserIndex) -> Result<()> {
     fs_err::create_dir_all(folder)?;
     let mut weights = lm::read_folder(base, Device::Cpu, Kind::Float)?.by_name;
     for (name, merged) in bank.merged(lm, user) {

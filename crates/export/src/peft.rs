@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::path::Path;
 
-use lm::{Bank, Blocks, InitBound, InitUsers, Lm, LoraConfig, Targets, UserFactors};
+use lm::{Bank, Blocks, InitBound, InitUsers, Lm, LoraConfig, Targets, UserFactors, UserIndex};
 use problem::{Result, invalid};
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
 /// Writes one user's adapter. `base` is what PEFT is to find under `base_model_name_or_path`.
-pub fn write_adapter(folder: &Path, lm: &Lm, bank: &Bank, user: usize, base: &str, card: &str) -> Result<()> {
+pub fn write_adapter(folder: &Path, lm: &Lm, bank: &Bank, user: UserIndex, base: &str, card: &str) -> Result<()> {
     fs_err::create_dir_all(folder)?;
     let lora = &bank.config().lora;
     let factors = bank.of_user(user);

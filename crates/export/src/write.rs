@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use device::Compute;
-use lm::{Bank, Lm, full_logits};
+use lm::{Bank, Lm, Place, UserIndex, full_logits};
 use problem::{Result, bug, invalid};
 use run::{Progress, Run};
 use schemars::JsonSchema;
@@ -108,13 +108,13 @@ pub fn write(
     let mut report = ExportReport { users: BTreeMap::new() };
     let mut folders: BTreeMap<String, &str> = BTreeMap::new();
     let mut bar = Progress::new("export", users.len() + merged.len(), 0);
-    for (u, user) in users.iter().enumerate() {
+    for (u, user) in UserIndex::all(users.len()).zip(users) {
         let name = folder_name(user);
         if let Some(other) = folders.insert(name.clone(), user) {
             let found = format!("`{name}` for `{other}` and `{user}`");
             return Err(invalid("export", "a folder for each user", found, "rename one of the users"));
         }
-        let wanted = full_logits(lm, &ids, Some((bank, u)));
+        let wanted = full_logits(lm, &ids, Some((bank, u.in_whole_bank())));
         let check = |what: &str, logits: &lm::Tensor| -> Result<f64> {
             let difference = (logits - &wanted).abs().max().double_value(&[]);
             if difference <= *tolerance {
@@ -131,7 +131,7 @@ pub fn write(
         let folder = run.path(&adapter);
         write_adapter(&folder, lm, bank, u, &base.display().to_string(), &card(user, base))?;
         let back = read_adapter(&folder, lm)?;
-        let adapted = full_logits(lm, &ids, Some((&back, 0)));
+        let adapted = full_logits(lm, &ids, Some((&back, Place(0))));
         let moved = (&adapted - &plain).abs().max().double_value(&[]);
         if moved == 0.0 {
             let hint = "was the policy stage given any pairs?";

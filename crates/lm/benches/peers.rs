@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use device::Compute;
 use lm::{
-    Activations, AllBlocks, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle, Prefix,
-    Sampling, Sharing, Storage, Targets, TokenRow, Trace,
+    Activations, AllBlocks, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle, Place,
+    Prefix, Sampling, Sharing, Storage, Targets, TokenRow, Trace,
 };
 use rand::SeedableRng;
 use serde_json::json;
@@ -83,7 +83,7 @@ fn generate(
     let prompts: Vec<Vec<i64>> = inputs.prompts.iter().cycle().take(batch).cloned().collect();
     let seeds: Vec<[u8; 32]> = (0..batch).map(|i| [i as u8; 32]).collect();
     let bank = users.map(|users| bank(lm, users));
-    let owners: Vec<usize> = (0..batch).map(|i| i % users.unwrap_or(1)).collect();
+    let owners: Vec<Place> = (0..batch).map(|i| Place(i % users.unwrap_or(1))).collect();
     let run = |new: usize| {
         let sampling = Sampling::at(0.7, new, vec![]);
         let adapter = bank.as_ref().map(|b| (b, owners.as_slice()));
@@ -117,7 +117,7 @@ fn step(
     for _ in 0..=steps {
         let start = Instant::now();
         let batch = prefix.batch(lm, &groups);
-        let factors = bank.rows(&vec![0; rows], batch.lengths());
+        let factors = bank.rows(&vec![Place(0); rows], batch.lengths());
         let trace = Trace::new(lm, batch, factors, activations);
         let logp = lm::answer_logp(lm, &trace.batch, &trace.hidden);
         let loss = -logp.sum(Kind::Float) / (rows * tokens / 2) as f64;

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::{Storage, Tensors};
+use crate::{Place, Storage, Tensors, UserIndex};
 
 /// Who owns a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl AdamW {
         &mut self,
         gradients: &[Tensor],
         shared: f64,
-        present: &[(usize, f64)],
+        present: &[(UserIndex, f64)],
         place: &str,
     ) -> Result<GradientNorms> {
         let refuse = |what: String| not_finite(place, what);
@@ -230,7 +230,7 @@ impl AdamW {
         &mut self,
         gradients: &[Tensor],
         shared_rate: f64,
-        present: &[(usize, f64)],
+        present: &[(UserIndex, f64)],
         refuse: impl Fn(String) -> Problem,
     ) -> Result<GradientNorms> {
         let norms = self.norms(gradients, present.len())?;
@@ -242,18 +242,18 @@ impl AdamW {
         }
 
         self.shared_steps += 1;
-        present.iter().for_each(|(user, _)| self.user_steps[*user] += 1);
+        present.iter().for_each(|(user, _)| self.user_steps[user.0] += 1);
         let clip = |norm: f64| (self.config.max_grad_norm / (norm + 1e-6)).min(1.0); // as torch.nn.utils.clip_grad_norm_
         let [beta1, beta2] = self.config.betas;
         for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
             let (tensor, m, v) = (&mut slot.parameter.tensor, &mut slot.first, &mut slot.second);
             // An owner's slices of parameter and moments, and of the gradient; its norm and its step count.
-            let update = |slices: Option<(usize, usize)>, rate: f64, norm: f64, steps: i64| {
+            let update = |slices: Option<(UserIndex, Place)>, rate: f64, norm: f64, steps: i64| {
                 let pick =
                     |t: &Tensor, index: Option<usize>| index.map_or_else(|| t.shallow_clone(), |i| t.get(i as i64));
-                let own = slices.map(|(user, _)| user);
+                let own = slices.map(|(user, _)| user.0);
                 let (mut p, mut m, mut v) = (pick(tensor, own), pick(m, own), pick(v, own));
-                let g = pick(gradient, slices.map(|(_, number)| number)).to_device(p.device()) * clip(norm);
+                let g = pick(gradient, slices.map(|(_, place)| place.0)).to_device(p.device()) * clip(norm);
                 _ = p.g_mul_scalar_(1.0 - rate * self.config.weight_decay);
                 _ = m.g_mul_scalar_(beta1).g_add_(&(&g * (1.0 - beta1)));
                 _ = v.g_mul_scalar_(beta2).g_add_(&(g.square() * (1.0 - beta2)));
@@ -264,8 +264,8 @@ impl AdamW {
             match slot.parameter.owner {
                 Owner::Shared => update(None, shared_rate, norms.shared, self.shared_steps),
                 Owner::PerUser => {
-                    for (number, (user, rate)) in present.iter().enumerate() {
-                        update(Some((*user, number)), *rate, norms.users[number], self.user_steps[*user]);
+                    for (place, (user, rate)) in Place::all(present.len()).zip(present) {
+                        update(Some((*user, place)), *rate, norms.users[place.0], self.user_steps[user.0]);
                     }
                 }
             }

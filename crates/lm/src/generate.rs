@@ -13,7 +13,7 @@ use crate::adapters::RowFactors;
 use crate::cache::Cache;
 use crate::layout::{Layout, Tree};
 use crate::sampling::{Seen, choose};
-use crate::{Bank, Lm, Sampling};
+use crate::{Bank, Lm, Place, Sampling};
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,10 +82,10 @@ const FIXED_SLOTS: usize = 64;
 /// Samples `seeds.len() / prompts.len()` answers for every prompt, in the order of `seeds`: sample `c` of prompt `p` is
 /// row `p * copies + c` and draws from the stream that `seeds[row]` starts.
 ///
-/// `adapter` is a bank and each prompt's user. Prompts have at least one token.
+/// `adapter` is a bank and each prompt's user among those of the bank. Prompts have at least one token.
 pub fn generate(
     lm: &Lm,
-    adapter: Option<(&Bank, &[usize])>,
+    adapter: Option<(&Bank, &[Place])>,
     prompts: &[Vec<i64>],
     seeds: &[[u8; 32]],
     sampling: &Sampling,
@@ -103,7 +103,7 @@ pub fn generate(
 /// What is to be sampled.
 struct Job<'a> {
     lm: &'a Lm,
-    adapter: Option<(&'a Bank, &'a [usize])>,
+    adapter: Option<(&'a Bank, &'a [Place])>,
     prompts: &'a [Vec<i64>],
     copies: usize,
     sampling: &'a Sampling,
@@ -178,7 +178,7 @@ impl Job<'_> {
                 some.iter().enumerate().flat_map(|(i, p)| vec![(n * together + i) as i64; p.len()]).collect();
             let positions: Vec<i64> = some.iter().flat_map(|p| 0..p.len() as i64).collect();
             cache.borrow_mut().expect(&rows, &positions, &[longest as i64 - 1]);
-            let of_some = |users: &[usize]| users[n * together..][..some.len()].to_vec();
+            let of_some = |users: &[Place]| users[n * together..][..some.len()].to_vec();
             let factors = self.adapter.map(|(bank, users)| bank.rows(&of_some(users), &layout.lengths));
             let pass = lm.over(&layout, factors.as_ref(), Some(cache));
             let ids: Vec<i64> = some.iter().flatten().copied().collect();
@@ -211,7 +211,7 @@ impl Job<'_> {
     /// The factors of each row's user.
     fn factors(&self, samples: &[usize]) -> Option<RowFactors> {
         self.adapter.map(|(bank, users)| {
-            let users: Vec<usize> = samples.iter().map(|s| users[self.prompt_of(*s)]).collect();
+            let users: Vec<Place> = samples.iter().map(|s| users[self.prompt_of(*s)]).collect();
             if self.sampling.fixed_shapes { bank.rows_apart(&users) } else { bank.rows(&users, &vec![1; users.len()]) }
         })
     }

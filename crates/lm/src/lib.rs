@@ -41,6 +41,7 @@ mod source;
 mod storage;
 mod token_row;
 mod trace;
+mod user;
 mod weights;
 
 pub use adamw::{AdamW, AdamWConfig, GradientNorms, Owner, Parameter, Schedule};
@@ -69,4 +70,5 @@ pub use tch::{Device, Tensor};
 pub use text::RowCounts;
 pub use token_row::TokenRow;
 pub use trace::{Activations, Trace, accumulate, gradients};
+pub use user::{Place, Present, UserIndex};
 pub use weights::{Tensors, map_tensors, read_folder, read_tensors, write_tensors};

@@ -9,7 +9,7 @@ use crate::cpu::fused;
 use crate::layout::{Layout, Tree};
 use crate::rows::Batch;
 use crate::token_row::TokenRow;
-use crate::{Bank, Lm};
+use crate::{Bank, Lm, Place};
 
 /// Tokens whose logits exist at one time: `[B, T, V]` never does.
 const CHUNK_TOKENS: i64 = 512;
@@ -120,14 +120,14 @@ pub fn forward(lm: &Lm, batch: &Batch, adapter: Option<&RowFactors>) -> Tensor {
 }
 
 /// Logits `[T, V]` of one row, float32.
-pub fn full_logits(lm: &Lm, ids: &[i64], adapter: Option<(&Bank, usize)>) -> Tensor {
+pub fn full_logits(lm: &Lm, ids: &[i64], adapter: Option<(&Bank, Place)>) -> Tensor {
     let last = hidden_states(lm, ids, adapter).pop().expect("the embedding at least");
     no_grad(|| lm.logits(&last).to_kind(Kind::Float))
 }
 
 /// Hidden states of one row, `[T, E]` each: the embedding's, then behind every block, the last one normed (as
 /// transformers' `output_hidden_states` gives them).
-pub fn hidden_states(lm: &Lm, ids: &[i64], adapter: Option<(&Bank, usize)>) -> Vec<Tensor> {
+pub fn hidden_states(lm: &Lm, ids: &[i64], adapter: Option<(&Bank, Place)>) -> Vec<Tensor> {
     no_grad(|| {
         let tree = Tree::new(&[ids]);
         let layout = Layout::new(&[&tree], 1, lm.kind, lm.device);

@@ -4,7 +4,7 @@ use std::num::NonZero;
 
 use lm::{
     Activations, AllBlocks, AllLinear, Bank, BankConfig, Blocks, Hooks, InitBound, InitUsers, Lm, LoraConfig, Middle,
-    Owners, Prefix, Sampling, Sharing, Storage, Targets, Tensor, TokenRow, Trace,
+    Owners, Place, Prefix, Sampling, Sharing, Storage, Targets, Tensor, TokenRow, Trace, UserIndex,
 };
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
@@ -52,7 +52,7 @@ fn loss_and_gradients(
     bank: &Bank,
     prefix: &Prefix,
     groups: &[Vec<usize>],
-    users: &[usize],
+    users: &[Place],
     weights: &[f32],
     activations: Activations,
 ) -> (Vec<f64>, Vec<Tensor>) {
@@ -96,15 +96,15 @@ proptest! {
         let middle = [Middle::None, Middle::Kernel(Sharing::Personal), Middle::Scale(Sharing::Personal)][middle];
         let bank = bank(&lm, [Sharing::Personal; 2], middle, 4, Blocks::Last { last: NonZero::new(2).unwrap() });
         let rows: Vec<TokenRow> = shape.iter().map(|(_, length, salt)| row(*length, 4, *salt)).collect();
-        let users: Vec<usize> = shape.iter().map(|(user, ..)| *user).collect();
+        let users: Vec<Place> = shape.iter().map(|(user, ..)| Place(*user)).collect();
         let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ()).unwrap();
         let activations = if recompute { Activations::Recompute } else { Activations::Keep };
         let groups: Vec<Vec<usize>> = (0..users.len()).map(|i| vec![i]).collect();
         let weights = vec![1.0; users.len()];
         let (together, gradients) = loss_and_gradients(&lm, &bank, &prefix, &groups, &users, &weights, activations);
-        for user in 0..4 {
+        for user in Place::all(4) {
             let own: Vec<usize> = (0..users.len()).filter(|i| users[*i] == user).collect();
-            let slices = |g: &[Tensor]| -> Vec<Tensor> { g.iter().map(|t| t.get(user as i64)).collect() };
+            let slices = |g: &[Tensor]| -> Vec<Tensor> { g.iter().map(|t| t.get(user.0 as i64)).collect() };
             if own.is_empty() {
                 prop_assert!(slices(&gradients).iter().all(|g| g.abs().max().double_value(&[]) == 0.0));
                 continue;
@@ -133,21 +133,21 @@ fn a_shared_prompt_and_parts_of_a_batch_change_nothing() {
         let rows: Vec<TokenRow> = [(9, 1), (9, 2), (9, 3), (12, 1), (12, 2)].map(|(l, s)| row(l, 4, s)).to_vec();
         let prefix = Prefix::new(&lm, rows, bank.first_block()..lm.depth(), |_| ()).unwrap();
         let weights = [1.0, -1.0, 0.5, 1.0, -2.0];
-        let run = |groups: &[Vec<usize>], users: &[usize], weights: &[f32], activations| {
+        let run = |groups: &[Vec<usize>], users: &[Place], weights: &[f32], activations| {
             loss_and_gradients(&lm, &bank, &prefix, groups, users, weights, activations)
         };
         let apart: Vec<Vec<usize>> = (0..5).map(|i| vec![i]).collect();
-        let (values, expected) = run(&apart, &[0, 0, 0, 1, 1], &weights, Activations::Keep);
+        let (values, expected) = run(&apart, &[0, 0, 0, 1, 1].map(Place), &weights, Activations::Keep);
         let shared = [vec![0, 1, 2], vec![3, 4]];
         assert!(prefix.batch(&lm, &shared).lengths() == [4 + 3 * 5, 4 + 2 * 8]);
         for activations in [Activations::Keep, Activations::Recompute] {
-            let (same, gradients) = run(&shared, &[0, 1], &weights, activations);
+            let (same, gradients) = run(&shared, &[0, 1].map(Place), &weights, activations);
             assert!(values.iter().zip(&same).all(|(a, b)| (a - b).abs() <= 1e-5 * a.abs()), "{values:?} {same:?}");
             close(&gradients, &expected, "a shared prompt");
         }
         let mut sum = None;
         for (group, user, part) in [(&shared[..1], 0, &weights[..3]), (&shared[1..], 1, &weights[3..])] {
-            lm::accumulate(&mut sum, run(group, &[user], part, Activations::Recompute).1);
+            lm::accumulate(&mut sum, run(group, &[Place(user)], part, Activations::Recompute).1);
         }
         close(&sum.unwrap(), &expected, "parts");
     }
@@ -205,14 +205,14 @@ fn with_fixed_shapes_bits_do_not_depend_on_neighbours() {
         let lm = tiny(&golden.families["llama"], &compute);
         let bank = bank(&lm, [Sharing::Personal; 2], Middle::None, 3, Blocks::All(AllBlocks::All));
         let prompts: Vec<Vec<i64>> = [7, 3, 19, 80].map(|l| row(l, 2, 1).ids).to_vec();
-        let users = [0, 1, 2, 1];
+        let users = [0, 1, 2, 1].map(Place);
         let sampling = Sampling { fixed_shapes: true, ..Sampling::at(1.0, 24, vec![3, 40]) };
         let run = |rows: &[usize]| -> Vec<Vec<u32>> {
             let mut bits = vec![Vec::new(); rows.len()];
             let mut note = |row: usize, score: f32| bits[row].push(score.to_bits());
             let hooks = Hooks { on_score: Some(&mut note), ..Hooks::default() };
             let prompts: Vec<Vec<i64>> = rows.iter().map(|r| prompts[*r].clone()).collect();
-            let users: Vec<usize> = rows.iter().map(|r| users[*r]).collect();
+            let users: Vec<Place> = rows.iter().map(|r| users[*r]).collect();
             let seeds: Vec<[u8; 32]> = rows.iter().map(|r| [*r as u8; 32]).collect();
             lm::generate(&lm, Some((&bank, &users)), &prompts, &seeds, &sampling, hooks);
             bits
@@ -273,20 +273,20 @@ fn a_global_bank_becomes_personal_without_a_bit_of_difference() {
     ];
     let rows: Vec<TokenRow> = [(9, 1), (9, 2), (15, 3), (12, 1), (21, 2)].map(|(l, s)| row(l, 4, s)).to_vec();
     let groups: Vec<Vec<usize>> = (0..5).map(|i| vec![i]).collect();
-    let users = [0, 2, 2, 1, 0];
+    let users = [0, 2, 2, 1, 0].map(Place);
     for (middle, owners) in cases {
         let global = bank(&lm, shared, middle, 3, Blocks::Range { from: 1, to: 3 }).ahead_of(owners);
         let personal = global.personalised(owners, 3, &Storage::memory()).unwrap();
         let prefix = Prefix::new(&lm, rows.clone(), global.first_block()..lm.depth(), |_| ()).unwrap();
         let batch = prefix.batch(&lm, &groups);
-        let hidden = |bank: &Bank, users: &[usize]| lm::forward(&lm, &batch, Some(&bank.rows(users, batch.lengths())));
+        let hidden = |bank: &Bank, users: &[Place]| lm::forward(&lm, &batch, Some(&bank.rows(users, batch.lengths())));
         assert!(hidden(&global, &users).equal(&hidden(&personal, &users)), "{owners:?}");
         // The present users alone, in another order of numbers: the same rows.
-        let present = personal.present(&[2, 0]);
+        let present = personal.present(&[2, 0].map(UserIndex));
         let prefix = Prefix::new(&lm, rows[..3].to_vec(), global.first_block()..lm.depth(), |_| ()).unwrap();
         let some = prefix.batch(&lm, &groups[..3]);
-        let of = |bank: &Bank, users: &[usize]| lm::forward(&lm, &some, Some(&bank.rows(users, some.lengths())));
-        assert!(of(&personal, &[0, 2, 2]).equal(&of(&present, &[1, 0, 0])), "{owners:?}");
+        let of = |bank: &Bank, users: &[Place]| lm::forward(&lm, &some, Some(&bank.rows(users, some.lengths())));
+        assert!(of(&personal, &[0, 2, 2].map(Place)).equal(&of(&present, &[1, 0, 0].map(Place))), "{owners:?}");
         assert_eq!(personal.config().users, 3);
     }
 }

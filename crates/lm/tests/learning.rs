@@ -48,7 +48,7 @@ fn adamw_equals_torch_over_100_steps_and_resumes_exactly() {
         let loss = ((x.get(1) - &target).square() * &scale).sum(Kind::Float);
         let gradients = lm::gradients(&loss, &[&x]).unwrap();
         let own = [gradients[0].narrow(0, 1, 1)]; // user 1 alone is present
-        let norms = optimizer.step(&own, 0.0, &[(1, config.rate(step, 100))], "test").unwrap();
+        let norms = optimizer.step(&own, 0.0, &[(lm::UserIndex(1), config.rate(step, 100))], "test").unwrap();
         if let Some(want) = golden.iter().find(|g| g.step == step) {
             let norm = norms.users[0];
             assert!((norm - want.norm).abs() < 1e-4 * want.norm.max(1e-3), "{norm} {}", want.norm);
@@ -76,7 +76,7 @@ fn a_gradient_that_is_not_finite_changes_nothing_and_is_named() {
     let mut optimizer = AdamW::new(config, vec![parameter], 1.try_into().unwrap(), &Storage::memory()).unwrap();
     // sqrt has an infinite slope at 0: the loss is finite, its gradient is not.
     let gradients = lm::gradients(&(&x - 1.0).abs().sqrt().sum(Kind::Float), &[&x]).unwrap();
-    let error = optimizer.step(&gradients, 1.0, &[(0, 1.0)], "reward, step 3").unwrap_err();
+    let error = optimizer.step(&gradients, 1.0, &[(lm::UserIndex(0), 1.0)], "reward, step 3").unwrap_err();
     assert_eq!(error.to_string(), "reward, step 3: the gradient of the shared parameters is not finite");
     assert_eq!(Vec::<f32>::try_from(&x).unwrap(), [1.0, 2.0]);
 }

@@ -190,18 +190,19 @@ impl Bench {
         let bank = Bank::new(&shape, lm, &[user(0)], &Storage::memory(), rng).unwrap();
         let head = ScalarHead::new(lm.shape.hidden_size, 1.0, &mut rng(""), lm.device);
         let mut marks: Vec<(Instant, usize)> = Vec::new(); // when scores were asked for, and tokens since the last time
-        let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| {
+        let mut rewards = |prefix: &Prefix, asked: &[(usize, lm::UserIndex)]| {
             marks.push((Instant::now(), prefix.rows().iter().map(|r| r.ids.len() - 1).sum()));
             let prefix = prefix.moved(lm, bank.first_block()..lm.depth())?;
             let rows: Vec<usize> = asked.iter().map(|(row, _)| *row).collect();
             let mut out = vec![(0.0, 0.0); rows.len()];
             for groups in prefix.passes(&rows) {
                 let batch = prefix.batch(lm, &groups);
-                let factors = bank.rows(&vec![0; groups.len()], batch.lengths());
+                let factors = bank.rows(&vec![lm::Place(0); groups.len()], batch.lengths());
                 let hidden = lm::forward(lm, &batch, Some(&factors));
                 let pooled = lm::pooled_hidden(lm, &batch, &hidden, Pooling::Last);
                 let order: Vec<usize> = groups.into_iter().flatten().collect();
-                let scores = Vec::<f32>::try_from(head.score(&pooled, &vec![0; order.len()]).detach()).checked()?;
+                let scores =
+                    Vec::<f32>::try_from(head.score(&pooled, &vec![lm::Place(0); order.len()]).detach()).checked()?;
                 order.iter().zip(scores).for_each(|(row, score)| out[*row] = (score, 0.0));
             }
             Ok(out)

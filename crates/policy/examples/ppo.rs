@@ -13,7 +13,7 @@
 
 use lm::{
     Activations, AdamW, AdamWConfig, Bank, BankConfig, Hooks, Lm, Middle, Parameter, Prefix, Sampling, ScalarHead,
-    Sharing, Storage, Tensor, TokenRow, Trace, answer_hidden, answer_token_logp, forward, generate,
+    Sharing, Storage, Tensor, TokenRow, Trace, UserIndex, answer_hidden, answer_token_logp, forward, generate,
 };
 use policy::{Sampled, gae, value_losses, whiten};
 use problem::Result;
@@ -51,7 +51,9 @@ fn train(lm: &Lm, rounds: usize) -> Result<Vec<(f32, f32)>> {
     let head = ScalarHead::from_weight(&zero, Sharing::Personal); // expects nothing yet
     let mut policy_adam = optimizer(policy.parameters())?;
     let mut critic_adam = optimizer(critic.parameters().into_iter().chain(head.parameters()).collect())?;
-    let user_and_rate = [(0, 1e-2)];
+    let user_and_rate = [(UserIndex(0), 1e-2)];
+    let only = UserIndex(0).in_whole_bank(); // the one place of each bank
+    let of_prompts = [only; PROMPTS.len()];
     let prompts = PROMPTS.map(|prompt| prompt.to_vec());
     let n = PROMPTS.len() * SAMPLES;
     let mut seen = Vec::new();
@@ -59,7 +61,7 @@ fn train(lm: &Lm, rounds: usize) -> Result<Vec<(f32, f32)>> {
         // Responses of the policy, and their scores.
         let seed = |response: usize| run::derive(7, &[&round.to_string(), &response.to_string()]);
         let seeds: Vec<[u8; 32]> = (0..n).map(seed).collect();
-        let (bank, sampling) = (Some((&policy, [0; PROMPTS.len()].as_slice())), Sampling::at(1.0, NEW_TOKENS, vec![]));
+        let (bank, sampling) = (Some((&policy, of_prompts.as_slice())), Sampling::at(1.0, NEW_TOKENS, vec![]));
         let samples = generate(lm, bank, &prompts, &seeds, &sampling, Hooks::default());
         let scores: Vec<f32> = samples.iter().map(|sample| score(&sample.ids)).collect();
 
@@ -68,9 +70,9 @@ fn train(lm: &Lm, rounds: usize) -> Result<Vec<(f32, f32)>> {
         let rows = (0..n).map(|r| TokenRow { ids: ids(r), answer_start: PROMPTS[0].len() }).collect();
         let prefix = Prefix::new(lm, rows, 0..lm.depth(), |_| ())?;
         let batch = || prefix.batch(lm, &(0..n).map(|row| vec![row]).collect::<Vec<_>>());
-        let factors = |bank: &Bank| bank.rows(&vec![0; n], batch().lengths());
+        let factors = |bank: &Bank| bank.rows(&vec![only; n], batch().lengths());
         let logp = |hidden: &Tensor| answer_token_logp(lm, &batch(), hidden, 1.0);
-        let value = |hidden: &Tensor| head.score(&answer_hidden(lm, &batch(), hidden), &vec![0; n * NEW_TOKENS]);
+        let value = |hidden: &Tensor| head.score(&answer_hidden(lm, &batch(), hidden), &vec![only; n * NEW_TOKENS]);
         let old = no_grad(|| logp(&forward(lm, &batch(), Some(&factors(&policy)))));
         let reference = no_grad(|| logp(&forward(lm, &batch(), None)));
         let values = no_grad(|| value(&forward(lm, &batch(), Some(&factors(&critic)))));

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 
-use lm::{Bank, Lm, LoraConfig, Tensor};
+use lm::{Bank, Lm, LoraConfig, Tensor, UserIndex};
 use problem::{Result, invalid};
 use tch::{Kind, no_grad};
 
@@ -52,7 +52,7 @@ impl Policies {
         let rescaled = ours.scale() / lora.scale();
         // Of each layer: every policy's factors.
         let mut layers: HashMap<String, Vec<(Tensor, Tensor)>> = HashMap::new();
-        for policy in 0..basis {
+        for policy in UserIndex::all(basis) {
             for factors in self.bank.of_user(policy) {
                 layers.entry(factors.path).or_default().push((factors.down, factors.up));
             }

@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use lm::{AdamW, Checkpoints, Fault, Plan, Quarantine};
+use lm::{AdamW, Checkpoints, Fault, Place, Plan, Present, Quarantine, UserIndex};
 use problem::Result;
 use run::Run;
 use serde::Serialize;
@@ -17,19 +17,19 @@ pub(crate) struct Learners<Step> {
     pub(crate) past: Vec<Vec<Step>>,
     /// Users who are no longer trained.
     pub(crate) quarantine: Quarantine,
-    unwritten: Vec<(usize, usize)>, // (user, the user's step) since the last checkpoint
-    checkpoints: Checkpoints<Quarantine, (usize, Step)>,
+    unwritten: Vec<(UserIndex, usize)>, // (user, the user's step) since the last checkpoint
+    checkpoints: Checkpoints<Quarantine, (UserIndex, Step)>,
 }
 
 /// One step of the loop: who takes it, and on what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Turn {
-    /// The users who take it, by index in the table of users, in order.
-    pub(crate) users: Vec<usize>,
-    /// The number of each one's own step, which decides all that is drawn.
+    /// The users who take it.
+    pub(crate) present: Present,
+    /// The number of each one's own step, by place, which decides all that is drawn.
     pub(crate) steps: Vec<usize>,
-    /// (place of the user among `users`, item of a plan): the next batches of all of them.
-    pub(crate) items: Vec<(usize, usize)>,
+    /// (place of the user among the `present`, item of a plan): the next batches of all of them.
+    pub(crate) items: Vec<(Place, usize)>,
 }
 
 /// What a step gives; or whose numbers are not finite, and then nothing was changed.
@@ -38,17 +38,17 @@ pub(crate) type OrFault<T> = std::result::Result<T, Fault>;
 impl Turn {
     /// Where and when, for messages.
     pub(crate) fn place(&self, stage: &str, tick: usize, names: &[String]) -> String {
-        match self.users.as_slice() {
+        match self.present.users() {
             [] => format!("{stage}, step {tick}"),
-            [one] => format!("{stage}, step {tick}, user `{}`", names[*one]),
-            [first, ..] => format!("{stage}, step {tick}, {} users such as `{}`", self.users.len(), names[*first]),
+            [one] => format!("{stage}, step {tick}, user `{}`", names[one.0]),
+            [first, ..] => format!("{stage}, step {tick}, {} users such as `{}`", self.present.len(), names[first.0]),
         }
     }
 
     /// A number for each user of the step: the sum over the user's items, added in order.
     pub(crate) fn sums<N: Copy + Default + std::ops::AddAssign>(&self, number: impl Fn(usize) -> N) -> Vec<N> {
-        let mut sums = vec![N::default(); self.users.len()];
-        self.items.iter().for_each(|(place, item)| sums[*place] += number(*item));
+        let mut sums = vec![N::default(); self.present.len()];
+        self.items.iter().for_each(|(place, item)| sums[place.0] += number(*item));
         sums
     }
 }
@@ -73,15 +73,15 @@ impl<Step: Clone + Serialize + DeserializeOwned> Learners<Step> {
             }
             learners.tick = saved.step;
             learners.quarantine = saved.note;
-            saved.history.into_iter().for_each(|(user, step)| learners.past[user].push(step));
+            saved.history.into_iter().for_each(|(user, step)| learners.past[user.0].push(step));
         }
         Ok(learners)
     }
 
     /// Keeps a step that a user has taken.
-    pub(crate) fn keep(&mut self, user: usize, step: Step) {
-        self.unwritten.push((user, self.past[user].len()));
-        self.past[user].push(step);
+    pub(crate) fn keep(&mut self, user: UserIndex, step: Step) {
+        self.unwritten.push((user, self.past[user.0].len()));
+        self.past[user.0].push(step);
     }
 
     /// Steps that users have taken, all together.
@@ -91,39 +91,39 @@ impl<Step: Clone + Serialize + DeserializeOwned> Learners<Step> {
 
     /// Puts users whose plan holds no batch in quarantine.
     pub(crate) fn refuse_empty(&mut self, plans: &[Plan], why: &str) {
-        let empty = plans.iter().enumerate().filter(|(_, plan)| plan.batches.is_empty());
-        empty.for_each(|(user, _)| self.quarantine.put(user, why));
+        let empty = UserIndex::all(plans.len()).filter(|user| plans[user.0].batches.is_empty());
+        empty.for_each(|user| self.quarantine.put(user, why));
     }
 
     /// Puts the user of a fault in quarantine: nothing was changed, and the others take this step without that user.
     pub(crate) fn stop(&mut self, turn: &Turn, fault: Fault) {
         let Fault { user, what } = fault;
-        let step = turn.users.iter().position(|u| *u == user).map_or(0, |place| turn.steps[place]);
+        let step = turn.present.find(user).map_or(0, |place| turn.steps[place.0]);
         self.quarantine.put(user, format!("step {step} of the user's: {what} is not finite"));
     }
 
     /// Is a checkpoint due after this step? None is where nothing is left to do.
     pub(crate) fn is_due(&self, every: NonZero<usize>, plans: &[Plan]) -> bool {
         self.tick.is_multiple_of(every.get())
-            && !self.next_users(|user| plans[user].batches.len(), NonZero::new(1)).is_empty()
+            && !self.next_users(|user| plans[user.0].batches.len(), NonZero::new(1)).is_empty()
     }
 
     /// Who takes the next step: the first users, at most `at_once`, who are not in quarantine and have some of their `steps` left. None if
     /// training is through.
-    pub(crate) fn next_users(&self, steps: impl Fn(usize) -> usize, at_once: Option<NonZero<usize>>) -> Vec<usize> {
-        let busy = |user: &usize| !self.quarantine.holds(*user) && self.past[*user].len() < steps(*user);
-        (0..self.past.len()).filter(busy).take(at_once.map_or(usize::MAX, NonZero::get)).collect()
+    pub(crate) fn next_users(&self, steps: impl Fn(UserIndex) -> usize, at_once: Option<NonZero<usize>>) -> Present {
+        let busy = |user: &UserIndex| !self.quarantine.holds(*user) && self.past[user.0].len() < steps(*user);
+        Present::new(UserIndex::all(self.past.len()).filter(busy).take(at_once.map_or(usize::MAX, NonZero::get)))
     }
 
     /// The next step of all users who walk through `plans`; none if training is through.
     pub(crate) fn ask(&self, plans: &[Plan], at_once: Option<NonZero<usize>>) -> Option<Turn> {
-        let users = self.next_users(|user| plans[user].batches.len(), at_once);
-        let steps: Vec<usize> = users.iter().map(|user| self.past[*user].len()).collect();
-        let batch = |(place, (user, step)): (usize, (&usize, &usize))| {
-            plans[*user].batches[*step].iter().map(move |item| (place, *item))
+        let present = self.next_users(|user| plans[user.0].batches.len(), at_once);
+        let steps: Vec<usize> = present.users().iter().map(|user| self.past[user.0].len()).collect();
+        let batch = |((place, user), step): ((Place, UserIndex), &usize)| {
+            plans[user.0].batches[*step].iter().map(move |item| (place, *item))
         };
-        let items = users.iter().zip(&steps).enumerate().flat_map(batch).collect();
-        (!users.is_empty()).then_some(Turn { users, steps, items })
+        let items = present.iter().zip(&steps).flat_map(batch).collect();
+        (!present.is_empty()).then_some(Turn { present, steps, items })
     }
 
     /// Writes a checkpoint with the optimizers' states.
@@ -131,8 +131,8 @@ impl<Step: Clone + Serialize + DeserializeOwned> Learners<Step> {
     /// # Errors
     /// A disk without room.
     pub(crate) fn save(&mut self, run: &mut Run, optimizers: &[(&str, &AdamW)]) -> Result<()> {
-        let records: Vec<(usize, Step)> =
-            self.unwritten.iter().map(|(user, step)| (*user, self.past[*user][*step].clone())).collect();
+        let records: Vec<(UserIndex, Step)> =
+            self.unwritten.iter().map(|(user, step)| (*user, self.past[user.0][*step].clone())).collect();
         let parts: Vec<_> = optimizers.iter().map(|(part, adam)| (*part, adam.state())).collect();
         self.checkpoints.save(run, self.tick, &self.quarantine, &records, &parts)?;
         self.unwritten.clear();
@@ -154,7 +154,7 @@ pub(crate) fn only_planned(plans: &mut [Plan], items: usize) -> Vec<usize> {
 }
 
 /// The learning rate of what users share: the mean of those of the users in the step.
-pub(crate) fn shared_rate(rates: &[(usize, f64)]) -> f64 {
+pub(crate) fn shared_rate(rates: &[(UserIndex, f64)]) -> f64 {
     rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len().max(1) as f64
 }
 
@@ -164,6 +164,10 @@ mod tests {
 
     fn plan(batches: &[&[usize]]) -> Plan {
         Plan { batches: batches.iter().map(|b| b.to_vec()).collect(), tokens: 0 }
+    }
+
+    fn those(users: &[usize]) -> Present {
+        Present::new(users.iter().copied().map(UserIndex))
     }
 
     fn begin(folder: &std::path::Path) -> Run {
@@ -177,16 +181,17 @@ mod tests {
         let mut learners = Learners::<f64>::open(&mut begin(folder.path()), 4, &mut []).unwrap();
         let plans = [plan(&[&[0], &[1]]), plan(&[]), plan(&[&[2, 3]]), plan(&[&[4], &[5]])];
         learners.refuse_empty(&plans, "no batch");
-        learners.keep(0, 0.5);
+        learners.keep(UserIndex(0), 0.5);
         let turn = learners.ask(&plans, None).unwrap();
-        assert_eq!((turn.users.as_slice(), turn.steps.as_slice()), ([0, 2, 3].as_slice(), [1, 0, 0].as_slice()));
-        assert_eq!(turn.items, [(0, 1), (1, 2), (1, 3), (2, 4)]);
+        assert_eq!(turn.present, those(&[0, 2, 3]));
+        assert_eq!(turn.steps, [1, 0, 0]);
+        assert_eq!(turn.items, [(0, 1), (1, 2), (1, 3), (2, 4)].map(|(place, item)| (Place(place), item)));
         assert_eq!(turn.sums(|item| item), [1, 5, 4]);
-        assert_eq!(learners.ask(&plans, NonZero::new(2)).unwrap().users, [0, 2]);
-        learners.keep(0, 0.25);
-        learners.quarantine.put(2, "the loss is not finite");
-        assert_eq!(learners.ask(&plans, NonZero::new(2)).unwrap().users, [3]);
-        [0.1, 0.2].iter().for_each(|loss| learners.keep(3, *loss));
+        assert_eq!(learners.ask(&plans, NonZero::new(2)).unwrap().present, those(&[0, 2]));
+        learners.keep(UserIndex(0), 0.25);
+        learners.quarantine.put(UserIndex(2), "the loss is not finite");
+        assert_eq!(learners.ask(&plans, NonZero::new(2)).unwrap().present, those(&[3]));
+        [0.1, 0.2].iter().for_each(|loss| learners.keep(UserIndex(3), *loss));
         assert_eq!(learners.ask(&plans, None), None);
     }
 
@@ -197,12 +202,12 @@ mod tests {
         let mut learners = Learners::<f64>::open(&mut run, 2, &mut []).unwrap();
         for step in 0..20 {
             learners.tick = step + 1;
-            learners.keep(step % 2, step as f64);
+            learners.keep(UserIndex(step % 2), step as f64);
             learners.save(&mut run, &[]).unwrap();
         }
         let history = fs_err::read_to_string(run.state("history.jsonl")).unwrap();
         assert_eq!(history.lines().count(), 20, "a line a step, whatever the number of checkpoints");
-        learners.quarantine.put(1, "the loss is not finite");
+        learners.quarantine.put(UserIndex(1), "the loss is not finite");
         learners.save(&mut run, &[]).unwrap();
         drop(run);
         let again = Learners::<f64>::open(&mut begin(folder.path()), 2, &mut []).unwrap();
@@ -220,8 +225,8 @@ mod tests {
     #[test]
     fn a_place_names_one_user_whatever_their_number() {
         let names: Vec<String> = (0..20_000).map(|u| format!("user {u}")).collect();
-        let turn = Turn { users: (3..20_000).collect(), ..Turn::default() };
+        let turn = Turn { present: Present::new((3..20_000).map(UserIndex)), ..Turn::default() };
         assert_eq!(turn.place("dpo", 7, &names), "dpo, step 7, 19997 users such as `user 3`");
-        assert_eq!(Turn { users: vec![4], ..turn }.place("sft", 0, &names), "sft, step 0, user `user 4`");
+        assert_eq!(Turn { present: those(&[4]), ..turn }.place("sft", 0, &names), "sft, step 0, user `user 4`");
     }
 }

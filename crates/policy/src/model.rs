@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use lm::{Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, Quarantine, Sharing, Storage, TokenRow};
+use lm::{Bank, BankConfig, Lm, LoraConfig, Middle, Prefix, Quarantine, Sharing, Storage, TokenRow, UserIndex};
 use problem::{Result, invalid};
 use run::{Progress, Run};
 use schemars::JsonSchema;
@@ -36,7 +36,7 @@ impl Policies {
     /// All of them are in quarantine; see [`Quarantine::survivors`].
     pub(crate) fn of_survivors(stage: &str, bank: &Bank, users: &[String], quarantine: &Quarantine) -> Result<Self> {
         let survivors = quarantine.survivors(stage, users)?;
-        let names = survivors.iter().map(|user| users[*user].clone()).collect();
+        let names = survivors.iter().map(|user| users[user.0].clone()).collect();
         Ok(Self { bank: bank.present(&survivors), users: names })
     }
 
@@ -99,7 +99,7 @@ pub enum Start {
 }
 
 /// The bank that training starts with: as the base, or as `start`, whose factors must have the same shape. Users who are not among those of `start`
-/// begin as the base and are named, by index: whoever was in quarantine there has nothing to go on from.
+/// begin as the base and are named: whoever was in quarantine there has nothing to go on from.
 ///
 /// # Errors
 /// Another shape, or policies of users who are not there.
@@ -110,7 +110,7 @@ pub(crate) fn starting_bank(
     users: &[String],
     start: Option<Policies>,
     run: &Run,
-) -> Result<(Bank, Vec<usize>)> {
+) -> Result<(Bank, Vec<UserIndex>)> {
     let (down, up) = personal.halves();
     let shape = BankConfig { lora: lora.clone(), down, up, middle: Middle::None, users: users.len() };
     let fresh = |shape: &BankConfig, names: &[String]| {
@@ -119,8 +119,9 @@ pub(crate) fn starting_bank(
     let Some(Policies { bank, users: theirs }) = start else {
         return Ok((fresh(&shape, users)?, vec![]));
     };
-    let place: HashMap<&String, usize> = theirs.iter().enumerate().map(|(place, user)| (user, place)).collect();
-    let missing: Vec<usize> = (0..users.len()).filter(|user| !place.contains_key(&users[*user])).collect();
+    let known: HashMap<&String, usize> = theirs.iter().enumerate().map(|(their, user)| (user, their)).collect();
+    let missing: Vec<UserIndex> =
+        UserIndex::all(users.len()).filter(|user| !known.contains_key(&users[user.0])).collect();
     let same_shape = *bank.config() == BankConfig { users: theirs.len(), ..shape.clone() };
     if !same_shape || theirs.len() + missing.len() != users.len() {
         return Err(invalid(
@@ -135,14 +136,15 @@ pub(crate) fn starting_bank(
     if theirs == users {
         return Ok((bank, missing));
     }
-    let names: Vec<String> = missing.iter().map(|user| users[*user].clone()).collect();
+    let names: Vec<String> = missing.iter().map(|user| users[user.0].clone()).collect();
     let mut order = vec![0; users.len()];
     for (user, name) in users.iter().enumerate() {
-        order[user] = place.get(name).copied().unwrap_or_default();
+        order[user] = known.get(name).copied().unwrap_or_default();
     }
-    missing.iter().enumerate().for_each(|(n, user)| order[*user] = theirs.len() + n);
+    missing.iter().enumerate().for_each(|(n, user)| order[user.0] = theirs.len() + n);
     if missing.is_empty() {
-        return Ok((bank.present(&order), missing));
+        let theirs: Vec<UserIndex> = order.into_iter().map(UserIndex).collect();
+        return Ok((bank.present(&theirs), missing));
     }
     let others = fresh(&BankConfig { users: missing.len(), ..shape }, &names)?;
     Ok((bank.joined(&others, &order, &Storage::memory())?, missing))

@@ -141,7 +141,7 @@ fn line(step: usize, taken: Option<&Taken>, plan: &Plan) -> Value {
         (!decided.is_empty()).then(|| decided.iter().map(|m| f(*m)).sum::<f64>() / decided.len() as f64)
     };
     let of_users: BTreeMap<&str, f64> =
-        batch.present.iter().zip(&norms.users).map(|(u, norm)| (plan.users[*u].as_str(), *norm)).collect();
+        batch.present.users().iter().zip(&norms.users).map(|(u, norm)| (plan.users[u.0].as_str(), *norm)).collect();
     json!({"step": step, "loss": taken.map(Taken::mean_loss), "accuracy": over_decided(|m| f64::from(u8::from(m > 0.0))),
         "margin": over_decided(|m| m), "learning_rate": rate, "grad_norm": norms.shared, "grad_norm_users": of_users})
 }

@@ -1,6 +1,6 @@
 //! What voters do beyond preferring: how readily they call a tie, how often they vote by chance.
 
-use lm::{Owner, Parameter, Sharing, Tensor};
+use lm::{Owner, Parameter, Place, Sharing, Tensor, UserIndex};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -42,9 +42,9 @@ impl Habits {
     }
 
     /// Those of some users alone, as leaves of their own; the very tensor that all share.
-    pub(crate) fn present(&self, users: &[usize]) -> Self {
+    pub(crate) fn present(&self, users: &[UserIndex]) -> Self {
         let pick = |t: &Tensor| {
-            let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
+            let index = Tensor::from_slice(&users.iter().map(|u| u.0 as i64).collect::<Vec<_>>());
             t.detach().index_select(0, &index.to_device(t.device())).set_requires_grad(true)
         };
         let tie = self.tie.as_ref().map(|t| match self.shape.sharing {
@@ -89,9 +89,9 @@ impl Habits {
         Self { shape: HabitsShape { sharing, ..self.shape }, tie, lapse }
     }
 
-    /// Each vote's raw tie parameter and lapse rate, `[P]`.
-    pub(crate) fn of(&self, voters: &[usize], device: Device) -> (Option<Tensor>, Option<Tensor>) {
-        let index = Tensor::from_slice(&voters.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(device);
+    /// Each vote's raw tie parameter and lapse rate, `[P]`, by the place of its voter.
+    pub(crate) fn of(&self, voters: &[Place], device: Device) -> (Option<Tensor>, Option<Tensor>) {
+        let index = Tensor::from_slice(&voters.iter().map(|u| u.0 as i64).collect::<Vec<_>>()).to_device(device);
         let tie = self.tie.as_ref().map(|t| match self.shape.sharing {
             Sharing::Shared => t.expand([voters.len() as i64], false),
             Sharing::Personal => t.index_select(0, &index),
@@ -107,8 +107,8 @@ impl Habits {
     }
 
     /// A user's raw tie parameter; 0 without ties.
-    pub(crate) fn tie_of(&self, user: usize) -> f64 {
-        let at = if self.shape.sharing == Sharing::Personal { user as i64 } else { 0 };
+    pub(crate) fn tie_of(&self, user: UserIndex) -> f64 {
+        let at = if self.shape.sharing == Sharing::Personal { user.0 as i64 } else { 0 };
         self.tie.as_ref().map_or(0.0, |t| t.double_value(&[at]))
     }
 

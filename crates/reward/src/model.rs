@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use lm::{Bank, BankConfig, Lm, Owners, Parameter, Pooling, Prefix, ScalarHead, Sharing, Storage, Tensor, TokenRow};
+use lm::{
+    Bank, BankConfig, Lm, Owners, Parameter, Place, Pooling, Prefix, ScalarHead, Sharing, Storage, Tensor, TokenRow,
+    UserIndex,
+};
 use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +36,7 @@ pub struct RewardModel {
 pub(crate) struct Probe {
     ids: Vec<i64>,
     answer_start: usize,
-    user: usize,
+    user: UserIndex,
     score: f32,
 }
 
@@ -72,15 +75,16 @@ impl RewardModel {
     }
 
     /// One user's rewards of the rows `rows` of a [`Self::prefix`].
-    pub fn score(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize) -> Vec<f32> {
+    pub fn score(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: UserIndex) -> Vec<f32> {
+        let place = user.in_whole_bank();
         let mut scores = HashMap::new();
         for groups in prefix.passes(rows) {
             let batch = prefix.batch(lm, &groups);
-            let factors = self.bank.rows(&vec![user; groups.len()], batch.lengths());
+            let factors = self.bank.rows(&vec![place; groups.len()], batch.lengths());
             let values = tch::no_grad(|| {
                 let hidden = lm::forward(lm, &batch, Some(&factors));
                 let hidden = lm::pooled_hidden(lm, &batch, &hidden, self.pooling);
-                self.head.score(&hidden, &vec![user; hidden.size()[0] as usize])
+                self.head.score(&hidden, &vec![place; hidden.size()[0] as usize])
             });
             let values = Vec::<f32>::try_from(values).expect("one reward a row");
             scores.extend(groups.into_iter().flatten().zip(values));
@@ -97,8 +101,8 @@ impl RewardModel {
     }
 
     /// A user's weights on what the head reads, `[E]` or `[d]`.
-    pub fn taste(&self, user: usize) -> Vec<f32> {
-        let row = if self.head.sharing() == Sharing::Personal { user as i64 } else { 0 };
+    pub fn taste(&self, user: UserIndex) -> Vec<f32> {
+        let row = if self.head.sharing() == Sharing::Personal { user.0 as i64 } else { 0 };
         Vec::try_from(self.head.weight.detach().get(row)).expect("a vector of float32")
     }
 
@@ -108,7 +112,7 @@ impl RewardModel {
         let mut found: HashMap<usize, Vec<f32>> = HashMap::new();
         for groups in prefix.passes(rows) {
             let batch = prefix.batch(lm, &groups);
-            let factors = self.bank.rows(&vec![0; groups.len()], batch.lengths()); // shared by all
+            let factors = self.bank.rows(&vec![Place(0); groups.len()], batch.lengths()); // shared by all
             let hidden =
                 tch::no_grad(|| lm::pooled_hidden(lm, &batch, &lm::forward(lm, &batch, Some(&factors)), self.pooling));
             let read = self.head.read(&hidden)?;
@@ -128,19 +132,19 @@ impl RewardModel {
     }
 
     /// P(the first is better | the user decides), of a user's two rewards.
-    pub fn probability(&self, first: f32, second: f32, user: usize) -> f64 {
+    pub fn probability(&self, first: f32, second: f32, user: UserIndex) -> f64 {
         decided_probability(f64::from(first) - f64::from(second), self.habits.shape.ties, self.habits.tie_of(user))
     }
 
     /// A model of some users alone: what is their own as leaves of their own, and the very tensors that all share.
-    pub(crate) fn present(&self, users: &[usize]) -> Self {
+    pub(crate) fn present(&self, users: &[UserIndex]) -> Self {
         Self {
             bank: self.bank.present(users),
             head: self.head.present(users),
             habits: self.habits.present(users),
             pooling: self.pooling,
             depth: self.depth,
-            users: users.iter().map(|u| self.users[*u].clone()).collect(),
+            users: users.iter().map(|u| self.users[u.0].clone()).collect(),
             probes: vec![],
         }
     }
@@ -186,18 +190,21 @@ impl RewardModel {
             probes: self
                 .probes
                 .iter()
-                .filter_map(|p| Some(Probe { user: order.iter().position(|u| *u == p.user)?, ..p.clone() }))
+                .filter_map(|p| {
+                    Some(Probe { user: UserIndex(order.iter().position(|u| *u == p.user.0)?), ..p.clone() })
+                })
                 .collect(),
         })
     }
 
     /// The model of `users` alone, where others are in quarantine.
-    pub(crate) fn only(self, users: &[usize], storage: &Storage) -> Result<Self> {
+    pub(crate) fn only(self, users: &[UserIndex], storage: &Storage) -> Result<Self> {
         if users.len() == self.users.len() {
             return Ok(self);
         }
-        let names = users.iter().map(|u| self.users[*u].clone()).collect();
-        self.joined(&self, users, names, storage)
+        let names = users.iter().map(|u| self.users[u.0].clone()).collect();
+        let order: Vec<usize> = users.iter().map(|u| u.0).collect();
+        self.joined(&self, &order, names, storage)
     }
 
     /// Everything that can be trained: the bank's factors, the head, the habits.
@@ -214,7 +221,7 @@ impl RewardModel {
         let rows: Vec<usize> = (0..prefix.rows().len()).step_by(step).collect();
         let mut probes = Vec::new();
         for (n, row) in rows.into_iter().enumerate() {
-            let user = n % self.users.len();
+            let user = UserIndex(n % self.users.len());
             let score = self.score(lm, prefix, &[row], user)[0];
             let TokenRow { ids, answer_start } = prefix.rows()[row].clone();
             probes.push(Probe { ids, answer_start, user, score });

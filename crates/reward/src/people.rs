@@ -7,7 +7,7 @@ use std::path::Path;
 use data::{Split, Vote};
 use device::Checked;
 use estimate::{Judgements, Taste, Tastes, TastesFit};
-use lm::{Lm, Tensor};
+use lm::{Lm, Tensor, UserIndex};
 use nalgebra::{DMatrix, DVector};
 use problem::{Result, invalid};
 use tch::Kind;
@@ -52,7 +52,7 @@ pub fn taste_people(
     let prefix = model.prefix(lm, texts.rows.clone(), |_| ())?;
     let all: Vec<usize> = (0..texts.rows.len()).collect();
     let features = model.features(lm, &prefix, &all).expect("a model with reward features");
-    let d = model.taste(0).len();
+    let d = model.taste(UserIndex(0)).len();
     let difference = |(c, r): (usize, usize)| -> Vec<f64> {
         features[c].iter().zip(&features[r]).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
     };
@@ -73,7 +73,7 @@ pub fn taste_people(
         own.push(&x, if vote.tie { 0.5 } else { 1.0 }, f64::from(vote.weight.max(f32::MIN_POSITIVE)));
     }
     let known: Vec<Judgements> = judged.iter().filter(|((new, _), _)| !new).map(|(_, own)| own.clone()).collect();
-    let start: Vec<f64> = (0..model.users.len())
+    let start: Vec<f64> = UserIndex::all(model.users.len())
         .flat_map(|u| {
             model.taste(u).iter().zip(&deviations).map(|(w, s)| (f64::from(*w) * s).powi(2)).collect::<Vec<_>>()
         })

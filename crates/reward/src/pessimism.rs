@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use device::Checked;
 use estimate::Spread;
-use lm::{Lm, Owner, Prefix, Tensor};
+use lm::{Lm, Owner, Place, Prefix, Tensor, UserIndex};
 use problem::Result;
 use tch::Kind;
 
@@ -21,7 +21,13 @@ const ROWS: usize = 16;
 impl RewardModel {
     /// One user's rewards of the rows `rows` of a [`Self::prefix`], each with the norm of its gradient over the user's personal
     /// parameters (factors, and the head where that is personal).
-    pub fn score_and_gradient(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize) -> Result<Vec<(f32, f32)>> {
+    pub fn score_and_gradient(
+        &self,
+        lm: &Lm,
+        prefix: &Prefix,
+        rows: &[usize],
+        user: UserIndex,
+    ) -> Result<Vec<(f32, f32)>> {
         let mut known: HashMap<usize, (f32, f32)> = HashMap::new();
         let mut distinct = rows.to_vec();
         distinct.sort_unstable();
@@ -31,7 +37,7 @@ impl RewardModel {
             let copies = self.present(&vec![user; some.len()]);
             let groups: Vec<Vec<usize>> = some.iter().map(|row| vec![*row]).collect();
             let batch = prefix.batch(lm, &groups);
-            let owners: Vec<usize> = (0..some.len()).collect();
+            let owners: Vec<Place> = Place::all(some.len()).collect();
             let factors = copies.bank.rows(&owners, batch.lengths());
             let trace = lm::Trace::new(lm, batch, factors, lm::Activations::Keep);
             let hidden = lm::pooled_hidden(lm, &trace.batch, &trace.hidden, self.pooling);
@@ -57,7 +63,14 @@ impl RewardModel {
     }
 
     /// Lower bounds of one user's rewards: `score - sqrt(zeta) |gradient|`.
-    pub fn pessimistic(&self, lm: &Lm, prefix: &Prefix, rows: &[usize], user: usize, zeta: f64) -> Result<Vec<f32>> {
+    pub fn pessimistic(
+        &self,
+        lm: &Lm,
+        prefix: &Prefix,
+        rows: &[usize],
+        user: UserIndex,
+        zeta: f64,
+    ) -> Result<Vec<f32>> {
         let width = zeta.sqrt() as f32;
         let scores = self.score_and_gradient(lm, prefix, rows, user)?;
         Ok(scores.into_iter().map(|(score, norm)| score - width * norm).collect())
@@ -72,11 +85,11 @@ impl RewardModel {
         // Sum over users of (up down)(up down)^T, layer by layer; its roots are the stack's singular values.
         let mut sums: Vec<Tensor> = Vec::new();
         let (mut shared_size, mut personal_size) = (0, 0);
-        for user in 0..users {
+        for user in UserIndex::all(users) {
             for (layer, factors) in self.bank.of_user(user).into_iter().enumerate() {
                 let update = factors.up.matmul(&factors.down) * scale; // [out, in]
                 let square = update.matmul(&update.tr()).to_kind(Kind::Double);
-                if user == 0 {
+                if user == UserIndex(0) {
                     shared_size += update.size()[0] as usize;
                     personal_size += update.size()[1] as usize;
                     sums.push(square);

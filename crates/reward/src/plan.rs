@@ -1,7 +1,7 @@
 //! What a fit trains on: the votes of a split, their texts, and which of them each step takes.
 
 use data::{Split, Vote};
-use lm::{Lm, Prefix};
+use lm::{Lm, Prefix, UserIndex};
 use problem::{Result, invalid};
 use run::{Progress, Run};
 use text::Tokenizer;
@@ -18,8 +18,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) users: &'a [String],
     /// Texts of the votes that the objective speaks of.
     pub(crate) texts: Texts<'a>,
-    /// Each vote's user, an index of `users`.
-    pub(crate) owner: Vec<usize>,
+    /// Each vote's user, of `users`.
+    pub(crate) owner: Vec<UserIndex>,
     /// How many votes each user has.
     pub(crate) votes_of: Vec<usize>,
     /// Batches and phases.
@@ -49,7 +49,8 @@ impl<'a> Plan<'a> {
         let tied_share = ties as f64 / own.len().max(1) as f64;
         let own: Vec<&Vote> = own.into_iter().filter(|v| with_ties || !v.tie).collect();
         let texts = Texts::new(tokenizer, own, config.max_row_tokens, config.over_long)?;
-        let owner: Vec<usize> = texts.votes.iter().filter_map(|v| users.binary_search(&v.user_id).ok()).collect();
+        let index = |v: &&Vote| users.binary_search(&v.user_id).ok().map(UserIndex);
+        let owner: Vec<UserIndex> = texts.votes.iter().filter_map(index).collect();
         let rng = |epoch: usize| run.rng(&["order", &epoch.to_string()]);
         let steps = Steps::plan(config, phases, texts.votes.len(), |v| texts.tokens(v), rng);
         if steps.batches.is_empty() || owner.len() != texts.votes.len() {
@@ -66,7 +67,7 @@ impl<'a> Plan<'a> {
             ));
         }
         let mut votes_of = vec![0usize; users.len()];
-        owner.iter().for_each(|u| votes_of[*u] += 1);
+        owner.iter().for_each(|u| votes_of[u.0] += 1);
         let ties_left_out = if with_ties { 0 } else { ties };
         Ok(Self { users, texts, owner, votes_of, steps, tied_share, ties_left_out })
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use data::{Split, Vote};
 use eval::{Crowd, Prediction, Predictions, lean, names};
-use lm::{Lm, Prefix, RowCounts};
+use lm::{Lm, Prefix, RowCounts, UserIndex};
 use problem::Result;
 use stats::half_for_equal;
 use text::{OverLong, Tokenizer};
@@ -37,7 +37,8 @@ pub fn predict(
     progress: impl FnMut(usize, usize),
 ) -> Result<Predictions> {
     let shared = model.is_shared();
-    let known: BTreeMap<&str, usize> = model.users.iter().enumerate().map(|(u, name)| (name.as_str(), u)).collect();
+    let known: BTreeMap<&str, UserIndex> =
+        model.users.iter().enumerate().map(|(u, name)| (name.as_str(), UserIndex(u))).collect();
     if !votes.iter().any(|v| v.split == scored.split && known.contains_key(v.user_id.as_str())) {
         return Ok(Predictions { votes: vec![], rows: RowCounts::default(), swap: vec![] });
     }
@@ -48,13 +49,13 @@ pub fn predict(
     };
     let texts = Texts::new(tokenizer, votes.iter().filter(wanted).collect(), scored.max_row_tokens, scored.over_long)?;
     let prefix = model.prefix(lm, texts.rows.clone(), |_| ())?;
-    let owner: Vec<usize> = texts.votes.iter().map(|v| known[v.user_id.as_str()]).collect();
+    let owner: Vec<UserIndex> = texts.votes.iter().map(|v| known[v.user_id.as_str()]).collect();
     let scores = Scores::new(model, lm, &prefix, &needed(&texts, &owner, shared, scored.swap), progress);
     let leans = if shared { leans(&texts, &owner, &scores) } else { BTreeMap::new() };
 
     let crowd = Crowd::new(votes);
     let mut out = Predictions { votes: vec![], rows: texts.counts, swap: vec![] };
-    let mut decided: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+    let mut decided: BTreeMap<UserIndex, Vec<(usize, usize)>> = BTreeMap::new();
     for ((vote, (c, r)), user) in texts.votes.iter().zip(&texts.pairs).zip(&owner) {
         if vote.split != scored.split {
             continue;
@@ -76,7 +77,7 @@ pub fn predict(
 fn prediction(
     model: &RewardModel,
     vote: &Vote,
-    user: usize,
+    user: UserIndex,
     (first, second): (f32, f32),
     lean: Option<f64>,
     crowd: &Crowd,
@@ -105,10 +106,10 @@ fn prediction(
 }
 
 /// Which rows are scored for which user: for user 0 alone where everything is shared.
-fn needed(texts: &Texts, owner: &[usize], shared: bool, swap: bool) -> BTreeMap<usize, BTreeSet<usize>> {
-    let mut needed: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+fn needed(texts: &Texts, owner: &[UserIndex], shared: bool, swap: bool) -> BTreeMap<UserIndex, BTreeSet<usize>> {
+    let mut needed: BTreeMap<UserIndex, BTreeSet<usize>> = BTreeMap::new();
     for ((c, r), user) in texts.pairs.iter().zip(owner) {
-        needed.entry(if shared { 0 } else { *user }).or_default().extend([*c, *r]);
+        needed.entry(if shared { UserIndex(0) } else { *user }).or_default().extend([*c, *r]);
     }
     if swap && !shared {
         let own = texts.votes.iter().zip(&texts.pairs).filter(|(v, _)| !v.tie);
@@ -121,7 +122,7 @@ fn needed(texts: &Texts, owner: &[usize], shared: bool, swap: bool) -> BTreeMap<
 /// Rewards by user and row.
 struct Scores {
     shared: bool,
-    of: HashMap<(usize, usize), f32>,
+    of: HashMap<(UserIndex, usize), f32>,
 }
 
 impl Scores {
@@ -129,7 +130,7 @@ impl Scores {
         model: &RewardModel,
         lm: &Lm,
         prefix: &Prefix,
-        needed: &BTreeMap<usize, BTreeSet<usize>>,
+        needed: &BTreeMap<UserIndex, BTreeSet<usize>>,
         mut progress: impl FnMut(usize, usize),
     ) -> Self {
         // Reward features are the same for everybody: a text is read once.
@@ -152,14 +153,14 @@ impl Scores {
         Self { shared: model.is_shared(), of }
     }
 
-    fn of(&self, user: usize, row: usize) -> f32 {
-        self.of[&(if self.shared { 0 } else { user }, row)]
+    fn of(&self, user: UserIndex, row: usize) -> f32 {
+        self.of[&(if self.shared { UserIndex(0) } else { user }, row)]
     }
 }
 
 /// Each user's lean to the response shown first, from decided training votes.
-fn leans(texts: &Texts, owner: &[usize], scores: &Scores) -> BTreeMap<usize, f64> {
-    let mut votes: BTreeMap<usize, Vec<(f64, bool)>> = BTreeMap::new();
+fn leans(texts: &Texts, owner: &[UserIndex], scores: &Scores) -> BTreeMap<UserIndex, f64> {
+    let mut votes: BTreeMap<UserIndex, Vec<(f64, bool)>> = BTreeMap::new();
     for ((vote, (c, r)), user) in texts.votes.iter().zip(&texts.pairs).zip(owner) {
         if let (Split::Train, false, Some(first)) = (vote.split, vote.tie, vote.chosen_first) {
             let margin = f64::from(scores.of(*user, *c)) - f64::from(scores.of(*user, *r));
@@ -170,7 +171,7 @@ fn leans(texts: &Texts, owner: &[usize], scores: &Scores) -> BTreeMap<usize, f64
 }
 
 /// Accuracy of every user's factors on every user's decided votes.
-fn swapped(decided: &BTreeMap<usize, Vec<(usize, usize)>>, scores: &Scores) -> Vec<(usize, usize, usize, f64)> {
+fn swapped(decided: &BTreeMap<UserIndex, Vec<(usize, usize)>>, scores: &Scores) -> Vec<(usize, usize, usize, f64)> {
     let mut out = Vec::new();
     for of in decided.keys() {
         for (on, pairs) in decided {
@@ -178,7 +179,7 @@ fn swapped(decided: &BTreeMap<usize, Vec<(usize, usize)>>, scores: &Scores) -> V
                 .iter()
                 .map(|(c, r)| half_for_equal(f64::from(scores.of(*of, *c)), f64::from(scores.of(*of, *r))))
                 .sum();
-            out.push((*of, *on, pairs.len(), right / pairs.len() as f64));
+            out.push((of.0, on.0, pairs.len(), right / pairs.len() as f64));
         }
     }
     out

@@ -1,6 +1,6 @@
 //! Shrinkage: personal factors are pulled towards their mean over users (see [`crate::Objective::shrinkage`]).
 
-use lm::{Owner, Parameter, Storage, Tensor, Tensors};
+use lm::{Owner, Parameter, Present, Storage, Tensor, Tensors};
 use problem::Result;
 use tch::no_grad;
 
@@ -33,17 +33,17 @@ impl Means {
     }
 
     /// Moves the `present` users, who have just been trained from what `before` holds, `share` of their way to the mean.
-    pub(crate) fn pull(&mut self, model: &RewardModel, before: &RewardModel, present: &[usize], share: f64) {
+    pub(crate) fn pull(&mut self, model: &RewardModel, before: &RewardModel, present: &Present, share: f64) {
         if self.0.is_empty() {
             return;
         }
         let users = model.users.len() as f64;
         no_grad(|| {
             for ((p, old), (_, mean)) in personal(model).iter().zip(personal(before)).zip(&mut self.0) {
-                for (number, user) in present.iter().enumerate() {
-                    let mut own = p.tensor.get(*user as i64);
+                for (place, user) in present.iter() {
+                    let mut own = p.tensor.get(user.0 as i64);
                     // What was trained is on the compute device, what is kept may be on disk, and so on the CPU.
-                    let old = old.tensor.get(number as i64).to_device(own.device());
+                    let old = old.tensor.get(place.0 as i64).to_device(own.device());
                     *mean += (&own - old) / users;
                     let way = (&*mean - &own) * share;
                     *mean += &way / users;

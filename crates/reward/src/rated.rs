@@ -1,7 +1,7 @@
 //! Rewards of rows with their standard errors, from any of our reward models: what caution is taken off by.
 
 use estimate::Pessimism;
-use lm::{Lm, Prefix};
+use lm::{Lm, Prefix, UserIndex};
 use problem::Result;
 
 use crate::{People, RewardModel};
@@ -44,7 +44,7 @@ impl<'a> Errors<'a> {
         model: &RewardModel,
         prefix: &Prefix,
         rows: &[usize],
-        user: usize,
+        user: UserIndex,
     ) -> problem::Result<Vec<(f32, f32)>> {
         Ok(match self {
             Self::None => model.score(lm, prefix, rows, user).into_iter().map(|s| (s, 0.0)).collect(),
@@ -54,7 +54,7 @@ impl<'a> Errors<'a> {
                 each.into_iter().map(|(s, norm)| (s, width * norm)).collect()
             }
             Self::Tastes(people) => {
-                let taste = &people.tastes[&model.users[user]];
+                let taste = &people.tastes[&model.users[user.0]];
                 let features = model.features(lm, prefix, rows).expect("tastes are over features");
                 let wide = |phi: Vec<f32>| phi.into_iter().map(f64::from).collect::<Vec<f64>>();
                 let each = features.into_iter().map(|phi| taste.score(&wide(phi)));

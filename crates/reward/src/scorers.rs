@@ -1,7 +1,7 @@
 //! Every reward model behind one interface ([`estimate::Scorer`]): rewards with standard errors.
 
 use estimate::{Scorer, Taste};
-use lm::{Lm, TokenRow};
+use lm::{Lm, TokenRow, UserIndex};
 use problem::{Problem, Result, invalid};
 use text::{Ending, Message, Tokenizer};
 
@@ -27,9 +27,9 @@ impl Scorer for ByFactors<'_> {
     fn scores(&mut self, user: &str, texts: &[(&str, &str)]) -> Result<Vec<(f64, f64)>> {
         let known = self.model.users.binary_search_by(|u| u.as_str().cmp(user));
         let index = match known {
-            Ok(index) => index,
+            Ok(index) => UserIndex(index),
             // One reward for all is anybody's.
-            Err(_) if self.model.is_shared() => 0,
+            Err(_) if self.model.is_shared() => UserIndex(0),
             Err(_) => return Err(unknown(user, self.model.users.len())),
         };
         let rows: Vec<TokenRow> = texts

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::result::Result as Either;
 
 use device::Checked;
-use lm::{Fault, GradientNorms, Lm, Prefix, Quarantine, Storage, Tensor, Trace};
+use lm::{Fault, GradientNorms, Lm, Place, Prefix, Present, Quarantine, Storage, Tensor, Trace, UserIndex};
 use problem::Result;
 use run::Run;
 use tch::Kind;
@@ -29,9 +29,9 @@ pub(crate) struct Batch {
     /// Indices of the plan's votes.
     pub(crate) votes: Vec<usize>,
     /// Each vote's user.
-    voters: Vec<usize>,
-    /// The users among them, sorted.
-    pub(crate) present: Vec<usize>,
+    voters: Vec<UserIndex>,
+    /// The users among them.
+    pub(crate) present: Present,
     /// How much each vote counts.
     weights: Vec<f32>,
     /// Each vote's stream of dropout.
@@ -82,7 +82,7 @@ pub(crate) fn take(
             return Ok(None);
         }
         // Only those who are here: memory and time do not depend on how many others there are.
-        let here = learner.model.present(&batch.present);
+        let here = learner.model.present(batch.present.users());
         let fault = match gradients(inputs, learner.phase, &here, &batch)? {
             Err(fault) => fault,
             Ok(gradients) => {
@@ -102,23 +102,20 @@ fn batch(inputs: &Inputs, quarantine: &Quarantine, step: usize, run: &Run) -> Ba
     let Inputs { config, plan, .. } = *inputs;
     let healthy = |v: &&usize| !quarantine.holds(plan.owner[**v]);
     let votes: Vec<usize> = plan.steps.batches[step].iter().filter(healthy).copied().collect();
-    let voters: Vec<usize> = votes.iter().map(|v| plan.owner[*v]).collect();
+    let voters: Vec<UserIndex> = votes.iter().map(|v| plan.owner[*v]).collect();
     let given: Vec<f32> = votes.iter().map(|v| plan.texts.votes[*v].weight).collect();
     let weights = if config.independent() {
         weights_of_user_means(&voters, &given)
     } else {
         weights_of(config.objective.weighting, &voters, &given, &plan.votes_of)
     };
-    let mut present = voters.clone();
-    present.sort_unstable();
-    present.dedup();
     let rows: Vec<&str> = votes.iter().map(|v| plan.texts.votes[*v].source_row.as_str()).collect();
     Batch {
         place: format!("reward, step {step}, rows {}", rows.join(" ")),
         seeds: dropout_seeds(run, step, &voters, plan.users),
         votes,
+        present: Present::new(voters.iter().copied()),
         voters,
-        present,
         weights,
     }
 }
@@ -127,8 +124,7 @@ fn batch(inputs: &Inputs, quarantine: &Quarantine, step: usize, run: &Run) -> Ba
 fn gradients(inputs: &Inputs, phase: usize, here: &RewardModel, batch: &Batch) -> Result<Either<Gradients, Fault>> {
     let Inputs { config, lm, plan, prefix, .. } = *inputs;
     let (texts, votes) = (&plan.texts, &batch.votes);
-    let local: Vec<usize> =
-        batch.voters.iter().map(|u| batch.present.binary_search(u).expect("the batch's own users")).collect();
+    let places: Vec<Place> = batch.voters.iter().map(|u| batch.present.place(*u)).collect();
     let (of_bank, others) = trained(here, &plan.steps.phases[phase]);
     let [parameters, others] = [of_bank, others].map(|p| p.into_iter().map(|p| p.tensor).collect::<Vec<Tensor>>());
     let lengths: Vec<usize> = votes.iter().map(|v| texts.tokens(*v)).collect();
@@ -136,7 +132,7 @@ fn gradients(inputs: &Inputs, phase: usize, here: &RewardModel, batch: &Batch) -
     let mut sum = None;
     for part in lm::under_budget(&lengths, config.micro_batch_tokens.get()) {
         let pairs: Vec<Vec<usize>> = part.iter().map(|i| texts.pairs[votes[*i]]).map(|(c, r)| vec![c, r]).collect();
-        let own: Vec<usize> = part.iter().map(|i| local[*i]).collect();
+        let own: Vec<Place> = part.iter().map(|i| places[*i]).collect();
         let column = |f: &dyn Fn(usize) -> f32| {
             Tensor::from_slice(&part.iter().map(|i| f(*i)).collect::<Vec<f32>>()).to_device(lm.device)
         };
@@ -146,7 +142,7 @@ fn gradients(inputs: &Inputs, phase: usize, here: &RewardModel, batch: &Batch) -
 
         let trace = Trace::new(lm, rows, factors, config.activations);
         let hidden = lm::pooled_hidden(lm, &trace.batch, &trace.hidden, config.pooling); // [2P, E]
-        let twice: Vec<usize> = own.iter().flat_map(|u| [*u, *u]).collect();
+        let twice: Vec<Place> = own.iter().flat_map(|u| [*u, *u]).collect();
         let rewards = here.head.score(&hidden, &twice).view([-1, 2]); // [P, 2]: chosen, rejected
         let (tie, lapse) = here.habits.of(&own, lm.device);
         let judged = Judged {
@@ -160,7 +156,7 @@ fn gradients(inputs: &Inputs, phase: usize, here: &RewardModel, batch: &Batch) -
         let weighted = &of_votes * column(&|i| batch.weights[i]);
         let margin = rewards.select(1, 0) - rewards.select(1, 1);
         let numbers = |t: &Tensor| Vec::<f64>::try_from(t.detach().to_kind(Kind::Double)).checked();
-        let voters: Vec<usize> = part.iter().map(|i| batch.voters[*i]).collect();
+        let voters: Vec<UserIndex> = part.iter().map(|i| batch.voters[*i]).collect();
         if let Some(fault) = Fault::find(&voters, &numbers(&weighted)?, "the loss") {
             return Ok(Err(fault));
         }
@@ -184,7 +180,7 @@ fn update(
     rate: f64,
 ) -> Result<Either<GradientNorms, Fault>> {
     let RewardConfig { personal_rate, objective, .. } = *inputs.config;
-    let rates: Vec<(usize, f64)> = batch.present.iter().map(|u| (*u, rate * personal_rate)).collect();
+    let rates: Vec<(UserIndex, f64)> = batch.present.users().iter().map(|u| (*u, rate * personal_rate)).collect();
     match learner.adam.step(&gradients.sum, rate, &rates, &batch.place) {
         Ok(norms) => {
             learner.means.pull(&learner.model, before, &batch.present, rate * objective.shrinkage);
@@ -193,7 +189,7 @@ fn update(
         }
         Err(error) if error.is_not_finite() => {
             let norms = learner.adam.norms(&gradients.sum, batch.present.len())?;
-            Fault::find(&batch.present, &norms.users, "the gradient").map(Err).ok_or(error)
+            Fault::find(batch.present.users(), &norms.users, "the gradient").map(Err).ok_or(error)
         }
         Err(error) => Err(error),
     }
@@ -201,14 +197,14 @@ fn update(
 
 /// Weights that make a sum over votes the sum of users' weighted means: a user's gradient does not depend on how many votes
 /// others have in the batch.
-fn weights_of_user_means(voters: &[usize], given: &[f32]) -> Vec<f32> {
-    let total = |u: usize| voters.iter().zip(given).filter(|(v, _)| **v == u).map(|(_, w)| *w).sum::<f32>();
+fn weights_of_user_means(voters: &[UserIndex], given: &[f32]) -> Vec<f32> {
+    let total = |u: UserIndex| voters.iter().zip(given).filter(|(v, _)| **v == u).map(|(_, w)| *w).sum::<f32>();
     voters.iter().zip(given).map(|(u, w)| w / total(*u).max(f32::MIN_POSITIVE)).collect()
 }
 
 /// Weights of a batch's votes: those of the source, times a power of the number of training votes of their users, so scaled
 /// that the power's mean over all training votes is 1, over the number of votes in the batch.
-fn weights_of(weighting: Weighting, voters: &[usize], given: &[f32], votes_of: &[usize]) -> Vec<f32> {
+fn weights_of(weighting: Weighting, voters: &[UserIndex], given: &[f32], votes_of: &[usize]) -> Vec<f32> {
     let power = match weighting {
         Weighting::ByRow => 1.0,
         Weighting::ByUser => 0.0,
@@ -216,17 +212,17 @@ fn weights_of(weighting: Weighting, voters: &[usize], given: &[f32], votes_of: &
     };
     let there = || votes_of.iter().filter(|n| **n > 0).map(|n| *n as f64);
     let scale = there().sum::<f64>() / there().map(|n| n.powf(power)).sum::<f64>();
-    let weight = |u: usize| (votes_of[u] as f64).powf(power - 1.0) * scale;
+    let weight = |u: UserIndex| (votes_of[u.0] as f64).powf(power - 1.0) * scale;
     voters.iter().zip(given).map(|(u, w)| (f64::from(*w) * weight(*u) / voters.len() as f64) as f32).collect()
 }
 
 /// A dropout stream for every vote of a step: decided by user, step and the vote's number among the user's.
-fn dropout_seeds(run: &Run, step: usize, voters: &[usize], users: &[String]) -> Vec<[u8; 32]> {
+fn dropout_seeds(run: &Run, step: usize, voters: &[UserIndex], users: &[String]) -> Vec<[u8; 32]> {
     let mut counts = BTreeMap::new();
-    let seed = |user: &usize| {
+    let seed = |user: &UserIndex| {
         let count = counts.entry(*user).or_insert(0);
         *count += 1;
-        let name = ["reward", "dropout", &users[*user], &step.to_string(), &count.to_string()];
+        let name = ["reward", "dropout", &users[user.0], &step.to_string(), &count.to_string()];
         run::derive(run.seed(), &name)
     };
     voters.iter().map(seed).collect()

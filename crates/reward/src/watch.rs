@@ -1,7 +1,7 @@
 //! Early stopping: the log-loss of the split `dev`, looked at every few steps; what was best is kept.
 
 use data::{Split, Vote};
-use lm::{Lm, Owner, Parameter, Prefix, Quarantine, Storage, Tensor, Tensors};
+use lm::{Lm, Owner, Parameter, Prefix, Quarantine, Storage, Tensor, Tensors, UserIndex};
 use problem::{Result, invalid};
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
@@ -33,7 +33,7 @@ pub(crate) struct Watch {
 struct Dev {
     prefix: Prefix,
     /// Rows of (chosen, rejected) of each user's votes.
-    votes: Vec<(usize, Vec<usize>)>,
+    votes: Vec<(UserIndex, Vec<usize>)>,
 }
 
 impl Watch {
@@ -47,10 +47,10 @@ impl Watch {
         let Some(setting) = config.early_stopping else { return Ok(Self { setting: None, best: None, kept: vec![] }) };
         let dev: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Dev && !v.tie).collect();
         let texts = Texts::new(tokenizer, dev, config.max_row_tokens, config.over_long)?;
-        let mut by_user: std::collections::BTreeMap<usize, Vec<usize>> = std::collections::BTreeMap::new();
+        let mut by_user: std::collections::BTreeMap<UserIndex, Vec<usize>> = std::collections::BTreeMap::new();
         for (vote, (chosen, rejected)) in texts.votes.iter().zip(&texts.pairs) {
             if let Ok(user) = model.users.binary_search(&vote.user_id) {
-                by_user.entry(user).or_default().extend([*chosen, *rejected]);
+                by_user.entry(UserIndex(user)).or_default().extend([*chosen, *rejected]);
             }
         }
         if by_user.is_empty() {

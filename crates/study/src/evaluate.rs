@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use data::{Column, write_table};
-use lm::{Bank, Lm, Prefix, TokenRow, answer_logp, forward};
+use lm::{Bank, Lm, Place, Prefix, TokenRow, UserIndex, answer_logp, forward};
 use problem::{Result, invalid};
 use run::{Progress, Run};
 use schemars::JsonSchema;
@@ -130,9 +130,9 @@ pub fn evaluate(
     Ok(report)
 }
 
-/// Samples the base and every user's model, lets `judge` rate all answers for all users, and compares. `against` is a model for everybody (user 0 of
-/// its bank) that every user's own is compared with beside the base. Writes `report.json`, `report.md`, `matrix.svg` and `answers.parquet` into
-/// the run's folder; gives the report and the base's answers.
+/// Samples the base and every user's model, lets `judge` rate all answers for all users, and compares. `against` is a model for everybody (at
+/// place 0 of its bank) that every user's own is compared with beside the base. Writes `report.json`, `report.md`, `matrix.svg` and
+/// `answers.parquet` into the run's folder; gives the report and the base's answers.
 pub fn evaluate_by(
     config: &EvaluateConfig,
     lm: &Lm,
@@ -149,11 +149,15 @@ pub fn evaluate_by(
     let copies = sampling.samples_per_prompt.get();
     let base = sample(lm, tokenizer, None, prompts, copies, sampling, "base", run)?;
     let mut own = Vec::new();
+    let place = |user: usize| UserIndex(user).in_whole_bank();
     for (u, user) in users.iter().enumerate() {
-        own.push(sample(lm, tokenizer, Some((bank, u)), prompts, copies, sampling, &format!("model of {user}"), run)?);
+        let adapter = Some((bank, place(u)));
+        own.push(sample(lm, tokenizer, adapter, prompts, copies, sampling, &format!("model of {user}"), run)?);
     }
     let for_all = match against {
-        Some(bank) => Some(sample(lm, tokenizer, Some((bank, 0)), prompts, copies, sampling, "model for all", run)?),
+        Some(bank) => {
+            Some(sample(lm, tokenizer, Some((bank, Place(0))), prompts, copies, sampling, "model for all", run)?)
+        }
         None => None,
     };
     let by_base = judge(prompts, &base)?;
@@ -191,7 +195,8 @@ pub fn evaluate_by(
         };
         let interval = won(&by_base, &["bootstrap", user]);
         let against = by_all.as_ref().map(|theirs| won(theirs, &["bootstrap", "for all", user]));
-        let (kl, kl_per_token) = divergence(lm, tokenizer, bank, u, prompts, &own[u], *kl_samples_per_prompt, user)?;
+        let (kl, kl_per_token) =
+            divergence(lm, tokenizer, bank, place(u), prompts, &own[u], *kl_samples_per_prompt, user)?;
         let own_tokens = answer_tokens(tokenizer, &own[u])?;
         let contests = contests((&by_own[u][u], &own_tokens), (&by_base[u], &base_tokens));
         let same_length = |drawn: &[usize]| {
@@ -204,10 +209,18 @@ pub fn evaluate_by(
             None => None,
             Some(prompts) => {
                 let label = format!("{user} on neutral prompts");
-                let answers =
-                    sample(lm, tokenizer, Some((bank, u)), prompts, *kl_samples_per_prompt, sampling, &label, run)?;
+                let answers = sample(
+                    lm,
+                    tokenizer,
+                    Some((bank, place(u))),
+                    prompts,
+                    *kl_samples_per_prompt,
+                    sampling,
+                    &label,
+                    run,
+                )?;
                 let (kl, kl_per_token) =
-                    divergence(lm, tokenizer, bank, u, prompts, &answers, *kl_samples_per_prompt, &label)?;
+                    divergence(lm, tokenizer, bank, place(u), prompts, &answers, *kl_samples_per_prompt, &label)?;
                 Some(Drift { prompts: prompts.len(), kl, kl_per_token })
             }
         };
@@ -305,7 +318,7 @@ fn divergence(
     lm: &Lm,
     tokenizer: &Tokenizer,
     bank: &Bank,
-    user: usize,
+    place: Place,
     prompts: &[Vec<Message>],
     answers: &[Vec<Answer>],
     per_prompt: usize,
@@ -327,7 +340,7 @@ fn divergence(
     let mut sum = 0.0;
     for groups in prefix.passes(&(0..count).collect::<Vec<_>>()) {
         let batch = prefix.batch(lm, &groups);
-        let factors = bank.rows(&vec![user; groups.len()], batch.lengths());
+        let factors = bank.rows(&vec![place; groups.len()], batch.lengths());
         let logp = |adapter| no_grad(|| answer_logp(lm, &batch, &forward(lm, &batch, adapter)));
         sum += (logp(Some(&factors)) - logp(None)).sum(tch::Kind::Double).double_value(&[]);
         bar.advance(groups.iter().map(Vec::len).sum(), "");

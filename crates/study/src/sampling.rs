@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use lm::{Bank, Hooks, Lm, Sampling, generate};
+use lm::{Bank, Hooks, Lm, Place, Sampling, generate};
 use problem::Result;
 use run::{Progress, Run};
 use schemars::JsonSchema;
@@ -49,13 +49,13 @@ impl SamplingConfig {
     }
 }
 
-/// `copies` answers to each prompt by the base, or by the user's policy that `adapter` names.
+/// `copies` answers to each prompt by the base, or by the policy at a place of the bank in `adapter`.
 ///
 /// A sample's stream is decided by (seed, stage, label, prompt, copy) and by nothing else.
 pub fn sample(
     lm: &Lm,
     tokenizer: &Tokenizer,
-    adapter: Option<(&Bank, usize)>,
+    adapter: Option<(&Bank, Place)>,
     prompts: &[Vec<Message>],
     copies: usize,
     config: &SamplingConfig,
@@ -80,8 +80,8 @@ pub fn sample(
                     run::derive(run.seed(), &[&stage, "sample", label, &prompt, &copy.to_string()])
                 };
                 let seeds: Vec<[u8; 32]> = batch.iter().flat_map(|p| (0..copies).map(move |c| seed(p, c))).collect();
-                let users = adapter.map(|(_, user)| vec![user; ids.len()]);
-                let bank = adapter.map(|(bank, _)| bank).zip(users.as_deref());
+                let places = adapter.map(|(_, place)| vec![place; ids.len()]);
+                let bank = adapter.map(|(bank, _)| bank).zip(places.as_deref());
                 let samples = generate(lm, bank, &ids, &seeds, &sampling, Hooks::default());
                 let answers = samples
                     .iter()

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use lm::{Bank, BankConfig, Hooks, Lm, Sampling, Storage};
+use lm::{Bank, BankConfig, Hooks, Lm, Place, Sampling, Storage, UserIndex};
 use policy::Policies;
 use problem::{Result, mistake};
 use text::{Message, Tokenizer};
@@ -49,7 +49,7 @@ pub(crate) struct ChatArgs {
 struct Speaker {
     name: String,
     /// In the bank.
-    index: usize,
+    place: Place,
     history: Vec<Message>,
 }
 
@@ -74,7 +74,9 @@ fn run(args: &ChatArgs) -> Result<()> {
     users.push(BASE.to_owned());
     let start: Vec<Message> = args.system.iter().map(|s| Message::system(s.as_str())).collect();
     let speaker = |name: &String| match users.iter().position(|u| u == name) {
-        Some(index) => Ok(Speaker { name: name.clone(), index, history: start.clone() }),
+        Some(index) => {
+            Ok(Speaker { name: name.clone(), place: UserIndex(index).in_whole_bank(), history: start.clone() })
+        }
         None => Err(mistake(
             format!("expected a user of {}, found `{name}`", args.policies.display()),
             format!("the models are: {}", users.join(", ")),
@@ -134,7 +136,7 @@ fn say(
         let message = format!("the conversation: expected at most {room} tokens, found {long}");
         return Err(mistake(message, "start over with /reset, or lower --max-new-tokens"));
     }
-    let owners: Vec<usize> = speakers.iter().map(|s| s.index).collect();
+    let places: Vec<Place> = speakers.iter().map(|s| s.place).collect();
     let seed = |s: &Speaker| run::derive(args.seed, &["chat", &s.name, &turn.to_string()]);
     let seeds: Vec<[u8; 32]> = speakers.iter().map(seed).collect();
     let names: Vec<String> = speakers.iter().map(|s| s.name.clone()).collect();
@@ -150,7 +152,7 @@ fn say(
         }
     };
     let hooks = Hooks { on_token: Some(&mut on_token), ..Hooks::default() };
-    let samples = lm::generate(lm, Some((bank, owners.as_slice())), &prompts, &seeds, sampling, hooks);
+    let samples = lm::generate(lm, Some((bank, places.as_slice())), &prompts, &seeds, sampling, hooks);
     for ((speaker, sample), text) in speakers.iter_mut().zip(&samples).zip(&mut texts) {
         *text = tokenizer.decode(&sample.ids)?;
         speaker.history.push(Message::assistant(text.as_str()));

@@ -47,17 +47,17 @@ fn score(args: &ScoreArgs) -> Result<()> {
     if ids.is_empty() {
         return Err(problem::mistake("--prompt: expected at least one token, found none", "write some words"));
     }
-    let logits = lm::full_logits(&lm, &ids, bank.as_ref().map(|b| (b, 0))); // [T, V]
+    let logits = lm::full_logits(&lm, &ids, bank.as_ref().map(|b| (b, lm::Place(0)))); // [T, V]
     if let Some(path) = dump {
         logits.write_npy(path).checked().map_err(|e| e.within(path.display()))?;
     }
     let (values, indices) = logits.get(-1).topk(8, -1, true, true);
     let (values, indices) = (Vec::<f32>::try_from(values).checked()?, Vec::<i64>::try_from(indices).checked()?);
     let sampling = lm::Sampling::greedy(*greedy, tokenizer.stop_ids().to_vec());
-    let users = [0];
+    let places = [lm::Place(0)];
     let answer = lm::generate(
         &lm,
-        bank.as_ref().map(|b| (b, &users[..])),
+        bank.as_ref().map(|b| (b, &places[..])),
         std::slice::from_ref(&ids),
         &[[0; 32]],
         &sampling,

@@ -5,7 +5,7 @@ use std::num::NonZero;
 
 use data::{Split, Vote};
 use device::Compute;
-use lm::{Lm, TokenRow};
+use lm::{Lm, TokenRow, UserIndex};
 use policy::{Pair, PairCounts, Weighting};
 use problem::{Result, invalid, mistake};
 use reward::{Errors, RewardModel};
@@ -275,7 +275,7 @@ fn rank(
     let mut pairs = Vec::new();
     for (u, user) in model.users.iter().enumerate() {
         // Each row's reward, or its lower bound, and its standard error.
-        let rated = errors.rated(lm, model, &prefix, &all, u)?;
+        let rated = errors.rated(lm, model, &prefix, &all, UserIndex(u))?;
         let rated: Vec<(f32, f32)> = rated.into_iter().map(|(r, e)| (r - how.caution as f32 * e, e)).collect();
         for ((prompt, answers), indices) in prompts.iter().zip(samples).zip(&row_of) {
             let (rewards, errors): (Vec<f32>, Vec<f32>) =

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use device::Compute;
-use lm::{Lm, Prefix};
+use lm::{Lm, Prefix, UserIndex};
 use policy::{Method, Policies, PpoConfig, PpoReport, Start, Whose};
 use problem::{Result, mistake};
 use reward::{Errors, People, RewardModel};
@@ -77,7 +77,7 @@ impl Stage for PpoConfig {
         let start = inputs.start(self.start, &lm)?;
         let wanted = self.reward.caution != 0.0;
         let errors = Errors::of(wanted, &model, people.as_ref(), decided_votes(folder, &model)?)?;
-        let mut rewards = |prefix: &Prefix, asked: &[(usize, usize)]| match self.whose {
+        let mut rewards = |prefix: &Prefix, asked: &[(usize, UserIndex)]| match self.whose {
             Whose::Users => scores(&lm, &model, &errors, prefix, asked),
             Whose::Features(_) => features(&lm, &model, prefix, asked),
         };
@@ -154,12 +154,12 @@ fn features(
     lm: &Lm,
     model: &RewardModel,
     prefix: &Prefix,
-    asked: &[(usize, usize)],
+    asked: &[(usize, UserIndex)],
 ) -> Result<Vec<(f32, f32)>> {
     let prefix = prefix.moved(lm, model.bank.first_block()..model.depth)?;
     let all: Vec<usize> = (0..prefix.rows().len()).collect();
     let features = model.features(lm, &prefix, &all).expect("a head with features");
-    Ok(asked.iter().map(|(row, feature)| (features[*row][*feature], 0.0)).collect())
+    Ok(asked.iter().map(|(row, feature)| (features[*row][feature.0], 0.0)).collect())
 }
 
 /// Rewards of (row, user), each user's rows together.
@@ -168,16 +168,16 @@ fn scores(
     model: &RewardModel,
     errors: &Errors,
     prefix: &Prefix,
-    asked: &[(usize, usize)],
+    asked: &[(usize, UserIndex)],
 ) -> Result<Vec<(f32, f32)>> {
     let prefix = prefix.moved(lm, model.bank.first_block()..model.depth)?;
-    let mut places: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    asked.iter().enumerate().for_each(|(place, (_, user))| places.entry(*user).or_default().push(place));
+    let mut numbers: BTreeMap<UserIndex, Vec<usize>> = BTreeMap::new();
+    asked.iter().enumerate().for_each(|(n, (_, user))| numbers.entry(*user).or_default().push(n));
     let mut out = vec![(0.0, 0.0); asked.len()];
-    for (user, places) in places {
-        let rows: Vec<usize> = places.iter().map(|p| asked[*p].0).collect();
+    for (user, numbers) in numbers {
+        let rows: Vec<usize> = numbers.iter().map(|n| asked[*n].0).collect();
         let scored = errors.rated(lm, model, &prefix, &rows, user)?;
-        places.into_iter().zip(scored).for_each(|(place, score)| out[place] = score);
+        numbers.into_iter().zip(scored).for_each(|(n, score)| out[n] = score);
     }
     Ok(out)
 }

@@ -53,7 +53,7 @@ impl Stage for SftConfig {
             // The fine-tuned base is a folder like the imported one. Merging is a float32 matter.
             let imported = inputs.folder(Artifact::Base)?;
             let (whole, _) = base::load(imported, &compute.in_float32())?;
-            export::write_merged(&run.path(""), imported, &whole, &policies.bank, 0)?;
+            export::write_merged(&run.path(""), imported, &whole, &policies.bank, lm::UserIndex(0))?;
             let date = imported.join(base::TEMPLATE_DATE);
             if date.exists() {
                 fs_err::copy(date, run.path(base::TEMPLATE_DATE))?;

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::lora::{InitUsers, LoraConfig};
 use super::row_factors::{Dropout, Factors, Grouping, RowFactors, group};
 use crate::adamw::{Owner, Parameter};
-use crate::{Lm, Storage, Tensors};
+use crate::{Lm, Place, Storage, Tensors, UserIndex};
 
 /// Is a factor one for all, or one per user?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,8 +215,8 @@ impl Bank {
 
     /// A bank of some users alone: their own factors as leaves of their own, `[P, ..]` in the order of `users`, and the very
     /// tensors that all share.
-    pub fn present(&self, users: &[usize]) -> Self {
-        let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
+    pub fn present(&self, users: &[UserIndex]) -> Self {
+        let index = Tensor::from_slice(&users.iter().map(|u| u.0 as i64).collect::<Vec<_>>());
         let pick = |t: &Tensor, sharing: Sharing| match sharing {
             Sharing::Shared => t.shallow_clone(),
             Sharing::Personal => {
@@ -281,26 +281,26 @@ impl Bank {
         self.first_block
     }
 
-    /// The factors of a batch's rows: `users[s]` owns the `lengths[s]` tokens of sequence `s`.
-    pub fn rows(&self, users: &[usize], lengths: &[usize]) -> RowFactors {
+    /// The factors of a batch's rows: the user at `users[s]` among those of this bank owns the `lengths[s]` tokens of sequence `s`.
+    pub fn rows(&self, users: &[Place], lengths: &[usize]) -> RowFactors {
         assert_eq!(users.len(), lengths.len(), "a user for every sequence");
         self.gather(group(users, lengths, self.device))
     }
 
     /// The factors of rows of one token each, every row a group of its own: its bits do not depend on who else is there.
-    pub(crate) fn rows_apart(&self, users: &[usize]) -> RowFactors {
+    pub(crate) fn rows_apart(&self, users: &[Place]) -> RowFactors {
         self.gather((users.to_vec(), Some(Grouping::each(users.len()))))
     }
 
-    fn gather(&self, (groups, grouping): (Vec<usize>, Option<Grouping>)) -> RowFactors {
-        let index = Tensor::from_slice(&groups.iter().map(|u| *u as i64).collect::<Vec<_>>()).to_device(self.device);
+    fn gather(&self, (groups, grouping): (Vec<Place>, Option<Grouping>)) -> RowFactors {
+        let index = Tensor::from_slice(&groups.iter().map(|u| u.0 as i64).collect::<Vec<_>>()).to_device(self.device);
         let pick = |t: &Tensor, sharing: Sharing, ahead: Option<Sharing>| match sharing {
             Sharing::Shared if grouping.is_some() && ahead == Some(Sharing::Personal) => {
                 t.index_select(0, &index.zeros_like())
             }
             Sharing::Shared => t.shallow_clone(),
             // What is on disk is not where the base is.
-            Sharing::Personal if grouping.is_none() => t.narrow(0, groups[0] as i64, 1).to_device(self.device),
+            Sharing::Personal if grouping.is_none() => t.narrow(0, groups[0].0 as i64, 1).to_device(self.device),
             Sharing::Personal => t.index_select(0, &index.to_device(t.device())).to_device(self.device),
         };
         let ahead = self.ahead;
@@ -324,10 +324,10 @@ impl Bank {
         (self.config.lora.dropout > 0.0).then(|| Dropout::new(self.config.lora.dropout, seeds, lengths.to_vec()))
     }
 
-    /// One user's factors in the model's order.
-    pub fn of_user(&self, user: usize) -> Vec<UserFactors> {
+    /// One user's factors in the model's order, of a bank that holds the whole table of users.
+    pub fn of_user(&self, user: UserIndex) -> Vec<UserFactors> {
         let pick = |t: &Tensor, sharing: Sharing| {
-            t.get(if sharing == Sharing::Personal { user as i64 } else { 0 }).detach().to_device(self.device)
+            t.get(if sharing == Sharing::Personal { user.0 as i64 } else { 0 }).detach().to_device(self.device)
         };
         let each = |a: &Adapted| {
             let (down, up) = (pick(&a.factors.down, self.config.down), pick(&a.factors.up, self.config.up));
@@ -420,7 +420,7 @@ impl Bank {
 
     /// The base's weights plus this user's adapter by published name, as the checkpoint stores them, computed and given in
     /// float32.
-    pub fn merged(&self, lm: &Lm, user: usize) -> Vec<(String, Tensor)> {
+    pub fn merged(&self, lm: &Lm, user: UserIndex) -> Vec<(String, Tensor)> {
         self.of_user(user)
             .into_iter()
             .map(|UserFactors { layer, path, down, up }| {

@@ -5,8 +5,8 @@ use rand::Rng;
 use tch::{Device, Kind, Tensor};
 
 use super::bank::{Sharing, row_of};
-use crate::Storage;
 use crate::adamw::{Owner, Parameter};
+use crate::{Place, Storage, UserIndex};
 
 /// `score.weight`, `[1 or U, E]`, float32, no bias: the reward is its product with the row's pooled hidden state.
 /// The methods with shared factors share it as well; separate adapters have separate heads.
@@ -78,13 +78,13 @@ impl ScalarHead {
     }
 
     /// The heads of some users alone, as leaves of their own; a shared head is the very tensor.
-    pub fn present(&self, users: &[usize]) -> Self {
+    pub fn present(&self, users: &[UserIndex]) -> Self {
         match self.sharing {
             Sharing::Shared => {
                 Self { weight: self.weight.shallow_clone(), features: self.shared_features(), sharing: self.sharing }
             }
             Sharing::Personal => {
-                let index = Tensor::from_slice(&users.iter().map(|u| *u as i64).collect::<Vec<_>>());
+                let index = Tensor::from_slice(&users.iter().map(|u| u.0 as i64).collect::<Vec<_>>());
                 let own = self.weight.detach().index_select(0, &index.to_device(self.weight.device()));
                 Self { weight: own.set_requires_grad(true), features: self.shared_features(), sharing: self.sharing }
             }
@@ -115,8 +115,8 @@ impl ScalarHead {
         self.sharing
     }
 
-    /// Rewards `[B]` of hidden states `[B, E]` for each row's user.
-    pub fn score(&self, hidden: &Tensor, users: &[usize]) -> Tensor {
+    /// Rewards `[B]` of hidden states `[B, E]` for each row's user among those of the head.
+    pub fn score(&self, hidden: &Tensor, users: &[Place]) -> Tensor {
         let hidden = hidden.to_kind(Kind::Float);
         let (read, weight) = match &self.features {
             None => (hidden, self.weight.shallow_clone()),
@@ -128,7 +128,7 @@ impl ScalarHead {
                 read.matmul(&weight.tr()).squeeze_dim(-1)
             }
             Sharing::Personal => {
-                let users: Vec<i64> = users.iter().map(|u| *u as i64).collect();
+                let users: Vec<i64> = users.iter().map(|u| u.0 as i64).collect();
                 let own = weight.index_select(0, &Tensor::from_slice(&users).to_device(weight.device()));
                 (&read * own.to_device(read.device())).sum_dim_intlist(-1, false, Kind::Float)
             }

@@ -4,6 +4,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
+use crate::Place;
+
 /// `down`, `up` and what stands between them; the first axis counts owners.
 #[derive(Debug)]
 pub(crate) struct Factors {
@@ -33,8 +35,8 @@ pub(crate) struct Grouping {
 
 /// Groups the tokens of sequences by their user, or leaves every sequence a group of its own, whichever pads less. Gives
 /// the user of each group; a single group needs no grouping.
-pub(crate) fn group(users: &[usize], lengths: &[usize], device: Device) -> (Vec<usize>, Option<Grouping>) {
-    let mut distinct: Vec<usize> = Vec::new();
+pub(crate) fn group(users: &[Place], lengths: &[usize], device: Device) -> (Vec<Place>, Option<Grouping>) {
+    let mut distinct: Vec<Place> = Vec::new();
     for user in users {
         if !distinct.contains(user) {
             distinct.push(*user);

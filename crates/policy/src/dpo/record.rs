@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lm::RowCounts;
+use lm::{RowCounts, UserIndex};
 use problem::Result;
 use run::Run;
 use serde::{Deserialize, Serialize};
@@ -64,19 +64,19 @@ pub(crate) fn record(
     learners: &mut Learners<Step>,
     run: &mut Run,
 ) -> Result<f64> {
-    let mut of_users: Vec<Vec<&PairMetrics>> = vec![Vec::new(); turn.users.len()];
-    turn.items.iter().zip(&taken.pairs).for_each(|((place, _), metrics)| of_users[*place].push(metrics));
+    let mut of_users: Vec<Vec<&PairMetrics>> = vec![Vec::new(); turn.present.len()];
+    turn.items.iter().zip(&taken.pairs).for_each(|((place, _), metrics)| of_users[place.0].push(metrics));
     let mut line = json!({"step": learners.tick});
     let mut steps: Vec<Step> = Vec::new();
-    for (place, user) in turn.users.iter().enumerate() {
-        let m = PairMetrics::mean(&of_users[place]);
+    for (place, user) in turn.present.iter() {
+        let m = PairMetrics::mean(&of_users[place.0]);
         steps.push((m.loss, m.accuracy));
-        learners.keep(*user, (m.loss, m.accuracy));
-        line[format!("user/{}", users[*user])] = json!({
+        learners.keep(user, (m.loss, m.accuracy));
+        line[format!("user/{}", users[user.0])] = json!({
             "loss": m.loss, "rewards/chosen": m.chosen, "rewards/rejected": m.rejected,
             "rewards/accuracies": m.accuracy, "rewards/margins": m.chosen - m.rejected,
             "logps/chosen": m.logp_chosen, "logps/rejected": m.logp_rejected,
-            "grad_norm": taken.norms[place], "learning_rate": taken.rates[place].1});
+            "grad_norm": taken.norms[place.0], "learning_rate": taken.rates[place.0].1});
     }
     line["worst_decile/loss"] = json!(worst_tenth(steps.iter().map(|s| s.0), true));
     line["worst_decile/rewards/accuracies"] = json!(worst_tenth(steps.iter().map(|s| s.1), false));
@@ -96,7 +96,7 @@ pub(crate) fn report(users: &[String], planned: &Planned, learners: &Learners<St
     for (u, (past, plan)) in learners.past.iter().zip(&planned.plans).enumerate() {
         let tokens: usize = plan.batches[..past.len()].iter().flatten().map(|pair| planned.tokens(*pair)).sum();
         report.tokens += tokens;
-        if learners.quarantine.holds(u) {
+        if learners.quarantine.holds(UserIndex(u)) {
             continue;
         }
         let tail = &past[past.len() - past.len().div_ceil(10)..];

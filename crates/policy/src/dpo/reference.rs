@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use device::Checked;
-use lm::{Bank, Lm, Prefix, Tensor, answer_token_logp, forward};
+use lm::{Bank, Lm, Place, Prefix, Tensor, UserIndex, answer_token_logp, forward};
 use problem::Result;
 use run::{Progress, Run};
 use tch::no_grad;
@@ -62,7 +62,7 @@ fn of_base(lm: &Lm, prefix: &Prefix, planned: &Planned, run: &Run) -> Result<Vec
 fn of_policies(lm: &Lm, prefix: &Prefix, planned: &Planned, bank: &Bank) -> Result<Vec<[f32; 2]>> {
     let mut bar = Progress::new("dpo: reference", planned.pairs.len(), 0);
     let mut out = vec![[0.0; 2]; planned.pairs.len()];
-    for (user, plan) in planned.plans.iter().enumerate() {
+    for (user, plan) in UserIndex::all(planned.plans.len()).zip(&planned.plans) {
         let mut pairs: Vec<usize> = plan.batches.concat();
         pairs.sort_unstable();
         pairs.dedup(); // once for all epochs
@@ -70,7 +70,7 @@ fn of_policies(lm: &Lm, prefix: &Prefix, planned: &Planned, bank: &Bank) -> Resu
         let mut needed: Vec<usize> = pairs.iter().flat_map(rows).collect();
         needed.sort_unstable();
         needed.dedup();
-        let by_row = compute(lm, prefix, &needed, Some((bank, user)))?;
+        let by_row = compute(lm, prefix, &needed, Some((bank, user.in_whole_bank())))?;
         pairs.iter().for_each(|pair| out[*pair] = sums(planned, *pair, &by_row));
         bar.advance(pairs.len(), "");
     }
@@ -87,7 +87,7 @@ fn sums(planned: &Planned, pair: usize, by_row: &ByRow) -> [f32; 2] {
 /// Log-probabilities of each response token, by row.
 type ByRow = HashMap<usize, Vec<f32>>;
 
-fn compute(lm: &Lm, prefix: &Prefix, needed: &[usize], adapter: Option<(&Bank, usize)>) -> Result<ByRow> {
+fn compute(lm: &Lm, prefix: &Prefix, needed: &[usize], adapter: Option<(&Bank, Place)>) -> Result<ByRow> {
     let mut by_row = HashMap::new();
     for groups in prefix.passes(needed) {
         let batch = prefix.batch(lm, &groups);

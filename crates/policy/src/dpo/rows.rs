@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lm::{Plan, RowCounts, RowSet, TokenRow};
+use lm::{Plan, RowCounts, RowSet, TokenRow, UserIndex};
 use problem::Result;
 use run::Run;
 use text::Tokenizer;
@@ -47,7 +47,7 @@ pub(crate) fn planned(
     tokenizer: &Tokenizer,
     pairs: &[Pair],
     users: &[String],
-    without: &[usize],
+    without: &[UserIndex],
     run: &Run,
 ) -> Result<Planned> {
     let mut set = RowSet::new(tokenizer, config.max_row_tokens, config.over_long);
@@ -62,22 +62,22 @@ pub(crate) fn planned(
         }
     }
     let own = own_pairs(users, &owners);
-    let without: HashSet<usize> = without.iter().copied().collect();
+    let without: HashSet<UserIndex> = without.iter().copied().collect();
     let tokens = |pair: usize| tokens_of(&set.rows, &kept[pair]);
-    let plan_of = |user: usize| {
+    let plan_of = |user: UserIndex| {
         if without.contains(&user) {
             return Plan::default();
         }
-        let rng = |epoch: usize| run.rng(&["order", &users[user], &epoch.to_string()]);
+        let rng = |epoch: usize| run.rng(&["order", &users[user.0], &epoch.to_string()]);
         let budget = config.token_budget_per_user;
-        let mut plan = lm::plan(&own[user], config.batch_pairs, config.max_epochs, budget, tokens, rng);
-        if let Some(steps) = config.user.get(&users[user]).and_then(|own| own.steps) {
+        let mut plan = lm::plan(&own[user.0], config.batch_pairs, config.max_epochs, budget, tokens, rng);
+        if let Some(steps) = config.user.get(&users[user.0]).and_then(|own| own.steps) {
             plan.batches.truncate(steps.get());
             plan.tokens = plan.batches.iter().flatten().map(|pair| tokens(*pair)).sum();
         }
         plan
     };
-    let mut plans: Vec<Plan> = (0..users.len()).map(plan_of).collect();
+    let mut plans: Vec<Plan> = UserIndex::all(users.len()).map(plan_of).collect();
     let kept: Vec<RowPair> = only_planned(&mut plans, kept.len()).into_iter().map(|pair| kept[pair].clone()).collect();
     let (rows, pairs) = rows_of(set.rows, kept);
     let ld_alpha = config.ld_alpha.unwrap_or(1.0) as f32;

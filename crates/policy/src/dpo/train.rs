@@ -56,7 +56,7 @@ pub fn train(
             Err(fault) => learners.stop(&turn, fault),
             Ok(taken) => {
                 let loss = record(&turn, &taken, users, &mut learners, run)?;
-                bar.advance(turn.users.len(), &format!("loss {loss:.3}"));
+                bar.advance(turn.present.len(), &format!("loss {loss:.3}"));
                 learners.tick += 1;
                 if learners.is_due(config.save_every_steps, plans) {
                     learners.save(run, &[("adam", &adam)])?;

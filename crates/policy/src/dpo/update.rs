@@ -1,6 +1,6 @@
 //! One step of all users: gradients of a batch that mixes them, and the optimiser.
 
-use lm::{AdamW, Bank, Fault, Lm, Prefix, Tensor, Trace, answer_token_logp};
+use lm::{AdamW, Bank, Fault, Lm, Place, Prefix, Tensor, Trace, UserIndex, answer_token_logp};
 use problem::Result;
 use run::Run;
 use tch::Kind;
@@ -29,7 +29,7 @@ pub(crate) struct Taken {
     /// Norms of the users' gradients before clipping, in their order in the turn.
     pub(crate) norms: Vec<f64>,
     /// (user, learning rate), in the same order.
-    pub(crate) rates: Vec<(usize, f64)>,
+    pub(crate) rates: Vec<(UserIndex, f64)>,
 }
 
 /// What is seen of a pair in a step.
@@ -52,15 +52,15 @@ pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str
         Ok(found) => found,
         Err(fault) => return Ok(Err(fault)),
     };
-    let norms = adam.norms(&gradients, turn.users.len())?;
-    if let Some(fault) = Fault::find(&turn.users, &norms.users, "the gradient") {
+    let norms = adam.norms(&gradients, turn.present.len())?;
+    if let Some(fault) = Fault::find(turn.present.users(), &norms.users, "the gradient") {
         return Ok(Err(fault));
     }
-    let rate = |(user, step): (&usize, &usize)| {
-        let steps = inputs.planned.plans[*user].batches.len();
-        (*user, inputs.config.optimizer_of(&inputs.users[*user]).rate(*step, steps))
+    let rate = |(user, step): (&UserIndex, &usize)| {
+        let steps = inputs.planned.plans[user.0].batches.len();
+        (*user, inputs.config.optimizer_of(&inputs.users[user.0]).rate(*step, steps))
     };
-    let rates: Vec<(usize, f64)> = turn.users.iter().zip(&turn.steps).map(rate).collect();
+    let rates: Vec<(UserIndex, f64)> = turn.present.users().iter().zip(&turn.steps).map(rate).collect();
     let norms = adam.step(&gradients, shared_rate(&rates), &rates, place)?;
     Ok(Ok(Taken { pairs, norms: norms.users, rates }))
 }
@@ -70,10 +70,10 @@ pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str
 fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrFault<(Vec<Tensor>, Vec<PairMetrics>)>> {
     let Inputs { config, lm, bank, prefix, planned, reference, users } = *inputs;
     let objective = config.objective();
-    let betas: Vec<f32> = turn.users.iter().map(|user| config.beta_of(&users[*user]) as f32).collect();
+    let betas: Vec<f32> = turn.present.users().iter().map(|user| config.beta_of(&users[user.0]) as f32).collect();
     let whole = turn.sums(|pair| planned.pairs[pair].weight); // of each user
     let seeds = dropout_seeds(run, turn, users);
-    let here = bank.present(&turn.users);
+    let here = bank.present(turn.present.users());
     let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
     let on_device = |values: &[f32]| Tensor::from_slice(values).to_device(lm.device);
     let in_pairs = |values: &[f32]| on_device(values).view([-1, 2]).tr(); // [2, P]: chosen, rejected
@@ -81,10 +81,10 @@ fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrF
     let lengths: Vec<usize> = turn.items.iter().map(|(_, pair)| planned.tokens(*pair)).collect();
     let (mut sum, mut metrics) = (None, vec![PairMetrics::default(); turn.items.len()]);
     for part in lm::under_budget(&lengths, config.micro_batch_tokens.get()) {
-        let (owners, pairs): (Vec<usize>, Vec<usize>) = part.iter().map(|i| turn.items[*i]).unzip();
+        let (owners, pairs): (Vec<Place>, Vec<usize>) = part.iter().map(|i| turn.items[*i]).unzip();
         let groups: Vec<Vec<usize>> = pairs.iter().map(|p| planned.pairs[*p].rows).map(|(c, r)| vec![c, r]).collect();
         let of_rows: Vec<f32> = pairs.iter().flat_map(|p| reference[*p]).collect();
-        let share = |(owner, pair): (&usize, &usize)| planned.pairs[*pair].weight / whole[*owner];
+        let share = |(owner, pair): (&Place, &usize)| planned.pairs[*pair].weight / whole[owner.0];
         let shares: Vec<f32> = owners.iter().zip(&pairs).map(share).collect();
         let tokens: Vec<f32> = pairs.iter().flat_map(|p| planned.answer_tokens(*p)).map(|n| n as f32).collect();
         let counts: Vec<f32> = pairs.iter().flat_map(|p| planned.weights(*p)).flatten().collect();
@@ -100,13 +100,13 @@ fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrF
         let logp = zeros.index_add(0, &Tensor::from_slice(&of_row).to_device(lm.device), &(each * on_device(&counts)));
         let logp = logp.view([-1, 2]).tr(); // [2, P]
         let (logp_ref, tokens) = (in_pairs(&of_rows), in_pairs(&tokens));
-        let beta = on_device(&owners.iter().map(|owner| betas[*owner]).collect::<Vec<f32>>()); // [P]
+        let beta = on_device(&owners.iter().map(|owner| betas[owner.0]).collect::<Vec<f32>>()); // [P]
         let logps = PairLogps { policy: &logp, reference: &logp_ref, tokens: &tokens, beta: &beta };
         let losses = objective.losses(&logps); // [P]
 
         let values = PairMetrics::of(&losses, &logps.rewards(config.loss), &logp);
         let weighted: Vec<f64> = values.iter().zip(&shares).map(|(m, share)| m.loss * f64::from(*share)).collect();
-        let of_pairs: Vec<usize> = owners.iter().map(|owner| turn.users[*owner]).collect();
+        let of_pairs: Vec<UserIndex> = owners.iter().map(|owner| turn.present.user(*owner)).collect();
         if let Some(fault) = Fault::find(&of_pairs, &weighted, "the loss") {
             return Ok(Err(fault));
         }
@@ -119,11 +119,11 @@ fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrF
 
 /// A dropout stream for every item of a step: decided by user, the user's step and the pair's number among the user's.
 fn dropout_seeds(run: &Run, turn: &Turn, users: &[String]) -> Vec<[u8; 32]> {
-    let mut counts = vec![0usize; turn.users.len()];
-    let seed = |(place, _): &(usize, usize)| {
-        counts[*place] += 1;
-        let (user, step) = (&users[turn.users[*place]], turn.steps[*place].to_string());
-        run::derive(run.seed(), &["dpo", "dropout", user, &step, &counts[*place].to_string()])
+    let mut counts = vec![0usize; turn.present.len()];
+    let seed = |(place, _): &(Place, usize)| {
+        counts[place.0] += 1;
+        let (user, step) = (&users[turn.present.user(*place).0], turn.steps[place.0].to_string());
+        run::derive(run.seed(), &["dpo", "dropout", user, &step, &counts[place.0].to_string()])
     };
     turn.items.iter().map(seed).collect()
 }

@@ -15,7 +15,7 @@ pub(crate) fn advantages(
 ) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     let mut rewards: Vec<Vec<f32>> = (0..rollouts.len())
         .map(|r| {
-            let mut each: Vec<f32> = kl[r].iter().map(|k| -(betas[rollouts[r].user] as f32) * k).collect();
+            let mut each: Vec<f32> = kl[r].iter().map(|k| -(betas[rollouts[r].user.0] as f32) * k).collect();
             if let Some(last) = each.last_mut() {
                 *last += scores[r];
             }
@@ -69,7 +69,7 @@ pub(crate) fn advantages(
 mod tests {
     use super::*;
     use crate::ppo::config::CriticConfig;
-    use lm::TokenRow;
+    use lm::{TokenRow, UserIndex};
 
     fn config(method: Method) -> PpoConfig {
         PpoConfig { method, whiten_advantages: false, ..PpoConfig::default() }
@@ -82,6 +82,7 @@ mod tests {
     fn rollout(user: usize, sampled: usize, finished: bool) -> Rollout {
         let tokens = sampled + usize::from(!finished); // the stop token is always there, and was sampled if it is finished
         let row = TokenRow { ids: vec![0; 3 + tokens], answer_start: 3 };
+        let user = UserIndex(user);
         Rollout { user, prompt: 0, turn: 0, row, sampled, finished, text: String::new(), logp: vec![0.0; sampled] }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lm::RowCounts;
+use lm::{Present, RowCounts, UserIndex};
 use problem::Result;
 use rand::seq::SliceRandom;
 use run::Run;
@@ -58,20 +58,20 @@ pub(crate) fn ask(
     config: &PpoConfig,
     run: &Run,
     users: &[String],
-    active: &[usize],
+    active: &Present,
     steps: &[usize],
     questions: &[Vec<i64>],
 ) -> Vec<Ask> {
-    let of_user = |user: &usize| {
-        let turns = questions_of(config, run, &users[*user], steps[*user], questions);
-        turns.into_iter().map(move |(turn, prompt)| (*user, turn, prompt)).collect::<Vec<_>>()
+    let of_user = |(_, user): (_, UserIndex)| {
+        let turns = questions_of(config, run, &users[user.0], steps[user.0], questions);
+        turns.into_iter().map(move |(turn, prompt)| (user, turn, prompt)).collect::<Vec<_>>()
     };
-    let ask = |(user, turn, prompt): (usize, usize, usize)| Ask {
+    let ask = |(user, turn, prompt): (UserIndex, usize, usize)| Ask {
         user,
         prompt,
         turn,
         ids: questions[prompt].clone(),
-        seeds: seeds(config, run, &users[user], turn),
+        seeds: seeds(config, run, &users[user.0], turn),
     };
     active.iter().flat_map(of_user).map(ask).collect()
 }
@@ -117,7 +117,7 @@ pub(crate) fn minibatches(
                 _ => turns.push((rollouts[row].turn, vec![row])),
             }
         }
-        turns.shuffle(&mut run.rng(&["minibatches", &users[user], &steps[user].to_string(), &epoch.to_string()]));
+        turns.shuffle(&mut run.rng(&["minibatches", &users[user.0], &steps[user.0].to_string(), &epoch.to_string()]));
         let order: Vec<usize> = turns.into_iter().flat_map(|(_, rows)| rows).collect();
         for (i, row) in order.iter().enumerate() {
             out[i * count / order.len()].push(*row);
@@ -141,7 +141,7 @@ mod tests {
         let run = Run::begin(&dir.path().join("ppo"), identity, run::Environment::new()).unwrap();
         let (users, questions) = (["ann".to_owned(), "bob".to_owned()], vec![vec![1i64]; 3]);
         let mut rollouts = Vec::new();
-        for (user, name) in users.iter().enumerate() {
+        for (user, name) in UserIndex::all(users.len()).zip(&users) {
             for (turn, prompt) in questions_of(&config, &run, name, 1, &questions) {
                 assert_eq!(seeds(&config, &run, name, turn).len(), 2);
                 let row = TokenRow { ids: vec![1, 2], answer_start: 1 };
@@ -150,7 +150,7 @@ mod tests {
                 rollouts.extend([one.clone(), one]);
             }
         }
-        let twice = (0..3).any(|p| rollouts.iter().filter(|r| r.user == 0 && r.prompt == p).count() == 4);
+        let twice = (0..3).any(|p| rollouts.iter().filter(|r| r.user == UserIndex(0) && r.prompt == p).count() == 4);
         assert!(twice, "four turns over three prompts");
         for epoch in 0..3 {
             let batches = minibatches(&config, &run, &users, &[1, 1], &rollouts, epoch);

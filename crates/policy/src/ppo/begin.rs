@@ -38,7 +38,7 @@ pub(crate) fn begin<'a>(setup: &Setup<'a>, models: &Models, turn: &Turn, scored:
     let Setup { config, lm, users, passes, .. } = setup;
     let Scored { rollouts, prefix, .. } = scored;
     let logp_ref = reference_logp(lm, prefix, rollouts, models.reference.as_ref(), config.temperature, passes.budget);
-    let trains = |row: usize| turn.steps[rollouts[row].user] >= setup.warmup();
+    let trains = |row: usize| turn.steps[rollouts[row].user.0] >= setup.warmup();
     let first = minibatches(config, run, users, &turn.steps, rollouts, 0);
     let mut old = vec![Vec::new(); rollouts.len()];
     let mut values: Vec<Vec<f32>> = rollouts.iter().map(|r| vec![0.0; r.row.answer_tokens()]).collect();

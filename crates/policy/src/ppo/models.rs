@@ -1,6 +1,6 @@
 //! What learns: policies and critics with their optimizers; and the reference, which does not.
 
-use lm::{AdamW, Bank, BankConfig, Lm, Middle, ScalarHead, Sharing, Storage, Tensor};
+use lm::{AdamW, Bank, BankConfig, Lm, Middle, ScalarHead, Sharing, Storage, Tensor, UserIndex};
 use problem::Result;
 use run::Run;
 use tch::Kind;
@@ -20,7 +20,7 @@ pub(crate) struct Models {
     /// Critics, if the method has some.
     pub(crate) critic: Option<(Critic, AdamW)>,
     /// Users without a policy to start from.
-    pub(crate) without: Vec<usize>,
+    pub(crate) without: Vec<UserIndex>,
 }
 
 impl Models {
@@ -37,7 +37,7 @@ impl Models {
     ) -> Result<Self> {
         let started = start.is_some();
         let (bank, without) = starting_bank("ppo", (&config.lora, config.personal), lm, users, start, run)?;
-        let reference = started.then(|| bank.present(&(0..users.len()).collect::<Vec<_>>()));
+        let reference = started.then(|| bank.present(&UserIndex::all(users.len()).collect::<Vec<_>>()));
         let count = users.len().try_into().expect("at least one user");
         let adam = AdamW::new(config.optimizer.clone(), bank.parameters(), count, &Storage::memory())?;
         let critic = config.critic().map(|settings| -> Result<(Critic, AdamW)> {

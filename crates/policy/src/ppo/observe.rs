@@ -1,6 +1,6 @@
 //! What is seen of a round: for the log, for the report, and to stop users whose policies went too far.
 
-use lm::Quarantine;
+use lm::{Quarantine, UserIndex};
 use problem::Result;
 use run::Run;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::ppo::update::Updates;
 /// What is seen of a user before the round's updates.
 #[derive(Debug)]
 pub(crate) struct Observed {
-    pub(crate) user: usize,
+    pub(crate) user: UserIndex,
     line: Value,
     /// None for a user in quarantine: what is kept is finite, since JSON knows no other numbers.
     record: Option<RoundRecord>,
@@ -41,7 +41,7 @@ pub(crate) fn observe(
 ) -> Vec<Observed> {
     let Scored { rollouts, raw, scores, passes, .. } = scored;
     let Begun { kl, old, values, .. } = begun;
-    let of_user = |(user, rows): (usize, Vec<usize>)| {
+    let of_user = |(user, rows): (UserIndex, Vec<usize>)| {
         let n = rows.len() as f64;
         let mean = |f: &dyn Fn(usize) -> f64| rows.iter().map(|r| f(*r)).sum::<f64>() / n;
         let sum = |values: &[f32], r: usize| values[..rollouts[r].sampled].iter().map(|v| f64::from(*v)).sum::<f64>();
@@ -55,10 +55,10 @@ pub(crate) fn observe(
         if !divergence.is_finite() || setup.config.max_kl.is_some_and(|limit| divergence > limit) {
             quarantine.put(user, format!("{}: a divergence of {divergence:.1} nats per response", turn.place));
         }
-        let beta = turn.betas[user];
+        let beta = turn.betas[user.0];
         let non_score = -beta * divergence;
         let line = json!({
-            "round": turn.steps[user], "objective/scores": score, "objective/kl": divergence,
+            "round": turn.steps[user.0], "objective/scores": score, "objective/kl": divergence,
             "objective/entropy": mean(&|r| -sum(&old[r], r)),
             "objective/non_score_reward": non_score, "objective/rlhf_reward": score + non_score,
             "objective/kl_coef": beta, "reward/raw": mean(&|r| f64::from(raw[r].0)),
@@ -103,7 +103,7 @@ pub(crate) fn record(
 ) -> Result<f64> {
     let mut line = json!({"step": learners.tick});
     for Observed { user, line: mut of_user, record } in observed {
-        let (own, step) = (&setup.own[user], turn.steps[user]);
+        let (own, step) = (&setup.own[user.0], turn.steps[user.0]);
         if let Some(seen) = updates.get(&user) {
             describe(&seen.policy, &seen.critic, &seen.norms, &mut of_user);
         }
@@ -118,10 +118,10 @@ pub(crate) fn record(
             }
             learners.keep(user, record);
         }
-        line[format!("user/{}", setup.users[user])] = of_user;
+        line[format!("user/{}", setup.users[user.0])] = of_user;
     }
     run.log(&line)?;
-    let latest = |user: &usize| learners.past[*user].last().map_or(0.0, |round| round.score);
+    let latest = |(_, user): (_, UserIndex)| learners.past[user.0].last().map_or(0.0, |round| round.score);
     Ok(turn.active.iter().map(latest).sum::<f64>() / turn.active.len() as f64)
 }
 

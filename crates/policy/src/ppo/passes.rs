@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lm::{Activations, Bank, Fault, Lm, Prefix, ScalarHead, Tensor, Trace, answer_hidden, answer_token_logp};
+use lm::{
+    Activations, Bank, Fault, Lm, Place, Prefix, Present, ScalarHead, Tensor, Trace, UserIndex, answer_hidden,
+    answer_token_logp,
+};
 use problem::Result;
 use tch::{Kind, no_grad};
 
@@ -18,40 +21,40 @@ pub(crate) struct Critic {
 
 /// What learns from a round: a number for every response token.
 pub(crate) trait Learned: Sized {
-    /// That of some users alone.
-    fn of_users(&self, users: &[usize]) -> Self;
+    /// That of the present users alone.
+    fn of_users(&self, present: &Present) -> Self;
     /// Its adapters.
     fn bank(&self) -> &Bank;
-    /// The numbers of a pass; `owners` are the users of its response tokens.
-    fn read(&self, passes: &Passes, trace: &Trace, owners: &[usize]) -> Tensor;
+    /// The numbers of a pass; `owners` are the places of the users of its response tokens.
+    fn read(&self, passes: &Passes, trace: &Trace, owners: &[Place]) -> Tensor;
 }
 
 /// Policies: the log-probability of each token.
 impl Learned for Bank {
-    fn of_users(&self, users: &[usize]) -> Self {
-        self.present(users)
+    fn of_users(&self, present: &Present) -> Self {
+        self.present(present.users())
     }
 
     fn bank(&self) -> &Bank {
         self
     }
 
-    fn read(&self, passes: &Passes, trace: &Trace, _: &[usize]) -> Tensor {
+    fn read(&self, passes: &Passes, trace: &Trace, _: &[Place]) -> Tensor {
         answer_token_logp(passes.lm, &trace.batch, &trace.hidden, passes.temperature)
     }
 }
 
 /// Critics: the value of the state in which each token was chosen.
 impl Learned for Critic {
-    fn of_users(&self, users: &[usize]) -> Self {
-        Self { bank: self.bank.present(users), head: self.head.present(users) }
+    fn of_users(&self, present: &Present) -> Self {
+        Self { bank: self.bank.present(present.users()), head: self.head.present(present.users()) }
     }
 
     fn bank(&self) -> &Bank {
         &self.bank
     }
 
-    fn read(&self, passes: &Passes, trace: &Trace, owners: &[usize]) -> Tensor {
+    fn read(&self, passes: &Passes, trace: &Trace, owners: &[Place]) -> Tensor {
         self.head.score(&answer_hidden(passes.lm, &trace.batch, &trace.hidden), owners)
     }
 }
@@ -106,7 +109,7 @@ fn flat(values: &[Vec<f32>], rows: &[usize]) -> Vec<f32> {
 }
 
 /// Sampled tokens of each user in `rows`.
-fn sampled_tokens(rollouts: &[Rollout], rows: &[usize]) -> BTreeMap<usize, usize> {
+fn sampled_tokens(rollouts: &[Rollout], rows: &[usize]) -> BTreeMap<UserIndex, usize> {
     let mut counts = BTreeMap::new();
     rows.iter().for_each(|r| *counts.entry(rollouts[*r].user).or_default() += rollouts[*r].sampled);
     counts
@@ -114,7 +117,7 @@ fn sampled_tokens(rollouts: &[Rollout], rows: &[usize]) -> BTreeMap<usize, usize
 
 /// The weight of every response token of a part: one over the user's sampled tokens in the whole minibatch; 0 for one that was not
 /// sampled.
-fn weights(rollouts: &[Rollout], part: &[usize], counts: &BTreeMap<usize, usize>) -> Vec<f32> {
+fn weights(rollouts: &[Rollout], part: &[usize], counts: &BTreeMap<UserIndex, usize>) -> Vec<f32> {
     let mut out = Vec::new();
     for rollout in part.iter().map(|row| &rollouts[*row]) {
         let weight = |t: usize| if t < rollout.sampled { 1.0 / counts[&rollout.user] as f32 } else { 0.0 };
@@ -123,14 +126,10 @@ fn weights(rollouts: &[Rollout], part: &[usize], counts: &BTreeMap<usize, usize>
     out
 }
 
-/// The number of its user among `present`, for every response token of `rows`.
-fn owners(rollouts: &[Rollout], rows: &[usize], present: &[usize]) -> Vec<usize> {
-    let owner = |r: &usize| vec![place(present, rollouts[*r].user); rollouts[*r].row.answer_tokens()];
+/// The place of its user, for every response token of `rows`.
+fn owners(rollouts: &[Rollout], rows: &[usize], present: &Present) -> Vec<Place> {
+    let owner = |r: &usize| vec![present.place(rollouts[*r].user); rollouts[*r].row.answer_tokens()];
     rows.iter().flat_map(owner).collect()
-}
-
-fn place(present: &[usize], user: usize) -> usize {
-    present.binary_search(&user).expect("a present user, in order")
 }
 
 /// A forward pass with what its backward pass needs.
@@ -168,12 +167,9 @@ impl<'a, M> Ahead<'a, M> {
     }
 }
 
-/// The users of these rows, in order.
-pub(crate) fn present_of(rollouts: &[Rollout], rows: &[usize]) -> Vec<usize> {
-    let mut present: Vec<usize> = rows.iter().map(|r| rollouts[*r].user).collect();
-    present.sort_unstable();
-    present.dedup();
-    present
+/// The users of these rows.
+pub(crate) fn present_of(rollouts: &[Rollout], rows: &[usize]) -> Present {
+    Present::new(rows.iter().map(|r| rollouts[*r].user))
 }
 
 impl<'a> Passes<'a> {
@@ -187,9 +183,9 @@ impl<'a> Passes<'a> {
     }
 
     /// Runs `here`, of the `present` users, over `groups`.
-    fn forward<M: Learned>(&self, here: &M, of: Rows, present: &[usize], groups: &[Vec<usize>]) -> Forward<'a> {
+    fn forward<M: Learned>(&self, here: &M, of: Rows, present: &Present, groups: &[Vec<usize>]) -> Forward<'a> {
         let batch = of.prefix.batch(self.lm, groups);
-        let of_group: Vec<usize> = groups.iter().map(|g| place(present, of.rollouts[g[0]].user)).collect();
+        let of_group: Vec<Place> = groups.iter().map(|g| present.place(of.rollouts[g[0]].user)).collect();
         let factors = here.bank().rows(&of_group, batch.lengths());
         let trace = Trace::new(self.lm, batch, factors, self.activations);
         let rows = groups.concat();
@@ -249,10 +245,10 @@ impl<'a> Passes<'a> {
             let (each, now, before) = (list(&losses), list(&logp), list(&old));
             for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
                 if !each[i].is_finite() {
-                    return Ok(Err(Fault { user: present[owners[i]], what: "the policy's loss".into() }));
+                    return Ok(Err(Fault { user: present.user(owners[i]), what: "the policy's loss".into() }));
                 }
                 let (w, log_ratio) = (f64::from(*weight), f64::from(now[i]) - f64::from(before[i]));
-                let (s, ratio) = (&mut seen[owners[i]], log_ratio.exp());
+                let (s, ratio) = (&mut seen[owners[i].0], log_ratio.exp());
                 s.loss += w * f64::from(each[i]);
                 s.approx_kl += w * 0.5 * log_ratio * log_ratio;
                 s.clipped += w * f64::from(u8::from((ratio - 1.0).abs() > clip));
@@ -293,9 +289,9 @@ impl<'a> Passes<'a> {
             let (each, now, before) = (list(&losses), list(&values), list(&old));
             for (i, weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
                 if !each[i].is_finite() {
-                    return Ok(Err(Fault { user: present[owners[i]], what: "the critic's loss".into() }));
+                    return Ok(Err(Fault { user: present.user(owners[i]), what: "the critic's loss".into() }));
                 }
-                let s = &mut seen[owners[i]];
+                let s = &mut seen[owners[i].0];
                 s.loss += f64::from(*weight) * f64::from(each[i]);
                 s.clipped += f64::from(*weight) * f64::from(u8::from(f64::from((now[i] - before[i]).abs()) > clip));
             }

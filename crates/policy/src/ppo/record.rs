@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lm::{Quarantine, RowCounts};
+use lm::{Quarantine, RowCounts, UserIndex};
 use problem::Result;
 use run::Run;
 use serde::{Deserialize, Serialize};
@@ -94,20 +94,20 @@ pub(crate) fn write_responses(
     users: &[String],
 ) -> Result<()> {
     use data::Column;
-    let rounds = |user: usize| past[user].iter().enumerate().map(move |(step, round)| (round.tick, user, step));
-    let mut order: Vec<(usize, usize, usize)> = (0..users.len()).flat_map(rounds).collect();
+    let rounds = |user: UserIndex| past[user.0].iter().enumerate().map(move |(step, round)| (round.tick, user, step));
+    let mut order: Vec<(usize, UserIndex, usize)> = UserIndex::all(users.len()).flat_map(rounds).collect();
     order.sort_unstable();
-    let responses = |(_, user, step): &(usize, usize, usize)| {
+    let responses = |(_, user, step): &(usize, UserIndex, usize)| {
         let (user, step) = (*user, *step);
-        past[user][step].responses.iter().map(move |response| (user, step, response))
+        past[user.0][step].responses.iter().map(move |response| (user, step, response))
     };
-    let rows: Vec<(usize, usize, &Response)> = order.iter().flat_map(responses).collect();
+    let rows: Vec<(UserIndex, usize, &Response)> = order.iter().flat_map(responses).collect();
     let text = |f: &dyn Fn(&Response) -> String| Column::Text(rows.iter().map(|(_, _, r)| f(r)).collect());
     let real = |f: &dyn Fn(&Response) -> f32| Column::Real(rows.iter().map(|(_, _, r)| f64::from(f(r))).collect());
     data::write_table(
         &run.path("rollouts.parquet"),
         &[
-            ("user_id", Column::Text(rows.iter().map(|(user, _, _)| users[*user].clone()).collect())),
+            ("user_id", Column::Text(rows.iter().map(|(user, _, _)| users[user.0].clone()).collect())),
             ("step", Column::Integer(rows.iter().map(|(_, step, _)| *step as i64).collect())),
             ("prompt", text(&|r| serde_json::to_string(prompts[r.prompt]).expect("plain data"))),
             ("answer", text(&|r| r.text.clone())),
@@ -132,7 +132,7 @@ pub(crate) fn report(
     let scale = |(user, scale): (&String, &MaybeScale)| Some((user.clone(), *scale.as_ref().ok()?));
     let healthy = quarantine.healthy(users.len());
     PpoReport {
-        users: healthy.into_iter().map(|user| (users[user].clone(), of_user(&past[user]))).collect(),
+        users: healthy.into_iter().map(|user| (users[user.0].clone(), of_user(&past[user.0]))).collect(),
         quarantined: quarantine.by_id(users),
         tokens: rounds().map(|r| r.tokens).sum(),
         first_update_difference: rounds().map(|r| r.first_update_difference).fold(0.0, f64::max),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use lm::{Bank, Hooks, Lm, Prefix, Sampling, Stop, TokenRow, answer_token_logp, forward, generate};
+use lm::{Bank, Hooks, Lm, Place, Prefix, Sampling, Stop, TokenRow, UserIndex, answer_token_logp, forward, generate};
 use problem::Result;
 use tch::no_grad;
 use text::Tokenizer;
@@ -10,8 +10,8 @@ use text::Tokenizer;
 /// One response of one user's policy.
 #[derive(Clone, Debug)]
 pub struct Rollout {
-    /// Index of the user.
-    pub user: usize,
+    /// Whose policy it is.
+    pub user: UserIndex,
     /// Index of the prompt.
     pub prompt: usize,
     /// Which of the user's asks it belongs to; responses to one follow each other.
@@ -31,8 +31,8 @@ pub struct Rollout {
 /// Who is asked what: a user and a prompt's tokens, with a seed for every response.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// Index of the user.
-    pub user: usize,
+    /// Whose policy it is.
+    pub user: UserIndex,
     /// Index of the prompt.
     pub prompt: usize,
     /// Counts the user's asks: a prompt that comes twice in a round is another turn.
@@ -43,7 +43,8 @@ pub struct Ask {
     pub seeds: Vec<[u8; 32]>,
 }
 
-/// Responses to all `asks`, at most `rows` decoded together; every ask has the same number of seeds. Without a `bank` they are the base's.
+/// Responses to all `asks`, at most `rows` decoded together; every ask has the same number of seeds. `bank` holds the whole table of users;
+/// without it they are the base's.
 pub fn roll_out(
     lm: &Lm,
     tokenizer: &Tokenizer,
@@ -56,13 +57,13 @@ pub fn roll_out(
     let together = (rows / copies).max(1);
     let mut out = Vec::with_capacity(asks.len() * copies);
     for some in asks.chunks(together) {
-        let users: Vec<usize> = some.iter().map(|a| a.user).collect();
+        let places: Vec<Place> = some.iter().map(|a| a.user.in_whole_bank()).collect();
         let prompts: Vec<Vec<i64>> = some.iter().map(|a| a.ids.clone()).collect();
         let seeds: Vec<[u8; 32]> = some.iter().flat_map(|a| a.seeds.iter().copied()).collect();
         let mut logp: Vec<Vec<f32>> = vec![Vec::new(); seeds.len()];
         let mut note = |row: usize, value: f32| logp[row].push(value);
         let hooks = Hooks { on_logp: Some(&mut note), ..Hooks::default() };
-        let samples = generate(lm, bank.map(|b| (b, users.as_slice())), &prompts, &seeds, sampling, hooks);
+        let samples = generate(lm, bank.map(|b| (b, places.as_slice())), &prompts, &seeds, sampling, hooks);
         for ((n, sample), logp) in samples.into_iter().enumerate().zip(logp) {
             let ask = &some[n / copies];
             let stop = match sample.stop {
@@ -86,8 +87,8 @@ pub fn roll_out(
 }
 
 /// The responses of each user who has some, in order.
-pub(crate) fn by_user(rollouts: &[Rollout]) -> BTreeMap<usize, Vec<usize>> {
-    let mut out: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+pub(crate) fn by_user(rollouts: &[Rollout]) -> BTreeMap<UserIndex, Vec<usize>> {
+    let mut out: BTreeMap<UserIndex, Vec<usize>> = BTreeMap::new();
     rollouts.iter().enumerate().for_each(|(row, rollout)| out.entry(rollout.user).or_default().push(row));
     out
 }
@@ -95,7 +96,7 @@ pub(crate) fn by_user(rollouts: &[Rollout]) -> BTreeMap<usize, Vec<usize>> {
 /// Rows in groups that share a user and a prompt, and so what they begin with; as batches of about `budget` tokens.
 pub(crate) fn in_parts(rollouts: &[Rollout], rows: &[usize], budget: usize) -> Vec<Vec<Vec<usize>>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut known: HashMap<(usize, usize), usize> = HashMap::new();
+    let mut known: HashMap<(UserIndex, usize), usize> = HashMap::new();
     for row in rows {
         let Rollout { user, prompt, .. } = rollouts[*row];
         let group = *known.entry((user, prompt)).or_insert(groups.len());
@@ -113,7 +114,7 @@ pub(crate) fn in_parts(rollouts: &[Rollout], rows: &[usize], budget: usize) -> V
     lm::under_budget(&lengths, budget).into_iter().map(pick).collect()
 }
 
-/// Log-probability of each response token of every row under the reference: the base, or the policies that `reference` holds.
+/// Log-probability of each response token of every row under the reference: the base, or the policies of all users that `reference` holds.
 pub(crate) fn reference_logp(
     lm: &Lm,
     prefix: &Prefix,
@@ -126,8 +127,8 @@ pub(crate) fn reference_logp(
     let mut out = vec![Vec::new(); rollouts.len()];
     for groups in in_parts(rollouts, &all, budget) {
         let batch = prefix.batch(lm, &groups);
-        let users: Vec<usize> = groups.iter().map(|g| rollouts[g[0]].user).collect();
-        let factors = reference.map(|bank| bank.rows(&users, batch.lengths()));
+        let places: Vec<Place> = groups.iter().map(|g| rollouts[g[0]].user.in_whole_bank()).collect();
+        let factors = reference.map(|bank| bank.rows(&places, batch.lengths()));
         let logp = no_grad(|| answer_token_logp(lm, &batch, &forward(lm, &batch, factors.as_ref()), temperature));
         let logp = Vec::<f32>::try_from(logp).expect("a number a token");
         scatter(&logp, groups.iter().flatten().copied(), &batch.answer_lengths(), &mut out);

@@ -1,6 +1,6 @@
 //! What a reward model says of responses, on each user's own scale.
 
-use lm::{Bank, Prefix, TokenRow};
+use lm::{Bank, Prefix, TokenRow, UserIndex};
 use problem::Result;
 use run::{Progress, Run};
 use text::Tokenizer;
@@ -9,8 +9,8 @@ use crate::ppo::rollouts::{Ask, Rollout, roll_out};
 use crate::ppo::scale::{MaybeScale, scale, score_of};
 use crate::ppo::setup::Setup;
 
-/// Rewards of rows of a [`Prefix`], for (row, index of the user): means and standard errors. Whoever knows reward models passes it in.
-pub type Rewards<'a> = dyn FnMut(&Prefix, &[(usize, usize)]) -> problem::Result<Vec<(f32, f32)>> + 'a;
+/// Rewards of rows of a [`Prefix`], for (row, user): means and standard errors. Whoever knows reward models passes it in.
+pub type Rewards<'a> = dyn FnMut(&Prefix, &[(usize, UserIndex)]) -> problem::Result<Vec<(f32, f32)>> + 'a;
 
 /// Responses of the base to every prompt are scored for every user: each user's mean 0 and variance 1 come from here. Computed once; a resumed run
 /// reads them back. A user whose rewards do not differ, or are not finite, has none.
@@ -50,7 +50,7 @@ fn scores_of_base(
         let ask = |prompt: usize| {
             let seed = |n: usize| run::derive(run.seed(), &["ppo", "scale", &prompt.to_string(), &n.to_string()]);
             Ask {
-                user: 0,
+                user: UserIndex(0), // nobody's: the base responds
                 prompt,
                 turn: prompt,
                 ids: questions[prompt].clone(),
@@ -62,9 +62,10 @@ fn scores_of_base(
         let rows: Vec<TokenRow> = rollouts.iter().map(|r| r.row.clone()).collect();
         let count = rows.len();
         let prefix = Prefix::new(lm, rows, 0..lm.depth(), |_| ())?;
-        let asked: Vec<(usize, usize)> = (0..users.len()).flat_map(|u| (0..count).map(move |row| (row, u))).collect();
+        let asked: Vec<(usize, UserIndex)> =
+            UserIndex::all(users.len()).flat_map(|u| (0..count).map(move |row| (row, u))).collect();
         for ((_, user), (mean, _)) in asked.iter().zip(rewards(&prefix, &asked)?) {
-            scores[*user].push(mean);
+            scores[user.0].push(mean);
         }
         bar.advance(some.len() * copies, "");
     }
@@ -99,11 +100,11 @@ pub(crate) fn score(
     let Setup { config, lm, .. } = setup;
     let rows: Vec<TokenRow> = rollouts.iter().map(|r| r.row.clone()).collect();
     let prefix = Prefix::new(lm, rows, bank.first_block()..lm.depth(), |_| ())?;
-    let owners: Vec<(usize, usize)> = rollouts.iter().enumerate().map(|(row, r)| (row, r.user)).collect();
+    let owners: Vec<(usize, UserIndex)> = rollouts.iter().enumerate().map(|(row, r)| (row, r.user)).collect();
     let raw = rewards(&prefix, &owners)?;
     let passes: Vec<bool> = rollouts.iter().map(|r| config.guard.passes(&r.text)).collect();
     let of = |(row, rollout): (usize, &Rollout)| {
-        let scale = scales[rollout.user].as_ref().expect("a user without a scale is in quarantine");
+        let scale = scales[rollout.user.0].as_ref().expect("a user without a scale is in quarantine");
         score_of(config, *scale, raw[row], rollout.finished, passes[row])
     };
     let scores = rollouts.iter().enumerate().map(of).collect();

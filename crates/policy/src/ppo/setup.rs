@@ -1,6 +1,6 @@
 //! What all rounds share, and who takes part in one.
 
-use lm::{Lm, Sampling};
+use lm::{Lm, Present, Sampling, UserIndex};
 use problem::Result;
 use text::Tokenizer;
 
@@ -35,10 +35,10 @@ impl<'a> Setup<'a> {
     }
 
     /// (user, learning rate of the critic) in a round.
-    pub(crate) fn critic_rates(&self, users: &[usize], turn: &Turn) -> Vec<(usize, f64)> {
+    pub(crate) fn critic_rates(&self, present: &Present, turn: &Turn) -> Vec<(UserIndex, f64)> {
         let optimizer = self.config.critic().map(|critic| &critic.optimizer);
-        let rate = |user: &usize| optimizer.map_or(0.0, |o| o.rate(turn.steps[*user], self.own[*user].steps));
-        users.iter().map(|user| (*user, rate(user))).collect()
+        let rate = |user: UserIndex| optimizer.map_or(0.0, |o| o.rate(turn.steps[user.0], self.own[user.0].steps));
+        present.iter().map(|(_, user)| (user, rate(user))).collect()
     }
 
     /// Rounds in which only critics learn.
@@ -52,18 +52,18 @@ impl<'a> Setup<'a> {
 pub(crate) struct Turn {
     /// Where and when, for messages.
     pub(crate) place: String,
-    /// The users who take part, by index in the table of users, in order.
-    pub(crate) active: Vec<usize>,
-    /// The number of every user's own next round, which decides all that is drawn.
+    /// The users who take part.
+    pub(crate) active: Present,
+    /// The number of the own next round of every user of the table, which decides all that is drawn.
     pub(crate) steps: Vec<usize>,
-    /// Every user's KL coefficient.
+    /// The KL coefficient of every user of the table.
     pub(crate) betas: Vec<f64>,
 }
 
 impl Turn {
     /// The next round; none if training is through.
     pub(crate) fn next(setup: &Setup, learners: &Learners<RoundRecord>) -> Option<Self> {
-        let active = learners.next_users(|user| setup.own[user].steps, setup.config.users_at_once);
+        let active = learners.next_users(|user| setup.own[user.0].steps, setup.config.users_at_once);
         let beta = |(own, past): (&Own, &Vec<RoundRecord>)| past.last().map_or(own.control.start(), |last| last.beta);
         (!active.is_empty()).then(|| Self {
             place: format!("ppo, round {}", learners.tick),

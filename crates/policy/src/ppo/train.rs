@@ -6,7 +6,7 @@
 //!
 //! Left out on purpose: an entropy bonus, one value head for all.
 
-use lm::Lm;
+use lm::{Lm, UserIndex};
 use problem::Result;
 use run::{Progress, Run};
 use text::{Message, Tokenizer};
@@ -90,7 +90,7 @@ pub fn train(
 /// Puts users who cannot begin in quarantine.
 fn refuse(models: &Models, scales: &[MaybeScale], learners: &mut Learners<RoundRecord>) {
     models.without.iter().for_each(|user| learners.quarantine.put(*user, NO_START));
-    for (user, scale) in scales.iter().enumerate() {
+    for (user, scale) in UserIndex::all(scales.len()).zip(scales) {
         if let Err(why) = scale {
             learners.quarantine.put(user, why.clone());
         }

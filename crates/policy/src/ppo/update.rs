@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lm::{Bank, Fault, Quarantine, Tensor};
+use lm::{Bank, Fault, Present, Quarantine, Tensor, UserIndex};
 use problem::Result;
 use run::Run;
 
@@ -14,7 +14,7 @@ use crate::ppo::passes::{Ahead, Critic, Round, Seen, present_of};
 use crate::ppo::setup::{Setup, Turn};
 
 /// What is seen of each user over a round's updates.
-pub(crate) type Updates = BTreeMap<usize, Updated>;
+pub(crate) type Updates = BTreeMap<UserIndex, Updated>;
 
 /// What is seen of a user over a round's updates.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub(crate) struct Updated {
 /// A user who has to leave the round, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Leaves {
-    user: usize,
+    user: UserIndex,
     why: String,
 }
 
@@ -94,7 +94,7 @@ fn step(
     kept: Kept,
     updates: &mut Updates,
 ) -> Result<Option<Leaves>> {
-    let trains = |row: &usize| turn.steps[round.rows.rollouts[*row].user] >= setup.warmup();
+    let trains = |row: &usize| turn.steps[round.rows.rollouts[*row].user.0] >= setup.warmup();
     let of_policy: Vec<usize> = rows.iter().copied().filter(trains).collect();
     let policy = match policy_gradients(setup, models, turn, round, &of_policy, is_first, kept.policy)? {
         Ok(found) => found,
@@ -104,17 +104,17 @@ fn step(
         Ok(found) => found,
         Err(leaves) => return Ok(Some(leaves)),
     };
-    if let (Some((_, adam)), Some(Gradients { users, values, seen })) = (&mut models.critic, critic) {
-        let rates = setup.critic_rates(&users, turn);
+    if let (Some((_, adam)), Some(Gradients { present, values, seen })) = (&mut models.critic, critic) {
+        let rates = setup.critic_rates(&present, turn);
         adam.step(&values, 0.0, &rates, &turn.place)?;
-        users.iter().zip(seen).for_each(|(user, seen)| updates.entry(*user).or_default().critic.push(seen));
+        present.iter().zip(seen).for_each(|((_, user), seen)| updates.entry(user).or_default().critic.push(seen));
     }
-    if let Some(Gradients { users, values, seen }) = policy {
-        let rate = |user: &usize| setup.own[*user].optimizer.rate(turn.steps[*user], setup.own[*user].steps);
-        let rates: Vec<(usize, f64)> = users.iter().map(|user| (*user, rate(user))).collect();
+    if let Some(Gradients { present, values, seen }) = policy {
+        let rate = |user: UserIndex| setup.own[user.0].optimizer.rate(turn.steps[user.0], setup.own[user.0].steps);
+        let rates: Vec<(UserIndex, f64)> = present.iter().map(|(_, user)| (user, rate(user))).collect();
         let norms = models.adam.step(&values, shared_rate(&rates), &rates, &turn.place)?;
-        for ((user, seen), norm) in users.iter().zip(seen).zip(norms.users) {
-            let of_user = updates.entry(*user).or_default();
+        for (((_, user), seen), norm) in present.iter().zip(seen).zip(norms.users) {
+            let of_user = updates.entry(user).or_default();
             of_user.policy.push(seen);
             of_user.norms.push(norm);
         }
@@ -124,8 +124,7 @@ fn step(
 
 /// Gradients of some users that are finite.
 struct Gradients {
-    /// In order.
-    users: Vec<usize>,
+    present: Present,
     /// In the order of the parameters.
     values: Vec<Tensor>,
     /// Of each user.
@@ -147,31 +146,32 @@ fn policy_gradients<'a>(
     if rows.is_empty() {
         return Ok(Ok(None));
     }
-    let users = present_of(round.rows.rollouts, rows);
+    let present = present_of(round.rows.rollouts, rows);
     match setup.passes.policy(&models.bank, round, rows, setup.config.clip, ahead, &turn.place)? {
         Err(fault) => Ok(Err(fault.into())),
         Ok((values, seen)) => {
-            let norms = models.adam.norms(&values, users.len())?;
-            if let Some(fault) = Fault::find(&users, &norms.users, "the policy's gradient") {
+            let norms = models.adam.norms(&values, present.len())?;
+            if let Some(fault) = Fault::find(present.users(), &norms.users, "the policy's gradient") {
                 return Ok(Err(fault.into()));
             }
-            let first_time = |user: usize| is_first && turn.steps[user] == setup.warmup();
-            Ok(differs(&users, &seen, first_time).map_or(Ok(Some(Gradients { users, values, seen })), Err))
+            let first_time = |user: UserIndex| is_first && turn.steps[user.0] == setup.warmup();
+            Ok(differs(&present, &seen, first_time).map_or(Ok(Some(Gradients { present, values, seen })), Err))
         }
     }
 }
 
 /// Before a policy's first update nothing has moved: its log-probabilities must be those of the round's beginning. The first user, among those of
 /// whom that can be said, for whom they are not.
-fn differs(users: &[usize], seen: &[Seen], first_time: impl Fn(usize) -> bool) -> Option<Leaves> {
+fn differs(present: &Present, seen: &[Seen], first_time: impl Fn(UserIndex) -> bool) -> Option<Leaves> {
     const MOST: f64 = 0.1;
-    let (user, seen) = users.iter().zip(seen).find(|(user, seen)| first_time(**user) && seen.moved.max(0.0) > MOST)?;
+    let far = |user: UserIndex, seen: &Seen| first_time(user) && seen.moved.max(0.0) > MOST;
+    let ((_, user), seen) = present.iter().zip(seen).find(|((_, user), seen)| far(*user, seen))?;
     let why = format!(
         "log-probabilities in the policy's first update differ by up to {:.3} nats from those of the round's beginning, more than {MOST}; \
          train in float32 (`--dtype float32`), and please report this",
         seen.moved
     );
-    Some(Leaves { user: *user, why })
+    Some(Leaves { user, why })
 }
 
 fn critic_gradients<'a>(
@@ -185,13 +185,13 @@ fn critic_gradients<'a>(
     let (Some((critic, adam)), Some(settings), false) = (&models.critic, setup.config.critic(), rows.is_empty()) else {
         return Ok(Ok(None));
     };
-    let users = present_of(round.rows.rollouts, rows);
+    let present = present_of(round.rows.rollouts, rows);
     match setup.passes.critic(critic, round, rows, settings.value_clip, ahead, &turn.place)? {
         Err(fault) => Ok(Err(fault.into())),
         Ok((values, seen)) => {
-            let norms = adam.norms(&values, users.len())?;
-            let fault = Fault::find(&users, &norms.users, "the critic's gradient");
-            Ok(fault.map_or(Ok(Some(Gradients { users, values, seen })), |fault| Err(fault.into())))
+            let norms = adam.norms(&values, present.len())?;
+            let fault = Fault::find(present.users(), &norms.users, "the critic's gradient");
+            Ok(fault.map_or(Ok(Some(Gradients { present, values, seen })), |fault| Err(fault.into())))
         }
     }
 }
@@ -210,16 +210,17 @@ mod tests {
     fn issue_22_a_first_update_that_begins_elsewhere_stops_that_user_alone() {
         let seen = |moved: f64| Seen { moved, ..Seen::default() };
         let all = [seen(0.05), seen(0.4), seen(0.5)];
-        let leaves = differs(&[3, 5, 7], &all, |_| true).unwrap();
-        assert_eq!(leaves.user, 5);
+        let present = Present::new([3, 5, 7].map(UserIndex));
+        let leaves = differs(&present, &all, |_| true).unwrap();
+        assert_eq!(leaves.user, UserIndex(5));
         assert!(leaves.why.contains("differ by up to 0.400 nats"), "{}", leaves.why);
-        assert_eq!(differs(&[3, 5, 7], &all, |user| user == 7).unwrap().user, 7);
-        assert_eq!(differs(&[3, 5, 7], &all, |user| user == 3), None);
+        assert_eq!(differs(&present, &all, |user| user == UserIndex(7)).unwrap().user, UserIndex(7));
+        assert_eq!(differs(&present, &all, |user| user == UserIndex(3)), None);
     }
 
     fn rollouts() -> Vec<Rollout> {
         let rollout = |(user, n): (usize, i64)| Rollout {
-            user,
+            user: UserIndex(user),
             prompt: 0,
             turn: 0,
             row: TokenRow { ids: vec![0, 3, 4 + n, 9 + n, 0], answer_start: 2 },
@@ -245,7 +246,8 @@ mod tests {
         let sampling = Sampling::at(1.0, 4, vec![]);
         let setup = Setup { config: &config, lm, users: &users, own, passes, sampling };
         let mut models = Models::new(&config, lm, &users, None, &run).unwrap();
-        let turn = Turn { place: "ppo, round 0".into(), active: vec![0, 1], steps: vec![0, 0], betas: vec![0.1; 2] };
+        let active = Present::new(UserIndex::all(2));
+        let turn = Turn { place: "ppo, round 0".into(), active, steps: vec![0, 0], betas: vec![0.1; 2] };
 
         let rollouts = rollouts();
         let rows = rollouts.iter().map(|r| r.row.clone()).collect();
@@ -262,7 +264,7 @@ mod tests {
         let updates = update(&setup, &mut models, &turn, &round, &first, kept, &mut quarantine, &run).unwrap();
         assert!(updates.keys().all(|user| !quarantine.holds(*user)));
         let factors = |user| models.bank.of_user(user).into_iter().map(|f| f.up).collect();
-        (quarantine.by_id(&users), vec![factors(0), factors(1)])
+        (quarantine.by_id(&users), UserIndex::all(2).map(factors).collect())
     }
 
     #[test]

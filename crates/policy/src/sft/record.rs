@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lm::{Plan, RowCounts};
+use lm::{Plan, RowCounts, UserIndex};
 use problem::Result;
 use run::Run;
 use serde::{Deserialize, Serialize};
@@ -47,14 +47,14 @@ pub(crate) fn record(
     run: &mut Run,
 ) -> Result<f64> {
     let mut line = json!({"step": learners.tick});
-    for (place, user) in turn.users.iter().enumerate() {
-        let (loss, grad_norm, learning_rate) = (taken.losses[place], taken.norms[place], taken.rates[place].1);
-        learners.keep(*user, loss);
-        line[format!("user/{}", models[*user])] =
+    for (place, user) in turn.present.iter() {
+        let (loss, grad_norm, learning_rate) = (taken.losses[place.0], taken.norms[place.0], taken.rates[place.0].1);
+        learners.keep(user, loss);
+        line[format!("user/{}", models[user.0])] =
             json!({"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate});
     }
     run.log(&line)?;
-    Ok(taken.losses.iter().sum::<f64>() / turn.users.len() as f64)
+    Ok(taken.losses.iter().sum::<f64>() / turn.present.len() as f64)
 }
 
 /// The report of a training that is through; `answers` are each model's distinct responses.
@@ -65,7 +65,7 @@ pub(crate) fn report(
     learners: &Learners<f64>,
     rows: RowCounts,
 ) -> SftReport {
-    let of = |model: usize| {
+    let of = |UserIndex(model): UserIndex| {
         let losses = &learners.past[model];
         let tenth = losses.len().div_ceil(10);
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
@@ -79,7 +79,7 @@ pub(crate) fn report(
     };
     let healthy = learners.quarantine.healthy(models.len());
     SftReport {
-        models: healthy.into_iter().map(|model| (models[model].clone(), of(model))).collect(),
+        models: healthy.into_iter().map(|model| (models[model.0].clone(), of(model))).collect(),
         quarantined: learners.quarantine.by_id(models),
         rows,
     }

@@ -1,6 +1,6 @@
 //! One step of all models: gradients of a batch that mixes them, and the optimiser.
 
-use lm::{AdamW, Bank, Fault, Lm, Plan, Prefix, Tensor, Trace, answer_logp};
+use lm::{AdamW, Bank, Fault, Lm, Place, Plan, Prefix, Tensor, Trace, UserIndex, answer_logp};
 use problem::Result;
 use run::Run;
 use tch::Kind;
@@ -25,7 +25,7 @@ pub(crate) struct Taken {
     /// Norms of the gradients before clipping.
     pub(crate) norms: Vec<f64>,
     /// (user, learning rate).
-    pub(crate) rates: Vec<(usize, f64)>,
+    pub(crate) rates: Vec<(UserIndex, f64)>,
 }
 
 /// Takes one step of every model in `turn`; or nothing changes, and the fault says whose numbers are not finite.
@@ -37,14 +37,14 @@ pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str
         Ok(found) => found,
         Err(fault) => return Ok(Err(fault)),
     };
-    let norms = adam.norms(&gradients, turn.users.len())?;
-    if let Some(fault) = Fault::find(&turn.users, &norms.users, "the gradient") {
+    let norms = adam.norms(&gradients, turn.present.len())?;
+    if let Some(fault) = Fault::find(turn.present.users(), &norms.users, "the gradient") {
         return Ok(Err(fault));
     }
-    let rate = |(user, step): (&usize, &usize)| {
-        (*user, inputs.config.optimizer.rate(*step, inputs.plans[*user].batches.len()))
+    let rate = |(user, step): (&UserIndex, &usize)| {
+        (*user, inputs.config.optimizer.rate(*step, inputs.plans[user.0].batches.len()))
     };
-    let rates: Vec<(usize, f64)> = turn.users.iter().zip(&turn.steps).map(rate).collect();
+    let rates: Vec<(UserIndex, f64)> = turn.present.users().iter().zip(&turn.steps).map(rate).collect();
     let norms = adam.step(&gradients, 0.0, &rates, place)?;
     Ok(Ok(Taken { losses, norms: norms.users, rates }))
 }
@@ -55,19 +55,19 @@ fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrF
     let Inputs { config, lm, bank, prefix, plans: _, models } = *inputs;
     let rows = prefix.rows();
     let answer_tokens: Vec<usize> = turn.sums(|row| rows[row].ids.len() - rows[row].answer_start);
-    let here = bank.present(&turn.users);
+    let here = bank.present(turn.present.users());
     let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
 
     let lengths: Vec<usize> = turn.items.iter().map(|(_, row)| rows[*row].ids.len()).collect();
-    let (mut sum, mut means) = (None, vec![0.0; turn.users.len()]);
+    let (mut sum, mut means) = (None, vec![0.0; turn.present.len()]);
     for part in lm::under_budget(&lengths, config.micro_batch_tokens.get()) {
         let groups: Vec<Vec<usize>> = part.iter().map(|i| vec![turn.items[*i].1]).collect();
-        let owners: Vec<usize> = part.iter().map(|i| turn.items[*i].0).collect();
-        let weights: Vec<f32> = owners.iter().map(|place| 1.0 / answer_tokens[*place] as f32).collect();
+        let owners: Vec<Place> = part.iter().map(|i| turn.items[*i].0).collect();
+        let weights: Vec<f32> = owners.iter().map(|place| 1.0 / answer_tokens[place.0] as f32).collect();
         let seeds = part.iter().map(|i| {
             let (place, row) = turn.items[*i];
             let row = run::hash_bytes(format!("{:?}", rows[row].ids).as_bytes());
-            let (model, step) = (&models[turn.users[place]], turn.steps[place].to_string());
+            let (model, step) = (&models[turn.present.user(place).0], turn.steps[place.0].to_string());
             run::derive(run.seed(), &["sft", "dropout", model, &step, &row])
         });
         let batch = prefix.batch(lm, &groups);
@@ -77,11 +77,11 @@ fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrF
         let trace = Trace::new(lm, batch, factors, config.activations);
         let nll = -answer_logp(lm, &trace.batch, &trace.hidden) * Tensor::from_slice(&weights).to_device(lm.device); // [rows]
         let values = Vec::<f64>::try_from(nll.detach().to_kind(Kind::Double)).expect("one number a row");
-        let of_users: Vec<usize> = owners.iter().map(|place| turn.users[*place]).collect();
+        let of_users: Vec<UserIndex> = owners.iter().map(|place| turn.present.user(*place)).collect();
         if let Some(fault) = Fault::find(&of_users, &values, "the loss") {
             return Ok(Err(fault));
         }
-        owners.iter().zip(&values).for_each(|(place, value)| means[*place] += value);
+        owners.iter().zip(&values).for_each(|(place, value)| means[place.0] += value);
         lm::accumulate(&mut sum, trace.backward(&nll.sum(Kind::Float), &parameters, &[], place)?);
     }
     Ok(Ok((sum.unwrap_or_default(), means)))

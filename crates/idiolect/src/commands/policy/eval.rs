@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use lm::Lm;
+use lm::{Lm, UserIndex};
 use policy::Policies;
 use problem::{Result, mistake};
 use reward::RewardModel;
@@ -87,7 +87,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let truth: Option<Truth> = args.truth.as_ref().map(|path| run::read_json(path)).transpose()?;
     let model = args.reward.as_ref().map(|path| RewardModel::read(path, &lm)).transpose()?;
     let users = &policies.users;
-    let judges: Vec<usize> =
+    let judges: Vec<UserIndex> =
         users.iter().map(|user| known(user, truth.as_ref(), model.as_ref())).collect::<Result<_>>()?;
 
     // Files decide the result: a folder of another run does not go on.
@@ -136,21 +136,21 @@ fn eval(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
-/// The number of a user among those of the reward model; 0 with a truth, which must know them.
-fn known(user: &String, truth: Option<&Truth>, model: Option<&RewardModel>) -> Result<usize> {
+/// A user among those of the reward model; the first with a truth, which must know them.
+fn known(user: &String, truth: Option<&Truth>, model: Option<&RewardModel>) -> Result<UserIndex> {
     let stranger = |users: Vec<String>| {
         let message = format!("user `{user}` of the policies: expected one whom the judge knows");
         mistake(message, format!("it knows {}", users.join(", ")))
     };
     match (truth, model) {
-        (Some(truth), _) if truth.raters.contains_key(user) => Ok(0),
+        (Some(truth), _) if truth.raters.contains_key(user) => Ok(UserIndex(0)),
         (Some(truth), _) => Err(stranger(truth.raters.keys().cloned().collect())),
         (None, Some(model)) => match model.users.binary_search(user) {
-            Ok(index) => Ok(index),
-            Err(_) if model.is_shared() => Ok(0),
+            Ok(index) => Ok(UserIndex(index)),
+            Err(_) if model.is_shared() => Ok(UserIndex(0)),
             Err(_) => Err(stranger(model.users.clone())),
         },
-        (None, None) => Ok(0),
+        (None, None) => Ok(UserIndex(0)),
     }
 }
 
@@ -159,14 +159,14 @@ fn by_reward(
     lm: &Lm,
     tokenizer: &Tokenizer,
     model: &RewardModel,
-    judges: &[usize],
+    judges: &[UserIndex],
     prompts: &[Vec<Message>],
     answers: &[Vec<Answer>],
 ) -> problem::Result<Rates> {
     let (rows, places) = answer_rows(tokenizer, prompts, answers)?;
     let all: Vec<usize> = (0..rows.len()).collect();
     let prefix = model.prefix(lm, rows, |_| ())?;
-    let rates = |user: &usize| {
+    let rates = |user: &UserIndex| {
         let scores = model.score(lm, &prefix, &all, *user);
         let rate = |place: &Option<usize>| place.map_or(f64::NEG_INFINITY, |row| f64::from(scores[row]));
         places.iter().map(|own| own.iter().map(rate).collect()).collect()
