@@ -11,9 +11,13 @@
 //! assert_eq!((problem.kind(), problem.hint()), (Kind::User, Some("drop the row")));
 //! ```
 
+mod panics;
+
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind};
+
+pub use panics::{is_expected_panic, unless_it_panics};
 
 /// What every fallible function of the workspace returns.
 pub type Result<T, E = Problem> = std::result::Result<T, E>;

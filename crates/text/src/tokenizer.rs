@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use problem::{Problem, Result, bug, invalid, mistake};
+use problem::{Problem, Result, invalid, mistake, unless_it_panics};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokenizers::Encoding;
 
 use crate::chat::noon;
 use crate::{ChatTemplate, Message, NaiveDate};
@@ -117,9 +118,14 @@ fn bad(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Pr
     invalid(path.display(), expected, found, "import or download the model again")
 }
 
-/// The tokenizer library failed on a text.
-pub(crate) fn refused(error: &impl std::fmt::Display) -> Problem {
-    bug("tokenizer", "a text that it can encode", error.to_string())
+/// What the tokenizer library says of a text, or of ids. On damaged files it also panics.
+fn guarded<T>(folder: &Path, call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let wrong =
+        |found: String| bad(&folder.join("tokenizer.json"), "a tokenizer that can encode and decode any text", found);
+    match unless_it_panics(call) {
+        Some(result) => result.map_err(|e| wrong(e.to_string())),
+        None => Err(wrong("one that its library cannot run".into())),
+    }
 }
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -175,8 +181,10 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         fs_err::metadata(&path)?;
         let bytes = fs_err::read(&path)?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| bad(&path, "a tokenizer of the `tokenizers` library", e.to_string()))?;
+        let read = unless_it_panics(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()));
+        let inner = read
+            .unwrap_or_else(|| Err("one that its reader cannot make sense of".into()))
+            .map_err(|found| bad(&path, "a tokenizer of the `tokenizers` library", found))?;
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?;
         let optional = |name: &str| -> Result<Value> {
@@ -250,16 +258,20 @@ impl Tokenizer {
         })
     }
 
+    fn encoding<'t>(&self, text: impl Into<tokenizers::EncodeInput<'t>>, special: bool) -> Result<Encoding> {
+        guarded(&self.folder, || self.inner.encode(text, special))
+    }
+
     /// Ids of a plain text as transformers' `tokenizer(text)` gives them, special tokens of the post-processor included.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self.inner.encode(text, true).map_err(|e| refused(&e))?;
+        let encoding = self.encoding(text, true)?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
     /// Ids of a conversation up to where the assistant is to speak.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<i64>> {
         let text = self.template()?.render(messages)?;
-        let encoding = self.inner.encode(text, false).map_err(|e| refused(&e))?;
+        let encoding = self.encoding(text, false)?;
         self.refuse_double_bos(encoding.get_ids())?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
@@ -284,7 +296,7 @@ impl Tokenizer {
         let boundary = prompt.len();
         let eos = if ending == Ending::Finished { self.eos_token.as_str() } else { "" };
         let text = format!("{prompt}{answer}{eos}");
-        let encoding = self.inner.encode(text, false).map_err(|e| refused(&e))?;
+        let encoding = self.encoding(text, false)?;
         self.refuse_double_bos(encoding.get_ids())?;
         let offsets = encoding.get_offsets(); // bytes of the text, end exclusive
         let answer_start = offsets.iter().take_while(|(_, end)| *end <= boundary).count();
@@ -302,13 +314,13 @@ impl Tokenizer {
     /// The text of `ids`, special tokens left out.
     pub fn decode(&self, ids: &[i64]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
-        self.inner.decode(&ids, true).map_err(|e| refused(&e))
+        guarded(&self.folder, || self.inner.decode(&ids, true))
     }
 
     /// The text of `ids`, special tokens written out.
     pub fn decode_all(&self, ids: &[i64]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
-        self.inner.decode(&ids, false).map_err(|e| refused(&e))
+        guarded(&self.folder, || self.inner.decode(&ids, false))
     }
 
     /// Tokens after which generation stops.

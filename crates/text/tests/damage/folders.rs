@@ -116,7 +116,12 @@ proptest! {
             change(&mut value, steps, odd);
         }
         fs_err::write(&path, value.to_string()).unwrap();
-        if let Ok(tokenizer) = Tokenizer::from_folder(folder.path()) {
+        let read = problem::unless_it_panics(|| Tokenizer::from_folder(folder.path()));
+        let Some(read) = read else { panic!("a panic got out") };
+        if let Err(error) = &read {
+            prop_assert_eq!(error.kind(), problem::Kind::User, "{}", error);
+        }
+        if let Ok(tokenizer) = read {
             let conversation = [Message::user("hello there, 12é\u{1F600}\n")];
             let row = tokenizer.row(&conversation, "he said", Ending::Finished);
             _ = tokenizer.prompt(&conversation);
@@ -129,6 +134,18 @@ proptest! {
             _ = (tokenizer.largest_id(), tokenizer.end_id(), tokenizer.stop_ids());
         }
     }
+}
+
+#[test]
+fn a_tokenizer_that_its_library_panics_on_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    tokenizer(folder.path(), "{{ messages[0].content }}").unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let mut value: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    value["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": 5});
+    fs_err::write(&path, value.to_string()).unwrap();
+    let message = Tokenizer::from_folder(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("tokenizer.json: expected a tokenizer of the `tokenizers` library"), "{message}");
 }
 
 #[test]
