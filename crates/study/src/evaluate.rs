@@ -130,6 +130,22 @@ pub fn evaluate(
     Ok(report)
 }
 
+/// How far a user's model has moved from the base on prompts where no preference matters.
+fn drift(
+    config: &EvaluateConfig,
+    lm: &Lm,
+    tokenizer: &Tokenizer,
+    (bank, place): (&Bank, Place),
+    prompts: &[Vec<Message>],
+    user: &str,
+    run: &mut Run,
+) -> Result<Drift> {
+    let (label, copies) = (format!("{user} on neutral prompts"), config.kl_samples_per_prompt);
+    let answers = sample(lm, tokenizer, Some((bank, place)), prompts, copies, &config.sampling, &label, run)?;
+    let (kl, kl_per_token) = divergence(lm, tokenizer, bank, place, prompts, &answers, copies, &label)?;
+    Ok(Drift { prompts: prompts.len(), kl, kl_per_token })
+}
+
 /// Samples the base and every user's model, lets `judge` rate all answers for all users, and compares. `against` is a model for everybody (at
 /// place 0 of its bank) that every user's own is compared with beside the base. Writes `report.json`, `report.md`, `matrix.svg` and
 /// `answers.parquet` into the run's folder; gives the report and the base's answers.
@@ -205,25 +221,8 @@ pub fn evaluate_by(
         let controlled =
             clustered(contests.len(), LENGTH_RESAMPLES, &mut run.rng(&["bootstrap", "length", user]), same_length)
                 .expect("every prompt has comparisons");
-        let drift = match neutral {
-            None => None,
-            Some(prompts) => {
-                let label = format!("{user} on neutral prompts");
-                let answers = sample(
-                    lm,
-                    tokenizer,
-                    Some((bank, place(u))),
-                    prompts,
-                    *kl_samples_per_prompt,
-                    sampling,
-                    &label,
-                    run,
-                )?;
-                let (kl, kl_per_token) =
-                    divergence(lm, tokenizer, bank, place(u), prompts, &answers, *kl_samples_per_prompt, &label)?;
-                Some(Drift { prompts: prompts.len(), kl, kl_per_token })
-            }
-        };
+        let drift =
+            neutral.map(|prompts| drift(config, lm, tokenizer, (bank, place(u)), prompts, user, run)).transpose()?;
         report.users.insert(
             user.clone(),
             UserReport {

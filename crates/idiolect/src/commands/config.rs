@@ -35,7 +35,7 @@ impl ConfigArgs {
 /// Widest line of documentation.
 const WIDTH: usize = 110;
 
-/// The settings as a [[stage]] of a pipeline: what is said of each, and its default.
+/// The settings as a `[[stage]]` of a pipeline: what is said of each, and its default.
 fn annotated(kind: &str, schema: &Value, defaults: &Table) -> String {
     let mut out = format!("[[stage]]\nkind = \"{kind}\"\n");
     let schema = Schema::new(schema);
