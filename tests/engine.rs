@@ -28,9 +28,19 @@ fn issue_22_1_another_number_of_threads_is_an_error_that_names_it_and_deletes_no
     let before = fs_err::read(workspace.path("checkpoints/tiny/reward/reward.safetensors")).unwrap();
     let (code, text) = said_by_two_threads(&workspace, &["--until", "reward"]);
     assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains("import: up to date"), "what libtorch does not compute does not depend on it: {text}");
     assert!(text.contains("simulate: was computed in another environment: threads 1 (now 2)"), "{text}");
     assert!(text.contains("hint: --accept-environment"), "{text}");
+    let mut command = program();
+    command.arg("run").arg(workspace.path("pipelines/tiny.toml")).args([
+        "--threads",
+        "2",
+        "--dtype",
+        "float32",
+        "--dry-run",
+    ]);
+    let planned = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(planned.contains("| import | up to date |"), "libtorch does not compute it: {planned}");
+    assert!(planned.contains("| reward | ends with an error: "), "a dry run says what the run would: {planned}");
     let (code, text) = said_by_two_threads(&workspace, &["--until", "reward", "--accept-environment"]);
     assert_eq!((code, text.matches(": up to date").count()), (Some(0), 4), "{text}");
     assert_eq!(fs_err::read(workspace.path("checkpoints/tiny/reward/reward.safetensors")).unwrap(), before);
@@ -53,6 +63,22 @@ fn issue_22_1_an_unfinished_run_outlives_other_settings_and_another_environment(
     assert_eq!(said(&undisturbed, &["--until", "reward"]).0, Some(0));
     let model = |w: &Workspace| fs_err::read(w.path("checkpoints/tiny/reward/reward.safetensors")).unwrap();
     assert!(model(&workspace) == model(&undisturbed), "the same bytes");
+}
+
+#[test]
+#[cfg_attr(not(feature = "kill-points"), ignore = "needs --features idiolect/kill-points")]
+fn issue_22_1_responses_sampled_in_batches_of_another_size_stay_with_their_prompts() {
+    let (killed, undisturbed) = (Workspace::new(), Workspace::new());
+    let output = killed.run(&["--until", "simulate"]).env("IDIOLECT_ABORT_AFTER", "simulate:1").output().unwrap();
+    assert!(stderr(&output).contains("aborting after checkpoint"), "{}", stderr(&output));
+    let smaller = ["--until", "simulate", "--set", "simulate.sampling.batch_rows=4"];
+    let (code, text) = said(&killed, &smaller);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("was begun in another environment: sampling.batch_rows 8 (now 4)"), "{text}");
+    assert_eq!(said(&killed, &[&smaller[..], &["--accept-environment"]].concat()).0, Some(0));
+    assert_eq!(said(&undisturbed, &["--until", "simulate"]).0, Some(0));
+    let counts = |w: &Workspace| read(w, "simulate/report.json")["samples"].clone();
+    assert_eq!(counts(&killed), counts(&undisturbed));
 }
 
 #[test]
@@ -114,6 +140,24 @@ fn issue_22_4_an_export_leaves_out_whom_training_stopped_and_a_cell_without_user
     let export = read(&workspace, "export/manifest.json");
     assert_eq!(export["summary"]["not_merged"], serde_json::json!(["ann"]), "{export}");
     assert_eq!(export["summary"]["users"].as_object().unwrap().len(), 1);
+
+    // Whom an earlier stage stopped is left out as well, and may keep settings.
+    let workspace = Workspace::new();
+    let reward = workspace.path("checkpoints/tiny/reward/report.json");
+    assert_eq!(said(&workspace, &["--until", "reward"]).0, Some(0));
+    let mut report: Value = run::read_json(&reward).unwrap();
+    report["quarantined"] = serde_json::json!({"eve": "step 3: the loss is not finite"});
+    run::write_json(&reward, &report).unwrap();
+    let manifest = workspace.path("checkpoints/tiny/reward/manifest.json");
+    let mut record: Value = run::read_json(&manifest).unwrap();
+    record["files"]["report.json"]["bytes"] = fs_err::metadata(&reward).unwrap().len().into();
+    run::write_json(&manifest, &record).unwrap();
+    workspace.edit("configs/dpo.toml", "[lora]", "[user.eve]\nbeta = 0.2\n[lora]");
+    workspace.edit("configs/export.toml", "\"ann\"", "\"ann\", \"eve\"");
+    let (code, text) = said(&workspace, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    let export = read(&workspace, "export/manifest.json");
+    assert_eq!(export["summary"]["not_merged"], serde_json::json!(["eve"]), "{export}");
 
     let workspace = Workspace::new();
     let text = fs_err::read_to_string(workspace.path("pipelines/tiny.toml")).unwrap();

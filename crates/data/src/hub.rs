@@ -131,7 +131,7 @@ impl Snapshot {
 }
 
 /// Is a revision a commit already?
-pub(crate) fn is_commit(revision: &str) -> bool {
+pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

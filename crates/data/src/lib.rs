@@ -49,7 +49,7 @@ mod walk;
 
 pub use card::{Card, Columns, Layout, OneOrMore};
 pub use check::{Check, CheckOptions, Finding, Level, UserCheck, check};
-pub use hub::{HubKind, Snapshot, hub_problem, offline};
+pub use hub::{HubKind, Snapshot, hub_problem, is_commit, offline};
 pub use ingest::{ingest, ingest_on};
 pub use judgements::Agreement;
 pub use leakage::Leakage;

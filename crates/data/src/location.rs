@@ -76,11 +76,11 @@ fn encoding(name: &str) -> Option<(Format, Packing)> {
     (packable || packing == Packing::None).then_some((format, packing))
 }
 
-/// The local files behind `sources`, for a fingerprint; remote ones are left out.
-pub fn local_files(sources: &[String]) -> Result<Vec<PathBuf>> {
+/// The local files behind `sources`, for a fingerprint, each with its name as `source_row` gives it; remote ones are left out.
+pub fn local_files(sources: &[String]) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for source in sources.iter().filter(|s| !is_remote(s)) {
-        files.extend(local(source)?.into_iter().map(|(path, _)| path));
+        files.extend(local(source)?);
     }
     Ok(files)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use problem::{Result, invalid};
 use tch::{Device, Kind};
 
-use crate::library::{LIBTORCH_VERSION, cuda_devices};
+use crate::library::{LIBTORCH_VERSION, cuda_devices, cuda_model};
 use crate::machine::{cpu_kind, instruction_set, plain_kernels};
 
 /// Device, dtype of the frozen base, threads. Adapters, heads and optimiser state are float32 everywhere.
@@ -42,17 +42,25 @@ impl Compute {
         Ok(Self { device, kind, threads })
     }
 
-    /// What else than config and inputs decides the bits of a result, for a fingerprint.
+    /// What moves the last bits of a result: the model of the device and not its number, dtype, threads, libtorch, instruction set.
     pub fn environment(&self) -> BTreeMap<String, String> {
         let plain = plain_kernels().then(|| ("kernels", "libtorch".to_owned()));
         let entries = [
-            ("device", format!("{:?}", self.device)),
+            ("device", self.model()),
             ("dtype", self.dtype().into()),
             ("threads", self.threads.to_string()),
             ("libtorch", LIBTORCH_VERSION.into()),
             ("machine", instruction_set()),
         ];
         entries.into_iter().chain(plain).map(|(k, v)| (k.to_owned(), v)).collect()
+    }
+
+    /// `cpu`, or the model of the CUDA device.
+    fn model(&self) -> String {
+        match self.device {
+            Device::Cuda(index) => cuda_model(index).unwrap_or_else(|| "cuda".into()),
+            _ => "cpu".into(),
+        }
     }
 
     /// The same, with a float32 base.

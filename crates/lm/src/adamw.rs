@@ -47,7 +47,7 @@ pub struct AdamWConfig {
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Gradients are scaled down to this norm: a user's own, and that of all shared parameters.
+    /// Gradients are scaled down to this norm: a user's own, and that of all shared parameters. A large number, such as 1e9, scales none.
     pub max_grad_norm: f64,
 }
 

@@ -78,6 +78,11 @@ impl<Note: Serialize + DeserializeOwned, Record: Serialize + DeserializeOwned> C
     pub fn open(run: &mut Run) -> Result<(Self, Option<Saved<Note, Record>>)> {
         let path = run.state(FILE);
         if !path.exists() {
+            // What a process left that died before its first checkpoint was valid.
+            let history = run.state(HISTORY);
+            if history.exists() {
+                fs_err::remove_file(history)?;
+            }
             run.rewind_log(0)?;
             return Ok((Self { history_bytes: 0, earlier: vec![], types: PhantomData }, None));
         }
@@ -197,6 +202,20 @@ mod tests {
         checkpoints.save(&mut run, 4, &"c".to_owned(), &[(3, 0.05)], &[("adam", tensors(4.0))]).unwrap();
         let (_, saved) = Own::open(&mut run).unwrap();
         assert_eq!(saved.unwrap().history.last(), Some(&(3, 0.05)));
+    }
+
+    #[test]
+    fn a_history_without_a_valid_checkpoint_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = begin(&folder.path().join("reward"));
+        let (mut checkpoints, _) = Own::open(&mut run).unwrap();
+        // Killed in the first save, after its history and before its header.
+        checkpoints.append(&run, &[(0, 9.0)]).unwrap();
+        let (mut checkpoints, saved) = Own::open(&mut run).unwrap();
+        assert!(saved.is_none());
+        checkpoints.save(&mut run, 1, &String::new(), &[(0, 0.5)], &[]).unwrap();
+        checkpoints.save(&mut run, 2, &String::new(), &[(1, 0.25)], &[]).unwrap();
+        assert_eq!(Own::open(&mut run).unwrap().1.unwrap().history, [(0, 0.5), (1, 0.25)]);
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub enum Start {
 /// begin as the base and are named: whoever was in quarantine there has nothing to go on from.
 ///
 /// # Errors
-/// Another shape, or policies of users who are not there.
+/// Another shape, or no policy of any of these users.
 pub(crate) fn starting_bank(
     stage: &str,
     (lora, personal): (&LoraConfig, Personal),
@@ -123,7 +123,8 @@ pub(crate) fn starting_bank(
     let missing: Vec<UserIndex> =
         UserIndex::all(users.len()).filter(|user| !known.contains_key(&users[user.0])).collect();
     let same_shape = *bank.config() == BankConfig { users: theirs.len(), ..shape.clone() };
-    if !same_shape || theirs.len() + missing.len() != users.len() {
+    // Policies of others, such as users in quarantine since, are left out.
+    if !same_shape || missing.len() == users.len() {
         return Err(invalid(
             format!("{stage}, the policies to start from"),
             format!("users {} and factors like {shape:?}", some_of(users)),

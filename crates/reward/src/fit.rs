@@ -45,7 +45,8 @@ struct Standing {
 }
 
 /// Fits one reward model for `users` on the training votes, resuming where an earlier run stopped. A user whose loss or gradient is not finite
-/// goes into quarantine: the others go on, and the model knows them alone.
+/// goes into quarantine: the others go on, and the model knows them alone. What all share has no user to blame: in a phase with one adapter for
+/// all, a gradient that is not finite ends the fit.
 ///
 /// # Errors
 /// Settings that mean nothing, no batch of votes; all users in quarantine, or numbers that are not finite and no user's.

@@ -55,7 +55,7 @@ impl FitReport {
             global_steps: global.map(of_phase).sum(),
             best_step,
             tokens: steps.tokens,
-            final_loss: tail.iter().sum::<f64>() / tail.len() as f64,
+            final_loss: tail.iter().sum::<f64>() / tail.len().max(1) as f64,
             quarantined: quarantine.by_id(plan.users),
         }
     }

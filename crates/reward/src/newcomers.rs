@@ -43,8 +43,9 @@ pub fn welcome(
     } else {
         let phase = Phase { factors: Factors::Personal, epochs: config.newcomer_epochs, train: Some(roles) };
         let own: Vec<Vote> = votes.iter().filter(|v| names.binary_search(&v.user_id).is_ok()).cloned().collect();
-        let (fresh, report) = fit_held_out(config, fresh, lm, tokenizer, &own, &names, phase, run)?;
-        (fresh, Some(report))
+        let (fitted, report) = fit_held_out(config, fresh, lm, tokenizer, &own, &names, phase, run)?;
+        // All of them may be in quarantine: the others' model is whole without them.
+        (fitted.map_or_else(|| model.of_mean(&[], &storage), Ok)?, Some(report))
     };
     let mut all: Vec<(&String, usize)> =
         model.users.iter().chain(&fresh.users).enumerate().map(|(i, name)| (name, i)).collect();
@@ -54,7 +55,7 @@ pub fn welcome(
     Ok((model.joined(&fresh, &order, users, &storage)?, report))
 }
 
-/// A short fit of one phase, without a log, checkpoints or early stopping.
+/// A short fit of one phase, without a log, checkpoints or early stopping. Gives no model if all of its users are in quarantine.
 fn fit_held_out(
     config: &RewardConfig,
     start: RewardModel,
@@ -64,7 +65,7 @@ fn fit_held_out(
     names: &[String],
     phase: Phase,
     run: &Run,
-) -> Result<(RewardModel, FitReport)> {
+) -> Result<(Option<RewardModel>, FitReport)> {
     let storage = config.storage(run);
     let plan = Plan::new(config, tokenizer, votes, names, (Split::Adapt, &[phase]), run)?;
     let mut learner = Learner::over(start, config, &plan.steps, 0, &storage)?;
@@ -81,5 +82,7 @@ fn fit_held_out(
         bar.advance(1, "");
     }
     let report = FitReport::of(&plan, &losses, None, &quarantine);
-    Ok((learner.model.only(&quarantine.healthy(names.len()), &storage)?, report))
+    let healthy = quarantine.healthy(names.len());
+    let fitted = (!healthy.is_empty()).then(|| learner.model.only(&healthy, &storage)).transpose()?;
+    Ok((fitted, report))
 }

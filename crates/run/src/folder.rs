@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use problem::Result;
+use problem::{Result, mistake};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::atomic::write_atomic;
+use crate::identity::differences_of_environments;
 use crate::json::{read_json, write_json};
 use crate::manifest::{Files, LOG, MANIFEST, METRICS, STATE, hash_of_artifact, record_files};
 use crate::status::{ENVIRONMENTS, environments_of, fingerprint_of, partial_of, publish, set_aside, write_fingerprint};
@@ -42,8 +43,20 @@ impl Run {
     /// from; what another fingerprint left is renamed to `<folder>.partial-<fingerprint>`, where a later run of that fingerprint finds it.
     ///
     /// # Errors
-    /// Another process works in this folder.
+    /// Another process works in this folder, or the interrupted run was begun in another environment.
     pub fn begin(folder: &Path, identity: Identity, environment: Environment) -> Result<Self> {
+        Self::open(folder, identity, environment, false)
+    }
+
+    /// The same, which goes on from an interrupted run in whatever environment it was begun; all of them are recorded.
+    ///
+    /// # Errors
+    /// Another process works in this folder.
+    pub fn begin_in_any_environment(folder: &Path, identity: Identity, environment: Environment) -> Result<Self> {
+        Self::open(folder, identity, environment, true)
+    }
+
+    fn open(folder: &Path, identity: Identity, environment: Environment, accept: bool) -> Result<Self> {
         let (partial, fingerprint) = (partial_of(folder), identity.fingerprint());
         if let Some(other) = fingerprint_of(&partial).filter(|found| *found != fingerprint) {
             let _lock = lock(&partial)?;
@@ -65,6 +78,14 @@ impl Run {
             write_fingerprint(&partial, &fingerprint)?;
         }
         let mut environments = environments_of(&partial);
+        if let Some(earlier) = environments.last().filter(|earlier| !accept && **earlier != environment) {
+            let differences = differences_of_environments(earlier, &environment).join(", ");
+            let hint = "run it as before, or accept the environment; nothing is deleted";
+            return Err(mistake(
+                format!("{}: was begun in another environment: {differences}", folder.display()),
+                hint,
+            ));
+        }
         if environments.last() != Some(&environment) {
             environments.push(environment.clone());
             write_json(&partial.join(STATE).join(ENVIRONMENTS), &environments)?;
@@ -260,8 +281,10 @@ mod tests {
         let found = status(&folder, &identity(1), &environment(2)).unwrap();
         let Status::OtherEnvironment { finished: None, differences } = found else { panic!("{found:?}") };
         assert_eq!(differences, ["threads 1 (now 2)"]);
+        let error = Run::begin(&folder, identity(1), environment(2)).unwrap_err();
+        assert!(error.to_string().contains("was begun in another environment: threads 1 (now 2)"), "{error}");
         // Whoever accepts it goes on from there.
-        let mut run = Run::begin(&folder, identity(1), environment(2)).unwrap();
+        let mut run = Run::begin_in_any_environment(&folder, identity(1), environment(2)).unwrap();
         assert_eq!(run.part("x", || 6).unwrap(), 5);
         let manifest = run.finish(json!({}), &[]).unwrap();
         assert_eq!((manifest.environment, manifest.earlier_environments), (environment(2), vec![environment(1)]));
@@ -331,7 +354,7 @@ mod tests {
     fn what_was_added_outlives_a_kill_between_the_two_renames() {
         let dir = tempfile::tempdir().unwrap();
         let (folder, old, partial) =
-            (dir.path().join("reward"), dir.path().join("reward.old"), dir.path().join("reward.partial"));
+            (dir.path().join("reward"), dir.path().join(".reward.replaced"), dir.path().join("reward.partial"));
         // Killed behind the first rename: the old folder waits, the new one has its partial name.
         with_something_added(&folder);
         fs_err::rename(&folder, &old).unwrap();

@@ -43,4 +43,4 @@ pub use memory::memory_mib;
 pub use problem::{is_expected_panic, unless_it_panics};
 pub use progress::Progress;
 pub use seed::{derive, rng};
-pub use status::{Status, recover, status};
+pub use status::{Status, recover, status, whole};

@@ -41,9 +41,15 @@ pub(crate) fn partial_of(folder: &Path) -> PathBuf {
     sibling(folder, "partial")
 }
 
-/// Where a finished folder waits while another takes its place.
+/// Where a finished folder waits while another takes its place: a name that nobody gives to a folder of their own.
 pub(crate) fn old_of(folder: &Path) -> PathBuf {
-    sibling(folder, "old")
+    folder.with_file_name(format!(".{}.replaced", folder.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Where a finished stage lies: in its folder, or still under the partial name if a process was killed at its very end.
+pub fn whole(folder: &Path) -> PathBuf {
+    let partial = partial_of(folder);
+    if partial.join(MANIFEST).exists() { partial } else { folder.to_owned() }
 }
 
 fn sibling(folder: &Path, ending: &str) -> PathBuf {
@@ -76,12 +82,12 @@ pub(crate) fn environments_of(partial: &Path) -> Vec<Environment> {
 pub fn status(folder: &Path, wanted: &Identity, environment: &Environment) -> Result<Status> {
     let partial = partial_of(folder);
     // A process that was killed at its very end leaves a whole folder under the partial name.
-    let whole = if partial.join(MANIFEST).exists() { partial.as_path() } else { folder };
+    let whole = whole(folder);
     let fingerprint = wanted.fingerprint();
     let mut changed = None;
-    if let Some(manifest) = Manifest::read(whole)? {
+    if let Some(manifest) = Manifest::read(&whole)? {
         if manifest.fingerprint == fingerprint {
-            if let Some(path) = missing_file(whole, &manifest) {
+            if let Some(path) = missing_file(&whole, &manifest) {
                 return Ok(Status::Damaged(path));
             }
             let differences = differences_of_environments(&manifest.environment, environment);

@@ -69,7 +69,9 @@ pub fn sample(
     let mut bar = Progress::new(&format!("{}: {label}", run.stage()), prompts.len() * copies, 0);
     let mut out = Vec::with_capacity(prompts.len());
     for (n, batch) in prompts.chunks(together).enumerate() {
-        let name = format!("samples-{}-{n}", run::hash_bytes(label.as_bytes()).split_at(12).0);
+        // By prompts, not by batches: another number of rows in a batch finds only what it would have sampled itself.
+        let (first, count) = (n * together, batch.len());
+        let name = format!("samples-{}-{first}-{count}", run::hash_bytes(label.as_bytes()).split_at(12).0);
         let answers: Vec<Vec<Answer>> = match run.finished_part(&name)? {
             Some(saved) => saved,
             None => {

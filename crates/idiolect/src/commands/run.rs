@@ -19,7 +19,7 @@ pub(crate) struct RunArgs {
     /// Stop after this stage
     #[arg(long, value_name = "STAGE")]
     until: Option<String>,
-    /// Run this stage even if it is up to date, in every cell of a matrix
+    /// Run this stage even if it is up to date, in every cell of a matrix; an interrupted run of the same settings goes on
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
     /// Change a value: `stage.key=value`, or `seed=value`; paths are relative to the current folder

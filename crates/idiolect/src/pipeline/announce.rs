@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use problem::Result;
+use problem::{Problem, Result, mistake};
 
-use super::graph::NodeId;
+use super::graph::{Node, NodeId};
 use super::sizes::Known;
 use super::speed::Speed;
 use super::walk::{Look, State, Walker};
@@ -12,16 +12,19 @@ use crate::stages::Budget;
 use crate::table;
 
 /// Walks through the pipeline without running anything, and says what a run would do. A dry run prints a line for each stage, and also
-/// counts what is in source files.
-pub(crate) fn announce(walker: &Walker, dry_run: bool) -> Result<()> {
+/// counts what is in source files. Gives what the run would refuse: results of another environment.
+pub(crate) fn announce(walker: &Walker, dry_run: bool) -> Result<Vec<Problem>> {
     let graph = walker.graph;
     let mut reasons: Vec<String> = Vec::new();
-    let states = walker.walk(|_, look, _| {
+    let mut refusals: Vec<Problem> = Vec::new();
+    let states = walker.walk(|id, look, _| {
         let (reason, state) = match look {
             Look::UpToDate(manifest) => ("up to date".to_owned(), State::Done(manifest)),
             Look::Run { why, .. } => (why, State::Pending),
             Look::OtherEnvironment { finished, differences } => {
-                let reason = format!("computed in another environment: {}", differences.join(", "));
+                let refusal = other_environment(&graph.nodes[id], finished.is_some(), &differences);
+                let reason = format!("ends with an error: {refusal}");
+                refusals.push(refusal);
                 (reason, finished.map_or(State::Pending, State::Done))
             }
             Look::Waits(provider) => (format!("waits for {}", graph.nodes[provider].folder), State::Pending),
@@ -47,7 +50,7 @@ pub(crate) fn announce(walker: &Walker, dry_run: bool) -> Result<()> {
         let parameters = Known { walker, cell: &graph.cells[0], states: &states }.base().0;
         estimate(walker, total, parameters);
     }
-    Ok(())
+    Ok(refusals)
 }
 
 /// The budget of every node, by the first cell that it is part of.
@@ -81,4 +84,15 @@ fn estimate(walker: &Walker, total: Budget, parameters: f64) {
     let cpu = format!("{}, {} threads", device::cpu_kind().name(), compute.threads);
     let device = if compute.device == device::Device::Cpu { cpu } else { compute.device_name() };
     tracing::info!("this machine ({device}): {}", speed.compared_with_the_documents());
+}
+
+/// The refusal of a result of another environment.
+pub(crate) fn other_environment(node: &Node, finished: bool, differences: &[String]) -> Problem {
+    let (what, kept) =
+        if finished { ("was computed", "uses it as it is") } else { ("was begun", "goes on from there") };
+    let hint = format!(
+        "--accept-environment {kept}; or run it as before; nothing is deleted{}",
+        if finished { format!("; --force {} computes it again", node.stage.kind()) } else { String::new() }
+    );
+    mistake(format!("{}: {what} in another environment: {}", node.folder, differences.join(", ")), hint)
 }

@@ -44,12 +44,12 @@ impl Step {
 
     /// Is it a fit of a method with another seed?
     pub(crate) fn is_of_seeds(&self) -> bool {
-        self.settings.iter().all(|s| s.key.rsplit('.').next() == Some("seed"))
+        !self.settings.is_empty() && self.settings.iter().all(|s| s.key.rsplit('.').next() == Some("seed"))
     }
 
     /// Is it another part of the data, such as a fold?
     pub(crate) fn is_of_data(&self) -> bool {
-        self.settings.iter().all(|s| s.key.starts_with("data."))
+        !self.settings.is_empty() && self.settings.iter().all(|s| s.key.starts_with("data."))
     }
 
     /// The step's name without its axis.

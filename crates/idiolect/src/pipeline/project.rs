@@ -13,8 +13,6 @@ use problem::Result;
 #[derive(Debug)]
 pub(crate) struct Project {
     root: PathBuf,
-    /// Absolute.
-    whole: PathBuf,
     warned: RefCell<BTreeSet<String>>,
 }
 
@@ -25,7 +23,7 @@ impl Project {
         let folder = file.parent().unwrap_or(&file);
         let pipelines = folder.ancestors().find(|a| a.file_name().is_some_and(|name| name == "pipelines"));
         let whole = pipelines.and_then(Path::parent).unwrap_or(folder).to_owned();
-        Ok(Self { root: from_here(&whole), whole, warned: RefCell::default() })
+        Ok(Self { root: from_here(&whole), warned: RefCell::default() })
     }
 
     /// Where results are written, unless the user names another folder.
@@ -54,15 +52,6 @@ impl Project {
             );
         }
         of_project
-    }
-
-    /// The name of a file that does not change when the project moves: below the project's folder, or its last part.
-    pub(crate) fn name_of(&self, file: &Path) -> String {
-        let whole = std::path::absolute(file).map_or_else(|_| file.to_owned(), |path| tidy(&path));
-        match whole.strip_prefix(&self.whole) {
-            Ok(below) => below.display().to_string(),
-            Err(_) => file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        }
     }
 }
 
@@ -120,8 +109,6 @@ mod tests {
         assert_eq!(resolve("missing.toml", "pipelines"), root.join("pipelines/missing.toml"));
         assert_eq!(resolve("hf://datasets/a/b", "pipelines"), Path::new("hf://datasets/a/b"));
         assert_eq!(project.warned.borrow().len(), 2);
-        assert_eq!(project.name_of(&root.join("data/a.parquet")), "data/a.parquet");
-        assert_eq!(project.name_of(Path::new("/elsewhere/b.parquet")), "b.parquet");
         // A file outside of any `pipelines/`: its own folder.
         assert_eq!(Project::of(&root.join("data/x.toml")).unwrap().checkpoints(), root.join("data/checkpoints"));
     }

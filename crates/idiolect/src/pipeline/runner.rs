@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use device::Compute;
-use problem::{Problem, Result, bug, invalid, mistake};
+use problem::{Result, bug, invalid, mistake};
 use run::{Environment, Identity, Lock, Manifest, Run};
 use serde_json::json;
 
-use super::announce::announce;
+use super::announce::{announce, other_environment};
 use super::comparison;
 use super::file::PipelineFile;
 use super::graph::{Graph, Node, NodeId};
@@ -46,7 +46,6 @@ pub(crate) fn run(request: &Request, compute: &Compute) -> Result<Outcome> {
     let _span = tracing::info_span!("pipeline", pipeline = graph.name).entered();
     let walker = Walker {
         graph: &graph,
-        project: &project,
         folder: &folder,
         compute,
         forced: request.force,
@@ -62,7 +61,10 @@ pub(crate) fn run(request: &Request, compute: &Compute) -> Result<Outcome> {
     for node in &graph.nodes {
         run::recover(&walker.target(node))?;
     }
-    announce(&walker, false)?;
+    // Before hours of work, not after them.
+    if let Some(refusal) = announce(&walker, false)?.into_iter().next() {
+        return Err(refusal);
+    }
     let states = walker.walk(|id, look, states| step(&walker, id, look, states))?;
     finish(&walker, &states)
 }
@@ -114,21 +116,12 @@ fn step(walker: &Walker, id: NodeId, look: Look, states: &[State]) -> Result<Sta
     }
 }
 
-fn other_environment(node: &Node, finished: bool, differences: &[String]) -> Problem {
-    let (what, kept) =
-        if finished { ("was computed", "uses it as it is") } else { ("was begun", "goes on from there") };
-    let hint = format!(
-        "--accept-environment {kept}; or run it as before; nothing is deleted{}",
-        if finished { format!("; --force {} computes it again", node.stage.kind()) } else { String::new() }
-    );
-    mistake(format!("{}: {what} in another environment: {}", node.folder, differences.join(", ")), hint)
-}
-
 fn execute(walker: &Walker, node: &Node, identity: Identity, environment: Environment) -> Result<Manifest> {
     let started = Instant::now();
     let kind = node.stage.kind();
     let _span = tracing::info_span!("stage", stage = kind).entered();
-    let mut run = Run::begin(&walker.target(node), identity, environment)?;
+    let begin = if walker.accept_environment { Run::begin_in_any_environment } else { Run::begin };
+    let mut run = begin(&walker.target(node), identity, environment)?;
     let _phase = run::phase(&node.folder);
     let resolved = json!({"kind": kind, "seed": node.seed, "config": node.stage.settings()});
     let config = toml::to_string(&resolved)

@@ -31,12 +31,19 @@ impl Known<'_> {
         self.cell.nodes.iter().find_map(of)
     }
 
+    /// The seed of the cell's stage of this type.
+    fn seed_of<T: 'static>(&self) -> u64 {
+        let nodes = &self.walker.graph.nodes;
+        let own = self.cell.nodes.iter().find(|id| nodes[**id].stage.as_any().is::<T>());
+        own.map_or(self.walker.graph.seed, |id| nodes[*id].seed)
+    }
+
     /// The folder of the last stage that provides an artifact, if its result is there.
     fn folder(&self, artifact: Artifact) -> Option<std::path::PathBuf> {
         let nodes = &self.walker.graph.nodes;
         let provider = self.cell.nodes.iter().rfind(|id| nodes[**id].stage.provides().contains(&artifact))?;
         let done = self.states.get(*provider).is_some_and(|state| state.manifest().is_some());
-        done.then(|| self.walker.target(&nodes[*provider]))
+        done.then(|| run::whole(&self.walker.target(&nodes[*provider])))
     }
 
     /// The base's number of parameters and of blocks.
@@ -73,7 +80,7 @@ impl Known<'_> {
             Some(DataConfig { card, path: Some(path), selection, .. }) if count && are_local(path) => {
                 let scratch = tempfile::tempdir()?;
                 let table = scratch.path().join("votes.parquet");
-                data::ingest(&Card::read(card)?, path.all(), selection, self.walker.graph.seed, &table)?;
+                data::ingest(&Card::read(card)?, path.all(), selection, self.seed_of::<DataConfig>(), &table)?;
                 data::read_votes(&table).map(Some)
             }
             _ => Ok(None),

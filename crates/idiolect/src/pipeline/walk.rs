@@ -10,7 +10,6 @@ use run::{Environment, Identity, Manifest, Status};
 
 use super::graph::{Graph, Node, NodeId};
 use super::hashes::Hashes;
-use super::project::Project;
 use crate::stages::{Inputs, Source};
 
 /// What a walk knows of a node when it comes to it.
@@ -51,7 +50,6 @@ impl State {
 /// Everything that a walk compares with.
 pub(crate) struct Walker<'a> {
     pub(crate) graph: &'a Graph,
-    pub(crate) project: &'a Project,
     /// The pipeline's folder.
     pub(crate) folder: &'a Path,
     pub(crate) compute: &'a Compute,
@@ -133,16 +131,10 @@ impl Walker<'_> {
         identity.inputs = contents;
         for source in stage.files()? {
             let (name, hash) = match source {
-                Source::File(file) => (self.project.name_of(&file), self.hashes.of(&file)?),
+                Source::File { name, path } => (name, self.hashes.of(&path)?),
                 Source::Pinned { name, identity } => (name, identity),
             };
-            let mut unique = name.clone();
-            let mut number = 1;
-            while identity.inputs.contains_key(&unique) {
-                number += 1;
-                unique = format!("{name} ({number})");
-            }
-            identity.inputs.insert(unique, hash);
+            identity.inputs.insert(name, hash);
         }
         Ok(identity)
     }

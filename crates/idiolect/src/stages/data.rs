@@ -46,12 +46,6 @@ pub(crate) struct Ingested {
     tokens: Option<TokenReport>,
 }
 
-impl DataConfig {
-    fn sources(&self) -> Vec<String> {
-        self.path.iter().chain(&self.users).flat_map(OneOrMore::all).cloned().collect()
-    }
-}
-
 impl Stage for DataConfig {
     const KIND: &'static str = "data";
     const FORMAT: u32 = 7;
@@ -78,11 +72,21 @@ impl Stage for DataConfig {
 
     fn files(&self) -> Result<Vec<Source>> {
         Card::read(&self.card)?;
-        let (remote, local): (Vec<String>, Vec<String>) = self.sources().into_iter().partition(|s| is_remote(s));
-        let files = std::iter::once(self.card.clone()).chain(data::local_files(&local)?).map(Source::File);
-        let pinned = data::identities_of(&remote)?;
-        let pinned = pinned.into_iter().map(|(name, identity)| Source::Pinned { name, identity });
-        Ok(files.chain(pinned).collect())
+        let mut sources = vec![Source::file("card", &self.card)];
+        for (role, given) in [("path", &self.path), ("users", &self.users)] {
+            let (remote, local): (Vec<String>, Vec<String>) =
+                given.iter().flat_map(OneOrMore::all).cloned().partition(|s| is_remote(s));
+            // Order and names of files are in `source_row`.
+            for (number, (path, name)) in data::local_files(&local)?.into_iter().enumerate() {
+                sources.push(Source::File { name: format!("{role} {number}: {name}"), path });
+            }
+            if !remote.is_empty() {
+                sources.push(Source::Pinned { name: format!("{role}, addresses in order"), identity: remote.join(" ") });
+            }
+            let pinned = data::identities_of(&remote)?;
+            sources.extend(pinned.into_iter().map(|(name, identity)| Source::Pinned { name, identity }));
+        }
+        Ok(sources)
     }
 
     fn computes(&self) -> bool {

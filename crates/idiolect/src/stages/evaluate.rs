@@ -33,7 +33,7 @@ impl Stage for EvaluateConfig {
     }
 
     fn files(&self) -> Result<Vec<Source>> {
-        Ok(self.neutral.iter().cloned().map(Source::File).collect())
+        Ok(self.neutral.iter().map(|file| Source::file("neutral", file)).collect())
     }
 
     fn budget(&self, sizes: &Sizes) -> Budget {

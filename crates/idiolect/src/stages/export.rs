@@ -1,14 +1,12 @@
 //! The stage `export`: every user's adapter as files that other software loads, read back and scored again.
 
-use std::collections::BTreeMap;
-
 use device::Compute;
 use export::{ExportConfig, ExportReport};
 use problem::Result;
 use run::{Environment, Run};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::stage::as_table;
+use super::stage::{as_table, stopped_before};
 use super::{Artifact, Inputs, Stage};
 
 /// What was written, and for whom nothing was.
@@ -19,13 +17,6 @@ pub(crate) struct Exported {
     /// Users named in `merged` whose training was stopped: they have no policy to merge.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_merged: Vec<String>,
-}
-
-/// What an export needs to know of the report of a stage that trains policies.
-#[derive(Deserialize)]
-struct Trained {
-    #[serde(default)]
-    quarantined: BTreeMap<String, String>,
 }
 
 impl Stage for ExportConfig {
@@ -57,9 +48,9 @@ impl Stage for ExportConfig {
     fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<Exported> {
         let (lm, tokenizer) = inputs.base(&compute.in_float32())?;
         let policies = inputs.policies(Artifact::Policies, &lm)?;
-        let report: Trained = run::read_json(&inputs.folder(Artifact::Policies)?.join("report.json"))?;
+        let stopped = stopped_before(inputs.folder(Artifact::Policies)?)?;
         let (not_merged, merged) =
-            self.merged.iter().cloned().partition(|user| report.quarantined.contains_key(user));
+            self.merged.iter().cloned().partition(|user| !policies.users.contains(user) && stopped.contains_key(user));
         let config = Self { merged, ..self.clone() };
         let base = inputs.folder(Artifact::Base)?;
         let written = export::write(&config, base, &lm, &tokenizer, &policies.bank, &policies.users, run)?;

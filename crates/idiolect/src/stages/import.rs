@@ -103,17 +103,16 @@ impl Stage for ImportConfig {
     }
 
     fn files(&self) -> Result<Vec<Source>> {
-        let mut files = match self.origin()? {
+        let mut sources = match self.origin()? {
             Origin::Gguf(gguf) if !gguf.exists() => {
                 let hint = "run ./setup, which fetches the default base";
                 return Err(invalid(gguf.display(), "a GGUF file", "nothing", hint));
             }
-            Origin::Gguf(gguf) => vec![gguf.to_owned()],
-            Origin::Folder(folder) => files_of_a_base(folder)?,
+            Origin::Gguf(gguf) => vec![Source::file("gguf", gguf)],
+            Origin::Folder(folder) => files_of_a_base(folder)?.into_iter().map(of_a_folder).collect(),
             Origin::Hub(_) => vec![],
         };
-        files.extend(self.chat_template.clone());
-        let mut sources: Vec<Source> = files.into_iter().map(Source::File).collect();
+        sources.extend(self.chat_template.iter().map(|file| Source::file("chat_template", file)));
         if let Origin::Hub(name) = self.origin()? {
             let identity = commit_of(name, self.revision.as_deref());
             sources.push(Source::Pinned { name: name.to_owned(), identity });
@@ -142,8 +141,11 @@ impl Stage for ImportConfig {
             }
             Origin::Hub(hub) => {
                 // The commit that the run's identity names, whatever the branch points to by now.
-                let commit = run.identity().inputs.get(hub).map(String::as_str).filter(|commit| *commit != UNKNOWN);
-                let source = hub::fetch(hub, commit.or(self.revision.as_deref()))?;
+                let commit = run.identity().inputs.get(hub).filter(|commit| *commit != UNKNOWN).ok_or_else(|| {
+                    let message = format!("import: expected to know which commit {hub} is now, found no answer");
+                    mistake(message, "see the warning above; HF_HUB_OFFLINE=1 takes what the cache has")
+                })?;
+                let source = hub::fetch(hub, Some(commit))?;
                 copy_base(&source, template, compute, &folder, hub)
             }
             Origin::Folder(source) => copy_base(source, template, compute, &folder, &source.display().to_string()),
@@ -160,12 +162,20 @@ impl Stage for ImportConfig {
     }
 }
 
+fn of_a_folder(path: PathBuf) -> Source {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Source::File { name: format!("folder: {name}"), path }
+}
+
 /// In place of a commit that could not be looked up.
 const UNKNOWN: &str = "unknown";
 
 /// The commit that a revision of a model on the hub points to now. Where the hub cannot be asked, the run itself will say so when it fetches
 /// the model: a dry run goes on with a warning.
 fn commit_of(name: &str, revision: Option<&str>) -> String {
+    if let Some(commit) = revision.filter(|revision| data::is_commit(revision)) {
+        return commit.to_owned();
+    }
     match hub::snapshot(name, revision) {
         Ok(snapshot) => snapshot.commit,
         Err(problem) => {

@@ -1,6 +1,6 @@
 //! The stage `pairs`: every user's preference pairs, from votes, from samples that the user's reward model ranks, or both.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 
 use data::{Split, Vote};
@@ -16,7 +16,7 @@ use study::SamplingConfig;
 use text::{Answer, Ending, Message, Tokenizer};
 
 use super::budget::{Budget, Sizes};
-use super::stage::as_table;
+use super::stage::{as_table, stopped_before};
 use super::{Artifact, Inputs, Stage};
 use crate::served::{decided_votes, people_of};
 
@@ -85,6 +85,9 @@ pub(crate) struct Made {
     /// Standard errors taken off every reward.
     #[serde(default, skip_serializing_if = "is_zero")]
     caution: f64,
+    /// Users whose training an earlier stage stopped, and why: there is no reward to rank samples by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) quarantined_before: BTreeMap<String, String>,
     /// Users without any pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     without_pairs: Vec<String>,
@@ -148,6 +151,7 @@ impl Stage for PairsConfig {
             votes: 0,
             radius: None,
             caution: self.ranked().map_or(0.0, |how| how.caution),
+            quarantined_before: BTreeMap::new(),
             without_pairs: vec![],
         };
         let mut pairs = match self.ranked() {
@@ -168,7 +172,7 @@ impl Stage for PairsConfig {
     }
 
     fn text(report: &Made) -> String {
-        let Made { users: _, counts, votes, radius, caution, without_pairs } = report;
+        let Made { users: _, counts, votes, radius, caution, quarantined_before: _, without_pairs } = report;
         let mut text = format!(
             "{} pairs, {votes} of them votes; left out: {} empty samples, {} pairs of equals",
             counts.pairs, counts.empty, counts.equal
@@ -218,6 +222,7 @@ fn ranked_samples(
         made.radius = Some(zeta.sqrt());
     }
     made.users.clone_from(&model.users);
+    made.quarantined_before = stopped_before(folder)?;
     rank(&model, &lm, &tokenizer, &prompts, &samples, how, &errors, &mut made.counts)
 }
 

@@ -11,7 +11,7 @@ use run::Run;
 use serde::Serialize;
 
 use super::artifact::POLICIES;
-use super::stage::as_table;
+use super::stage::{as_table, stopped_before};
 use super::budget::{Budget, Sizes, product};
 use super::pairs::training_prompts;
 use super::{Artifact, Inputs, Stage};
@@ -23,6 +23,9 @@ use crate::served::{decided_votes, people_of};
 pub(crate) struct Trained {
     #[serde(flatten)]
     report: PpoReport,
+    /// Users whose training an earlier stage stopped, and why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    quarantined_before: BTreeMap<String, String>,
     /// Where policies of users were made from policies of reward features: users, rank of their adapters, features.
     #[serde(skip)]
     combined: Option<(usize, usize, usize)>,
@@ -81,9 +84,12 @@ impl Stage for PpoConfig {
             Whose::Users => scores(&lm, &model, &errors, prefix, asked),
             Whose::Features(_) => features(&lm, &model, prefix, asked),
         };
+        let quarantined_before = stopped_before(folder)?;
+        // Settings of a user whom an earlier stage stopped are no mistake.
+        let mut own = self.clone();
+        own.user.retain(|user, _| !quarantined_before.contains_key(user));
         let (policies, report) =
-            policy::train_ppo(self, &lm, &tokenizer, &prompts, &learners, start, &mut rewards, run)?;
-        run::write_json(&run.path("report.json"), &report)?;
+            policy::train_ppo(&own, &lm, &tokenizer, &prompts, &learners, start, &mut rewards, run)?;
         let (policies, combined) = match (self.whose, &people) {
             (Whose::Features(how), Some(people)) => {
                 let users = of_features(&policies, &report, people, how, &lm, run)?;
@@ -93,7 +99,9 @@ impl Stage for PpoConfig {
             _ => (policies, None),
         };
         policies.write(&run.path(POLICIES))?;
-        Ok(Trained { report, combined })
+        let trained = Trained { report, quarantined_before, combined };
+        run::write_json(&run.path("report.json"), &trained)?;
+        Ok(trained)
     }
 
     fn text(trained: &Trained) -> String {

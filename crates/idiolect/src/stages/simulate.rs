@@ -40,7 +40,7 @@ impl Stage for SimulateConfig {
     }
 
     fn files(&self) -> Result<Vec<Source>> {
-        Ok(vec![Source::File(self.prompts.clone())])
+        Ok(vec![Source::file("prompts", &self.prompts)])
     }
 
     fn budget(&self, sizes: &Sizes) -> Budget {

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use device::Compute;
 use problem::Result;
@@ -77,10 +77,17 @@ pub(crate) trait Stage: Serialize + DeserializeOwned + JsonSchema + 'static {
 /// A file or an address that a stage reads.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// A local file: its content decides.
-    File(PathBuf),
+    /// A local file: its content decides, with what it is to the stage.
+    File { name: String, path: PathBuf },
     /// An address, or a model's name on the hub: what it stands for now decides (a commit, an entity tag, a time).
     Pinned { name: String, identity: String },
+}
+
+impl Source {
+    /// The one file that has this role.
+    pub(crate) fn file(role: &str, path: &Path) -> Self {
+        Self::File { name: role.to_owned(), path: path.to_owned() }
+    }
 }
 
 /// A stage of any kind with its settings.
@@ -182,6 +189,20 @@ fn take(settings: &mut Value, key: &str) -> Option<Value> {
 /// The users whose training a stage stopped, with the reason, by its summary in the manifest.
 pub(crate) fn quarantined(summary: &Value) -> BTreeMap<String, String> {
     serde_json::from_value(summary["quarantined"].clone()).unwrap_or_default()
+}
+
+/// The users whose training the stage in `folder` stopped, or one before it, by its `report.json`.
+pub(crate) fn stopped_before(folder: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(serde::Deserialize)]
+    struct Report {
+        #[serde(default)]
+        quarantined: BTreeMap<String, String>,
+        #[serde(default)]
+        quarantined_before: BTreeMap<String, String>,
+    }
+    let Report { quarantined, mut quarantined_before } = run::read_json(&folder.join("report.json"))?;
+    quarantined_before.extend(quarantined);
+    Ok(quarantined_before)
 }
 
 /// Settings as a table; options that are off are left out.

@@ -71,6 +71,7 @@ impl EvalArgs {
 }
 
 fn eval(args: &EvalArgs) -> Result<()> {
+    run::recover(&args.out)?; // of an evaluation that was killed at its very end
     refuse_folder(&args.out)?;
     if !(args.temperature > 0.0 && args.temperature.is_finite()) {
         let message = format!("--temperature: expected a positive number, found {}", args.temperature);
@@ -91,20 +92,23 @@ fn eval(args: &EvalArgs) -> Result<()> {
         users.iter().map(|user| known(user, truth.as_ref(), model.as_ref())).collect::<Result<_>>()?;
 
     // Files decide the result: a folder of another run does not go on.
-    let config = serde_json::json!({"prompts": args.prompts, "samples": args.samples_per_prompt, "kl": args.kl_samples_per_prompt,
+    let config = serde_json::json!({"samples": args.samples_per_prompt, "kl": args.kl_samples_per_prompt,
         "tokens": args.max_new_tokens, "temperature": args.temperature, "rows": args.batch_rows, "system": args.system});
     let mut identity = run::Identity::new("policy-eval", 1, config, args.seed);
-    let weights = [
-        Some(&file),
-        Some(&args.prompts),
-        args.neutral.as_ref(),
-        args.against.as_ref(),
-        args.truth.as_ref(),
-        args.reward.as_ref(),
+    let by_role = [
+        ("policies", Some(&file)),
+        ("prompts", Some(&args.prompts)),
+        ("neutral", args.neutral.as_ref()),
+        ("against", args.against.as_ref()),
+        ("truth", args.truth.as_ref()),
+        ("reward", args.reward.as_ref()),
     ];
-    let of_base = files_of_a_base(&args.model)?;
-    for path in weights.into_iter().flatten().chain(&of_base) {
-        identity.inputs.insert(path.display().to_string(), run::hash_file(path)?);
+    for (role, path) in by_role.into_iter().filter_map(|(role, path)| Some((role, path?))) {
+        identity.inputs.insert(role.to_owned(), run::hash_file(path)?);
+    }
+    for path in files_of_a_base(&args.model)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        identity.inputs.insert(format!("base {name}"), run::hash_file(&path)?);
     }
     let mut run = Run::begin(&args.out, identity, compute.environment())?;
 
@@ -131,6 +135,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     let bank = against.as_ref().map(|p| &p.bank);
     let (report, _) = study::evaluate_by(&how, &lm, &tokenizer, own, &asked, bank, &mut judge, &mut run)?;
     let text = report.markdown();
+    refuse_folder(&args.out)?; // it may have appeared meanwhile
     run.finish(serde_json::json!(report), &[])?;
     table::print(&text)?;
     Ok(())
