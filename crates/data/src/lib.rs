@@ -53,7 +53,7 @@ pub use hub::{HubKind, Snapshot, hub_problem, is_commit, offline};
 pub use ingest::{ingest, ingest_on};
 pub use judgements::Agreement;
 pub use leakage::Leakage;
-pub use location::local_files;
+pub use location::{is_remote, local_files};
 pub use peek::{first_votes, recognise};
 pub use pins::{Pinned, identities_of, pin, pinned_to};
 pub use selection::{BadRows, Duplicates, Report, Selection};

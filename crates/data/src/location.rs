@@ -85,7 +85,8 @@ pub fn local_files(sources: &[String]) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-pub(crate) fn is_remote(source: &str) -> bool {
+/// Is a source an address, and not a path?
+pub fn is_remote(source: &str) -> bool {
     source.contains("://")
 }
 

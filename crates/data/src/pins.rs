@@ -58,7 +58,7 @@ pub fn pin(sources: &[String], hash: &dyn Fn(&Path) -> Result<String>) -> Result
     Ok(pinned)
 }
 
-/// What every source stands for now: the identities of [`pin`], local files hashed anew.
+/// What every source stands for now: the identities of [`pin`], with local files hashed once more.
 ///
 /// # Errors
 /// Those of [`pin`].
@@ -146,7 +146,7 @@ pub(crate) fn remote_inputs(source: &str) -> Result<Vec<(String, String, Input)>
         Some(pin) => Some((pin, versions(&found).unwrap_or_else(|| "no entity tag and no time".to_owned()))),
     };
     if let Some((pin, found)) = identity.filter(|(pin, found)| pin != found) {
-        let hint = "it changed behind its address: run again, which looks it up anew, or read a copy of your own";
+        let hint = "it changed behind its address: run again, which looks it up again, or read a copy of your own";
         return Err(invalid(address, format!("what it was when it was looked up: {pin}"), found, hint));
     }
     Ok(found.into_iter().map(|(name, short, remote)| (name, short, Input::Remote(remote))).collect())

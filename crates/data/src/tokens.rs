@@ -167,7 +167,7 @@ struct Columns {
 }
 
 impl TokenCache {
-    /// Maps a file that [`tokenise`] wrote. One of another format is of no tokenizer and holds no rows: they are made anew.
+    /// Maps a file that [`tokenise`] wrote. One of another format is of no tokenizer and holds no rows: they are made again.
     #[expect(unsafe_code, reason = "maps a file")]
     pub fn open(path: &Path) -> Result<Self> {
         let wrong = |found: String| {

@@ -23,6 +23,7 @@ mod adapters;
 mod cache;
 mod checkpoint;
 mod config;
+mod count;
 mod cpu;
 mod families;
 mod generate;
@@ -51,6 +52,7 @@ pub use adapters::{
 };
 pub use checkpoint::{Checkpoints, Saved};
 pub use config::ModelConfig;
+pub use count::count;
 pub use cpu::packed_product_rate;
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_size, import_gguf};

@@ -198,7 +198,7 @@ fn read_hidden(lm: &Lm, file: &Path, trees: &[(Tree, Vec<usize>)]) -> Result<Opt
     let mut tensors = map_tensors(file)?;
     let format = tensors.metadata.get(KEPT.0).map_or("none", String::as_str);
     if format != KEPT.1 {
-        tracing::info!("{}: states of format {format}, this program's is {}: computed anew", file.display(), KEPT.1);
+        tracing::info!("{}: states of format {format}, this program's is {}: computed again", file.display(), KEPT.1);
         return Ok(None);
     }
     let hidden = trees.iter().enumerate().map(|(i, (tree, _))| {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::num::NonZero;
 
 use problem::{Problem, Result, invalid};
 
@@ -71,11 +70,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-/// A number of something as settings have it; 0 is 1.
-pub(crate) fn count(n: usize) -> NonZero<usize> {
-    NonZero::new(n).unwrap_or(NonZero::<usize>::MIN)
 }
 
 /// A setting that is not there is the same as its default, also for whoever asks whether a stage is up to date.

@@ -186,7 +186,6 @@ pub struct RewardConfig {
 
 impl Default for RewardConfig {
     fn default() -> Self {
-        let count = |n: usize| NonZero::new(n).unwrap_or(NonZero::<usize>::MIN);
         let phase = |factors, epochs| Phase { factors, epochs, train: None };
         Self {
             variant: Variant::PShareLora,
@@ -200,15 +199,15 @@ impl Default for RewardConfig {
             optimizer: AdamWConfig::with_rate(5e-3, 0.05),
             personal_rate: one(),
             objective: Objective::default(),
-            batch_votes: count(16),
+            batch_votes: lm::count(16),
             phases: vec![phase(Factors::Global, 0.3), phase(Factors::Personal, 2.7)],
             token_budget: 10_000_000,
             early_stopping: None,
             max_row_tokens: 1024,
             over_long: OverLong::Error,
-            micro_batch_tokens: count(4096),
+            micro_batch_tokens: lm::count(4096),
             activations: Activations::Keep,
-            save_every_steps: count(10),
+            save_every_steps: lm::count(10),
             newcomer_epochs: newcomer_epochs(),
             personal_factors: Kept::default(),
             frozen_states: Kept::default(),

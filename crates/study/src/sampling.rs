@@ -27,8 +27,12 @@ pub struct SamplingConfig {
 
 impl Default for SamplingConfig {
     fn default() -> Self {
-        let count = |n: usize| NonZero::new(n).unwrap_or(NonZero::<usize>::MIN);
-        Self { samples_per_prompt: count(8), max_new_tokens: count(128), temperature: 1.0, batch_rows: count(64) }
+        Self {
+            samples_per_prompt: lm::count(8),
+            max_new_tokens: lm::count(128),
+            temperature: 1.0,
+            batch_rows: lm::count(64),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Project {
 
     /// What a path means that is written in a file of the folder `from`; `place` names the file. Addresses are left as they are.
     pub(crate) fn resolve(&self, path: &str, from: &Path, place: &str) -> PathBuf {
-        if path.contains("://") || Path::new(path).is_absolute() {
+        if data::is_remote(path) || Path::new(path).is_absolute() {
             return path.into();
         }
         let own = tidy(&from.join(path));

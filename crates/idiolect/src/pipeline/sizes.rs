@@ -104,7 +104,7 @@ impl Known<'_> {
 }
 
 fn are_local(sources: &OneOrMore) -> bool {
-    sources.all().iter().all(|source| !source.contains("://"))
+    sources.all().iter().all(|source| !data::is_remote(source))
 }
 
 /// Numbers in the base, and its blocks: from a GGUF file's header, or from the size of float32 weights and config.json.

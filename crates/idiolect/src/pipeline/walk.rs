@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use device::Compute;
-use problem::{Problem, Result};
+use problem::{Problem, Result, bug};
 use run::{Environment, Identity, Manifest, Status};
 
 use super::graph::{Graph, Node, NodeId};
@@ -91,8 +91,11 @@ impl Walker<'_> {
         for (artifact, provider) in &node.reads {
             match &states[*provider] {
                 State::Done(manifest) => {
-                    let content = manifest.artifacts.get(artifact.name()).cloned().unwrap_or_default();
-                    contents.insert(artifact.name().to_owned(), content);
+                    let content = manifest.artifacts.get(artifact.name()).ok_or_else(|| {
+                        let place = &self.graph.nodes[*provider].folder;
+                        bug(place, format!("the artifact `{}` in its manifest", artifact.name()), "none of that name")
+                    })?;
+                    contents.insert(artifact.name().to_owned(), content.clone());
                 }
                 State::Pending => return Ok(Look::Waits(*provider)),
                 State::Failed(_) | State::Unreachable => return Ok(Look::Unreachable),

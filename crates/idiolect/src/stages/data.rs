@@ -75,7 +75,7 @@ impl Stage for DataConfig {
         let mut sources = vec![Source::file("card", &self.card)];
         for (role, given) in [("path", &self.path), ("users", &self.users)] {
             let (remote, local): (Vec<String>, Vec<String>) =
-                given.iter().flat_map(OneOrMore::all).cloned().partition(|s| is_remote(s));
+                given.iter().flat_map(OneOrMore::all).cloned().partition(|s| data::is_remote(s));
             // Order and names of files are in `source_row`.
             for (number, (path, name)) in data::local_files(&local)?.into_iter().enumerate() {
                 sources.push(Source::File { name: format!("{role} {number}: {name}"), path });
@@ -134,14 +134,10 @@ impl Stage for DataConfig {
     }
 }
 
-fn is_remote(source: &str) -> bool {
-    source.contains("://")
-}
-
 /// The sources as the run's identity pins them: an address is read as it was when the run was planned, or not at all.
 fn pinned(sources: &OneOrMore, run: &Run) -> Result<Vec<String>> {
     let identities = &run.identity().inputs;
-    let of = |source: &String| match identities.get(source).filter(|_| is_remote(source)) {
+    let of = |source: &String| match identities.get(source).filter(|_| data::is_remote(source)) {
         Some(identity) => data::pinned_to(source, identity),
         None => Ok(source.clone()),
     };

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Lm;
+use crate::count::count;
 
 /// LoRA's settings (Hu et al. 2021).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +38,6 @@ pub struct LoraConfig {
 impl LoraConfig {
     /// The settings that stages start from: query and value projections of the last blocks.
     pub fn of_last_blocks(rank: usize, alpha: f64, blocks: usize) -> Self {
-        let count = |n: usize| NonZero::new(n).unwrap_or(NonZero::<usize>::MIN);
         Self {
             rank: count(rank),
             alpha,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
 
-use lm::{Activations, AdamWConfig, LoraConfig};
+use lm::{Activations, AdamWConfig, LoraConfig, count};
 use problem::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use text::OverLong;
 
 use crate::maths::pair_losses::{PairLoss, PairObjective};
 use crate::model::{Personal, Start};
-use crate::settings::{Settings, count, is_default};
+use crate::settings::{Settings, is_default};
 
 /// The settings of A DPO stage: `idiolect config` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZero;
 
-use lm::{Activations, AdamWConfig, LoraConfig, Schedule};
+use lm::{Activations, AdamWConfig, LoraConfig, Schedule, count};
 use problem::{Problem, Result, invalid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use text::OverLong;
 use crate::maths::kl::{KlControl, KlEstimator, MAX_ERROR};
 use crate::model::{Personal, Start};
 use crate::ppo::guard::Guard;
-use crate::settings::{Settings, count, is_default};
+use crate::settings::{Settings, is_default};
 
 /// The settings of A PPO stage: `idiolect config` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -2,13 +2,13 @@
 
 use std::num::NonZero;
 
-use lm::{Activations, AdamWConfig, AllBlocks, AllLinear, Blocks, LoraConfig, Schedule, Targets};
+use lm::{Activations, AdamWConfig, AllBlocks, AllLinear, Blocks, LoraConfig, Schedule, Targets, count};
 use problem::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::OverLong;
 
-use crate::settings::{Settings, count};
+use crate::settings::Settings;
 
 /// Whose responses a model learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
