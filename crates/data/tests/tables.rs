@@ -90,7 +90,8 @@ pub(crate) fn words(folder: &Path) {
     _ = tokenizer(folder, TEMPLATE);
 }
 
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant ";
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} {% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}\
+                        {% if add_generation_prompt %}assistant {% endif %}";
 
 #[test]
 fn cached_rows_equal_fresh_ones_and_each_text_is_made_once() {
