@@ -77,6 +77,8 @@ pub(crate) fn votes() -> Vec<Vote> {
                 chosen: chosen.clone(),
                 rejected: rejected.clone(),
                 tie: false,
+                chosen_finished: None,
+                rejected_finished: None,
                 chosen_first: None,
                 weight: 1.0,
                 margin: None,

@@ -3,6 +3,7 @@
 
 mod common;
 mod damage;
+mod endings;
 mod ingestion;
 mod layouts;
 mod mutations;

@@ -7,7 +7,7 @@ use arrow::record_batch::RecordBatch;
 use problem::{Problem, Result, invalid};
 
 use crate::card::Columns;
-use crate::columns::{Lists, Place, Reals, Talks, Texts, Times, field};
+use crate::columns::{Flags, Lists, Place, Reals, Talks, Texts, Times, field};
 use crate::draft::{Choice, Draft, Flaw, Turns};
 
 /// The user of rows that name none.
@@ -79,6 +79,7 @@ pub(crate) struct Extras {
     group: Option<Texts>,
     weight: Option<Reals>,
     margin: Option<Reals>,
+    finished: Option<[Flags; 2]>,
 }
 
 impl Extras {
@@ -86,6 +87,8 @@ impl Extras {
         let text = |name: &Option<String>| name.as_deref().map(|n| bound.texts(n)).transpose();
         let real = |name: &Option<String>| name.as_deref().map(|n| bound.reals(n)).transpose();
         let time = |n: &str| Times::bind(&bound.array(n)?, bound.place, n);
+        let flags = |name: &String| Flags::bind(&bound.array(name)?, bound.place, name);
+        let both = |[first, second]: &[String; 2]| -> Result<[Flags; 2]> { Ok([flags(first)?, flags(second)?]) };
         let file = bound.place.file.rsplit('/').next().unwrap_or_default();
         let fits = |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file));
         let file_split = names.split_files.iter().find(|(pattern, _)| fits(pattern)).map(|(_, split)| split.name());
@@ -97,6 +100,7 @@ impl Extras {
             group: text(&names.group)?,
             weight: real(&names.weight)?,
             margin: real(&names.margin)?,
+            finished: names.finished.as_ref().map(both).transpose()?,
             names: names.clone(),
         })
     }
@@ -143,6 +147,7 @@ impl Extras {
             first,
             second,
             choice,
+            finished: self.finished.as_ref().map_or(own.finished, |both| both.each_ref().map(|flags| flags.get(row))),
             weight: number(&self.weight, &self.names.weight, 0.0)?.unwrap_or(1.0) * own.weight,
             margin: if choice == Choice::Tie { None } else { margin },
             timestamp: self.timestamp.as_ref().and_then(|t| t.get(row)).or(own.timestamp),
@@ -155,6 +160,8 @@ impl Extras {
 /// What a layout knows of a judgement beside its texts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Own {
+    /// Did the first and the second answer end by themselves?
+    pub(crate) finished: [Option<bool>; 2],
     pub(crate) weight: f32,
     pub(crate) margin: Option<f32>,
     pub(crate) timestamp: Option<i64>,
@@ -162,7 +169,7 @@ pub(crate) struct Own {
 
 impl Default for Own {
     fn default() -> Self {
-        Self { weight: 1.0, margin: None, timestamp: None }
+        Self { finished: [None; 2], weight: 1.0, margin: None, timestamp: None }
     }
 }
 
@@ -175,10 +182,10 @@ pub(super) fn without_columns<'a>(
     choice: Choice,
     own: Own,
 ) -> Draft<'a> {
-    let Own { weight, margin, timestamp } = own;
+    let Own { finished, weight, margin, timestamp } = own;
     let margin = if choice == Choice::Tie { None } else { margin };
     let user = Cow::Borrowed(user);
-    Draft { user, turns, first, second, choice, weight, margin, timestamp, split: None, group: None }
+    Draft { user, turns, first, second, choice, finished, weight, margin, timestamp, split: None, group: None }
 }
 
 /// Every two of k scored answers: (one, other, choice, margin). Who reads them gives each the weight `1 / (k - 1)`, so

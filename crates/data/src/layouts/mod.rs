@@ -42,7 +42,7 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
             user_id.iter().chain([prompt, responses, scores]).cloned().collect()
         }
         Layout::Ratings { user_id, item, rating, .. } => [user_id, item, rating].map(String::clone).to_vec(),
-        Layout::Canonical => canonical::PATHS.map(str::to_owned).to_vec(),
+        Layout::Canonical => canonical::paths(known),
         Layout::Hh => pairs::HH.map(str::to_owned).to_vec(),
         Layout::Tldr => tldr::PATHS.map(str::to_owned).to_vec(),
         Layout::Prism => prism::PATHS.map(str::to_owned).to_vec(),
@@ -54,10 +54,20 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         Layout::Alpaca => pairs::ALPACA.map(str::to_owned).to_vec(),
         Layout::Sharegpt => pairs::SHAREGPT.map(str::to_owned).to_vec(),
     };
-    let Columns { system, split, split_names: _, split_files: _, timestamp, group, group_until: _, weight, margin } =
-        &card.columns;
-    let extra = [system, split, timestamp, group, weight, margin].into_iter().flatten().cloned();
-    own.into_iter().chain(extra).collect()
+    let Columns {
+        system,
+        split,
+        split_names: _,
+        split_files: _,
+        timestamp,
+        group,
+        group_until: _,
+        weight,
+        margin,
+        finished,
+    } = &card.columns;
+    let extra = [system, split, timestamp, group, weight, margin].into_iter().flatten();
+    own.into_iter().chain(extra.chain(finished.iter().flatten()).cloned()).collect()
 }
 
 /// Must a file's rows be read in order, from the first?

@@ -52,7 +52,8 @@ pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut
             }
         };
         for (one, other, choice, gap) in every_two(&numbers) {
-            let own = Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None };
+            let own =
+                Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None, ..Own::default() };
             emit(row, extras.draft(row, user, turns.clone(), texts[one], texts[other], choice, own))?;
         }
     }
@@ -108,7 +109,12 @@ pub(super) fn personalllm(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Re
                 }
             };
             for (one, other, choice, gap) in every_two(&values) {
-                let own = Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None };
+                let own = Own {
+                    weight: 1.0 / (texts.len() - 1) as f32,
+                    margin: Some(gap),
+                    timestamp: None,
+                    ..Own::default()
+                };
                 let user = user.to_owned();
                 emit(row, extras.draft(row, user, smallvec![("user", prompt)], texts[one], texts[other], choice, own))?;
             }
