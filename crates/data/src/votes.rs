@@ -27,7 +27,7 @@ pub struct Vote {
     pub tie: bool,
     /// Was `chosen` shown first? Unknown in many sources.
     pub chosen_first: Option<bool>,
-    /// How much the vote counts.
+    /// How much the vote counts beside the user's others: only the proportions of a user's weights matter, and 0 counts nothing.
     pub weight: f32,
     /// By how much `chosen` is better, where the source says so.
     pub margin: Option<f32>,
@@ -37,6 +37,13 @@ pub struct Vote {
     pub split: Split,
     /// File and row (from 1), for messages.
     pub source_row: String,
+}
+
+impl Vote {
+    /// Does the vote count, that is, is its weight above 0? Every stage treats a vote that does not as if it were not there.
+    pub fn counts(&self) -> bool {
+        self.weight > 0.0
+    }
 }
 
 /// The distinct users, sorted: a user's index is the position here.

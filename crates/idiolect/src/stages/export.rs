@@ -21,7 +21,7 @@ pub(crate) struct Exported {
 
 impl Stage for ExportConfig {
     const KIND: &'static str = "export";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     type Report = Exported;
 
     fn defaults(_: &toml::Table) -> toml::Table {
@@ -63,6 +63,15 @@ impl Stage for ExportConfig {
         let mut parts = vec![format!("{} adapters, read back within {worst:.1e} of a logit", users.len())];
         for (user, own) in users {
             parts.extend(own.merged_max_logit_difference.map(|d| format!("{user} merged, {d:.1e}")));
+        }
+        let equal = &report.written.equal_to_base;
+        if !equal.is_empty() {
+            let many = if equal.len() == users.len() { "all of them".to_owned() } else { equal.join(", ") };
+            parts.push(format!(
+                "adapters that equal the base, since the policies did not move in training: {many} ({} of {})",
+                equal.len(),
+                users.len()
+            ));
         }
         parts.extend(report.not_merged.iter().map(|user| format!("{user} not merged, since training was stopped")));
         parts.join("; ")

@@ -7,6 +7,7 @@ pub(crate) mod config;
 pub(crate) mod guard;
 mod models;
 mod observe;
+mod own;
 mod passes;
 pub(crate) mod record;
 pub(crate) mod rollouts;
