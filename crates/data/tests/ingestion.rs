@@ -69,7 +69,7 @@ fn issue_23_votes_of_weight_0_are_no_votes_and_users_of_no_others_are_named() {
         (dir, path)
     };
     let layout = "kind = 'votes'\nuser_id = 'rater'\nprompt = 'q'\nresponse_a = 'one'\nresponse_b = 'two'\nlabel = 'pick'\n\
-                  label_a = '1'\nlabel_b = '2'\n[columns]\nweight = 'w'";
+                  label_a = '1'\nlabel_b = '2'\nlabel_tie = '='\n[columns]\nweight = 'w'";
     let counting: Vec<[String; 6]> = rows.iter().filter(|r| r[5] != "0").cloned().collect();
     let folds = SplitRule::Folds { over: Whole::Prompt, of: NonZero::new(3).unwrap(), test: 0, dev: None };
     let capped = Selection { max_votes_per_user: Some(3), ..Selection::all(folds) };
