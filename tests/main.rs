@@ -43,5 +43,7 @@ mod sft;
 mod shared_data;
 /// The tiny model and the workspace that the others use.
 mod tiny;
+/// What votes weigh: nothing at 0, and only in proportion to the user's others.
+mod weights;
 /// Wrong input: a message with where, expected and found; exit code 2; nothing written.
 mod wrong_input;

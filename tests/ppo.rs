@@ -238,6 +238,73 @@ fn policies_may_share_a_half() {
     }
 }
 
+fn rounds(bench: &Bench, name: &str) -> Vec<serde_json::Value> {
+    let log = fs_err::read_to_string(bench.folder.path().join(format!("{name}.partial/metrics.jsonl"))).unwrap();
+    log.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn issue_23_a_policys_rate_and_kl_coefficient_wait_for_the_critic() {
+    let bench = Bench::new();
+    let method = Method::Ppo(CriticConfig { warmup_steps: 3, ..critic() });
+    let control = KlControl::Adaptive { beta: 0.05, target: 1.0, horizon: 100.0 };
+    let kl = KlTerm { estimator: KlEstimator::K1, control };
+    let config = PpoConfig { method, kl, steps: count(7), ..config() };
+    train_by(&bench, &config, &["ann"], "waits");
+    let of =
+        |key: &str| rounds(&bench, "waits").iter().map(|l| l["user/ann"][key].as_f64().unwrap()).collect::<Vec<_>>();
+    let (rates, coefficients) = (of("lr"), of("objective/kl_coef"));
+    let policy: Vec<f64> = (0..4).map(|step| config.optimizer.rate(step, 4)).collect();
+    assert_eq!(rates[..3], [0.0; 3], "{rates:?}");
+    assert_eq!(rates[3..], policy, "the whole schedule, its warm-up included");
+    // Nothing has diverged while the critic learns alone: the weight stays until the first round in which the policy learns is over.
+    assert_eq!(coefficients[..4], [0.05; 4], "{coefficients:?}");
+    assert!(coefficients[4..].iter().all(|c| *c != 0.05), "{coefficients:?}");
+}
+
+#[test]
+fn issue_23_rewards_are_calibrated_on_the_policies_that_divergences_are_measured_from() {
+    let bench = Bench::new();
+    let users = ["ann", "bob"].map(String::from);
+    let sft = policy::SftConfig {
+        scope: policy::Scope::PerUser,
+        lora: config().lora,
+        optimizer: optimizer(5e-2),
+        batch_answers: count(4),
+        max_epochs: count(6),
+        ..policy::SftConfig::default()
+    };
+    let votes = crate::bench::votes();
+    let (start, _) =
+        policy::train_sft(&sft, &bench.lm, &bench.tokenizer, &votes, &users, &mut bench.run("sft", "start")).unwrap();
+    // Policies that do not move: every round samples the reference.
+    let reward = RewardTerms { calibration_samples_per_prompt: count(64), ..config().reward };
+    let config =
+        PpoConfig { optimizer: optimizer(0.0), steps: count(40), start: policy::Start::Sft, reward, ..config() };
+    let worth = worth(&bench);
+    let mut rewards = |prefix: &Prefix, asked: &[(usize, lm::UserIndex)]| {
+        let score =
+            |(row, user): &(usize, lm::UserIndex)| (score_of(&worth, &users[user.0], &prefix.rows()[*row]), 0.0);
+        Ok(asked.iter().map(score).collect())
+    };
+    let mut run = bench.run("ppo", "still");
+    let (lm, tokenizer) = (&bench.lm, &bench.tokenizer);
+    let (_, of_start) =
+        policy::train_ppo(&config, lm, tokenizer, &prompts(), &users, Some(start), &mut rewards, &mut run).unwrap();
+    let base = PpoConfig { start: policy::Start::Base, ..config.clone() };
+    let (_, of_base) = train_by(&bench, &base, &["ann", "bob"], "base");
+    for user in &users {
+        let scores: Vec<f64> = rounds(&bench, "still")
+            .iter()
+            .map(|l| l[format!("user/{user}")]["objective/scores"].as_f64().unwrap())
+            .collect();
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        assert!(mean.abs() < 0.25, "{user}: the reference scores {mean} on its own scale");
+        let (own, other) = (of_start.scales[user], of_base.scales[user]);
+        assert!((own.mean - other.mean).abs() > 0.5 * other.deviation, "{user}: {own:?} {other:?}");
+    }
+}
+
 #[test]
 fn a_bandit_ends_at_its_known_optimum() {
     // One token, whose reward is a direction's share of its embedding, so that the best policy is one that the model can be:
@@ -405,7 +472,7 @@ fn settings_that_mean_nothing_are_told() {
             },
             "`user.ann.kl_target`",
         ),
-        (plain, "such as `ann`: the rewards of the base's responses: expected finite numbers that differ"), // all the same
+        (plain, "such as `ann`: the rewards of the reference's responses: expected finite numbers that differ"), // all the same
     ];
     for (config, words) in cases {
         let error = told(config);

@@ -3,7 +3,7 @@
 use data::{Split, Vote};
 use reward::{EarlyStopping, Factors, Objective, Personal, RewardConfig, RewardModel, Variant};
 
-use crate::bench::{Bench, count, votes};
+use crate::bench::{Bench, count, optimizer, votes};
 use crate::reward::{apart, fit_on, phase, reward_config, users, with_ties};
 use crate::tiny::Workspace;
 
@@ -61,17 +61,29 @@ fn a_user_whose_numbers_are_not_finite_is_in_quarantine_and_the_others_go_on() {
     let error = fit(&own, &spoiled, "nobody");
     assert!(error.is_not_finite() && error.to_string().contains("all 2 in quarantine"), "{error}");
 
-    // A loss that is finite, with a gradient that is not: of an own factor its user is to blame, of what all share nobody.
-    let mut heavy = votes();
-    heavy.iter_mut().filter(|v| v.user_id == "bob" && v.source_row == "x:5").for_each(|v| v.weight = 2e38);
+    // A loss that is finite, with a gradient that is not: of an own factor its user is to blame, of what all share nobody. The head is so large
+    // that a vote against it has a gradient of 1e30, whose square overflows, and a vote with it has none.
     let up = RewardConfig {
         personal: Personal::Up,
         phases: vec![phase(Factors::Personal, 1.0)],
         ..reward_config(Variant::PShareLora)
     };
-    let (model, report) = fit_on(&bench, &up, &heavy, &users(), "heavy");
+    let still = RewardConfig { optimizer: optimizer(1e-30), ..up.clone() };
+    let (model, _) = fit_on(&bench, &still, &votes(), &users(), "still");
+    let scored = still.scored(Split::Train);
+    let said = reward::predict(&model, &bench.lm, &bench.tokenizer, &votes(), &scored, |_, _| ()).unwrap();
+    let mut steep = votes();
+    for (vote, said) in steep.iter_mut().filter(|v| v.split == Split::Train).zip(said.votes) {
+        assert_eq!((&vote.user_id, &vote.source_row), (&said.user, &said.source_row));
+        let against = vote.user_id == "bob" && vote.source_row == "x:5";
+        if (said.margin < 0.0) != against {
+            std::mem::swap(&mut vote.chosen, &mut vote.rejected);
+        }
+    }
+    let huge = |config: RewardConfig| RewardConfig { head_scale: 1e30, ..config };
+    let (model, report) = fit_on(&bench, &huge(up), &steep, &users(), "steep");
     assert!(model.users == ["ann"] && report.quarantined["bob"].contains("the gradient is not finite"), "{report:?}");
-    let error = fit(&reward_config(Variant::LoraGlobal), &heavy, "shared");
+    let error = fit(&huge(reward_config(Variant::LoraGlobal)), &steep, "shared");
     assert!(error.is_not_finite() && error.to_string().contains("the gradient of the shared parameters"), "{error}");
 }
 
@@ -99,7 +111,10 @@ fn a_held_out_user_whose_loss_is_not_finite_is_left_out_and_the_others_are_welco
 fn a_pipeline_names_the_user_whom_a_reward_model_does_not_hold_and_ends_with_code_3() {
     let workspace = Workspace::new();
     let mut all = votes();
-    all.iter_mut().filter(|v| v.user_id == "bob" && v.source_row == "x:5").for_each(|v| v.weight = 2e38);
+    // One vote of Bob's outweighs his others, and has a margin whose loss overflows then.
+    all.iter_mut().filter(|v| v.user_id == "bob").for_each(|v| v.weight = 1e-6);
+    let bad = |v: &&mut Vote| v.user_id == "bob" && v.source_row == "x:5";
+    all.iter_mut().filter(bad).for_each(|v| (v.weight, v.margin) = (1.0, Some(f32::MAX)));
     data::write_votes(&workspace.path("votes.parquet"), &all).unwrap();
     let write = |file: &str, text: &str| fs_err::write(workspace.path(file), text).unwrap();
     let card = "name = \"own\"\nsource = \"here\"\nlicence = \"none\"\n[layout]\nkind = \"canonical\"\n\
@@ -112,7 +127,7 @@ fn a_pipeline_names_the_user_whom_a_reward_model_does_not_hold_and_ends_with_cod
     let stages =
         ["import", "data", "reward"].map(|k| format!("[[stage]]\nkind = \"{k}\"\nconfig = \"configs/{k}.toml\"\n"));
     write("pipelines/tiny.toml", &format!("name = \"tiny\"\nseed = 3\n{}", stages.concat()));
-    let set = ["reward.personal=\"up\"", "reward.phases=[{ factors = \"personal\", epochs = 1.0 }]"];
+    let set = ["reward.objective={ margin = true }", "reward.phases=[{ factors = \"personal\", epochs = 1.0 }]"];
     let ended = workspace.run(&["--set", set[0], "--set", set[1]]).assert().code(3);
     let said = String::from_utf8_lossy(&ended.get_output().stderr).into_owned();
     assert!(said.contains("finished, except: ") && said.contains("reward, `bob` in quarantine: step "), "{said}");

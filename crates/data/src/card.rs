@@ -194,6 +194,11 @@ fn rejected() -> String {
 }
 
 impl Card {
+    /// Can a vote of this source have a weight of 0?
+    pub(crate) fn may_weigh_0(&self) -> bool {
+        self.columns.weight.is_some() || self.layout == Layout::Canonical
+    }
+
     /// Reads a card; an unknown key is an error.
     pub fn read(path: &Path) -> Result<Self> {
         Self::parse(&fs_err::read_to_string(path)?, &path.display())

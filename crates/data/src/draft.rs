@@ -61,6 +61,8 @@ impl Draft<'_> {
             Some("empty answer")
         } else if self.first == self.second {
             Some("identical answers")
+        } else if self.weight == 0.0 {
+            Some("weight 0")
         } else {
             None
         }

@@ -41,7 +41,8 @@ pub fn ingest_on(
     let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let place = sources.join(", ");
     let mut report = Report { files: source.files.len(), ..Report::default() };
-    let plan = if selection.needs_facts() || selection.min_votes > 0 || selection.top_users.is_some() {
+    let of_all = selection.needs_facts() || selection.min_votes > 0 || selection.top_users.is_some();
+    let plan = if of_all || card.may_weigh_0() {
         Some(Plan::make(&source, selection, seed, folder, &place, &mut report)?)
     } else {
         None

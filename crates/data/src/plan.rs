@@ -28,6 +28,8 @@ pub(crate) struct Plan {
 struct Finds {
     /// Decided votes by user and split; which splits, the facts know.
     decided: HashMap<String, [usize; 4]>,
+    /// Votes of weight 0 by user.
+    without_weight: HashMap<String, usize>,
     wholes: HashSet<u128>,
     facts: Vec<Fact>,
     sizes: Vec<(usize, usize)>,
@@ -101,10 +103,15 @@ impl Plan {
             let mut size = 0;
             source.walk(unit, &mut |at, draft| {
                 size = at.index as usize + 1;
-                match usable(&at, draft, selection)?.filter(|draft| draft.flaw().is_none()) {
-                    Some(draft) => finds.take(&draft, &at, &source.card.columns, selection, seed, &spill),
-                    None => Ok(()),
+                let Some(draft) = usable(&at, draft, selection)? else { return Ok(()) };
+                if draft.weight == 0.0 {
+                    *finds.without_weight.entry(draft.user.into_owned()).or_default() += 1;
+                    return Ok(());
                 }
+                if draft.flaw().is_some() {
+                    return Ok(());
+                }
+                finds.take(&draft, &at, &source.card.columns, selection, seed, &spill)
             })?;
             spill.add(&mut finds.facts)?;
             finds.sizes.push((unit, size));
@@ -114,6 +121,7 @@ impl Plan {
         let mut sizes = vec![0; source.units.len()];
         let mut decided: BTreeMap<String, [usize; 4]> = BTreeMap::new();
         let mut wholes = HashSet::new();
+        let mut without_weight: BTreeMap<String, usize> = BTreeMap::new();
         for find in finds {
             find.sizes.into_iter().for_each(|(unit, size)| sizes[unit] = size);
             wholes.extend(find.wholes);
@@ -121,7 +129,12 @@ impl Plan {
                 let all = decided.entry(user).or_default();
                 all.iter_mut().zip(counts).for_each(|(a, b)| *a += b);
             }
+            for (user, votes) in find.without_weight {
+                *without_weight.entry(user).or_default() += votes;
+            }
         }
+        without_weight.retain(|user, _| !decided.contains_key(user));
+        report.users_without_weight = without_weight;
         refuse_equal_keys(decided.keys(), place)?;
         let folds = match selection.split {
             SplitRule::Folds { of, .. } => Some(Folds::deal(wholes, seed, of.get())),
@@ -130,7 +143,7 @@ impl Plan {
         let tally = if with_facts { tally(&spill, selection, seed, folds.as_ref())? } else { HashMap::new() };
 
         // Who stays.
-        let all = decided.len();
+        let all = decided.len() + report.users_without_weight.len();
         let votes_of = |user: &str, counts: &[usize; 4]| -> usize {
             let counts = tally.get(&user_key(user)).map_or(counts, |(decided, _)| decided);
             let everything = matches!(selection.split, SplitRule::Users { .. });
@@ -142,14 +155,17 @@ impl Plan {
         report.dropped_users = ranked[enough..].iter().map(|(n, u)| ((*u).to_owned(), *n)).collect();
         let taken = enough.min(selection.top_users.unwrap_or(enough));
         report.users_beyond_the_top = enough - taken;
-        if taken == 0 || (selection.strict && !report.dropped_users.is_empty()) {
+        let below = report.dropped_users.len() + report.users_without_weight.len();
+        if taken == 0 || (selection.strict && below > 0) {
             let wanted = if selection.strict { "every user" } else { "at least one user" };
-            let first =
-                report.dropped_users.iter().next().map_or(String::new(), |(u, n)| format!(", such as `{u}` with {n}"));
+            let first = report.dropped_users.iter().next().map(|(u, n)| format!(", such as `{u}` with {n}"));
+            let weightless = report.users_without_weight.iter().next();
+            let and = if weightless.is_some() { " and a vote of a weight above 0" } else { "" };
+            let weightless = weightless.map(|(u, n)| format!(", such as `{u}` with {n} votes, all of weight 0"));
             return Err(invalid(
                 place,
-                format!("{wanted} with at least {} decided training votes", selection.min_votes),
-                format!("{} of {all} users below{first}", report.dropped_users.len()),
+                format!("{wanted} with at least {} decided training votes{and}", selection.min_votes),
+                format!("{below} of {all} users below{}", first.or(weightless).unwrap_or_default()),
                 "lower `min_votes`, gather more votes, or leave `strict` off",
             ));
         }

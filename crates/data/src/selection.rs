@@ -34,7 +34,7 @@ pub enum Duplicates {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
-    /// Users with fewer decided training votes are dropped and counted (with held-out users: fewer decided votes).
+    /// Users with fewer decided training votes are dropped and counted (with held-out users: fewer decided votes). Votes of weight 0 are no votes.
     pub min_votes: usize,
     /// Where the split comes from.
     pub split: SplitRule,
@@ -124,6 +124,9 @@ pub struct Report {
     pub users: usize,
     /// Users below the minimum, with their decided training votes.
     pub dropped_users: BTreeMap<String, usize>,
+    /// Users all of whose votes weigh 0, with the number of these votes: they are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub users_without_weight: BTreeMap<String, usize>,
     /// Users that others of the top left no place for.
     pub users_beyond_the_top: usize,
     /// Votes dropped, by reason.

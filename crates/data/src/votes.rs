@@ -31,7 +31,7 @@ pub struct Vote {
     pub rejected_finished: Option<bool>,
     /// Was `chosen` shown first? Unknown in many sources.
     pub chosen_first: Option<bool>,
-    /// How much the vote counts.
+    /// How much the vote counts beside the user's others: only the proportions of a user's weights matter, and 0 counts nothing.
     pub weight: f32,
     /// By how much `chosen` is better, where the source says so.
     pub margin: Option<f32>,
@@ -52,6 +52,11 @@ impl Vote {
     /// How the row of `rejected` ends.
     pub fn rejected_ending(&self) -> Ending {
         ending(self.rejected_finished)
+    }
+
+    /// Does the vote count, that is, is its weight above 0? Every stage treats a vote that does not as if it were not there.
+    pub fn counts(&self) -> bool {
+        self.weight > 0.0
     }
 }
 

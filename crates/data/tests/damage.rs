@@ -294,7 +294,11 @@ fn weights_must_be_numbers_that_count() {
         let (_dir, path) = in_file(&RecordBatch::try_from_iter(columns).unwrap());
         ingest(&weighted, &path, &all()).map(|(votes, _)| votes.iter().map(|v| v.weight).collect::<Vec<_>>())
     };
-    assert_eq!(with_weights(vec![Some(0.5), Some(2.0), Some(0.0)]).unwrap(), [0.5, 2.0, 0.0]);
+    assert_eq!(
+        with_weights(vec![Some(0.5), Some(2.0), Some(1e-60)]).unwrap(),
+        [0.5, 2.0],
+        "less than float32 holds is 0"
+    );
     for wrong in [Some(f64::NAN), Some(f64::INFINITY), Some(-1.0), None] {
         let error = with_weights(vec![Some(1.0), wrong, Some(1.0)]).unwrap_err().to_string();
         assert!(error.contains("row 2, column `w`"), "{error}");

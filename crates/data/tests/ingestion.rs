@@ -50,6 +50,51 @@ fn users_below_the_minimum_are_an_error_if_none_remains_or_strict() {
 }
 
 #[test]
+fn issue_23_votes_of_weight_0_are_no_votes_and_users_of_no_others_are_named() {
+    // ann's votes count, every other one of bob's does, and none of dan's.
+    let rows: Vec<[String; 6]> = (0..30)
+        .map(|i| {
+            let (user, weight) = [("ann", "2"), ("bob", if i % 2 == 0 { "0" } else { "0.5" }), ("dan", "0")][i % 3];
+            [user.into(), format!("p{i}"), format!("a{i}"), format!("b{i}"), "1".into(), weight.into()]
+        })
+        .collect();
+    let weighted = |rows: &[[String; 6]]| {
+        let column = |c: usize| texts(&rows.iter().map(|r| r[c].clone()).collect::<Vec<_>>());
+        let weights = rows.iter().map(|r| r[5].parse().unwrap()).collect::<Vec<f64>>();
+        let mut columns: Vec<(&str, ArrayRef)> = NAMES[..5].iter().enumerate().map(|(c, n)| (*n, column(c))).collect();
+        columns.push(("w", Arc::new(arrow::array::Float64Array::from(weights))));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.parquet");
+        write_batch(&path, &RecordBatch::try_from_iter(columns).unwrap());
+        (dir, path)
+    };
+    let layout = "kind = 'votes'\nuser_id = 'rater'\nprompt = 'q'\nresponse_a = 'one'\nresponse_b = 'two'\nlabel = 'pick'\n\
+                  label_a = '1'\nlabel_b = '2'\nlabel_tie = '='\n[columns]\nweight = 'w'";
+    let counting: Vec<[String; 6]> = rows.iter().filter(|r| r[5] != "0").cloned().collect();
+    let folds = SplitRule::Folds { over: Whole::Prompt, of: NonZero::new(3).unwrap(), test: 0, dev: None };
+    let capped = Selection { max_votes_per_user: Some(3), ..Selection::all(folds) };
+    for selection in [all(), capped, Selection { min_votes: 5, ..all() }] {
+        let (_dir, path) = weighted(&rows);
+        let (votes, report) = ingest(&card(layout), &path, &selection).unwrap();
+        assert_eq!(report.users_without_weight, BTreeMap::from([("dan".into(), 10)]));
+        assert_eq!(report.dropped["weight 0"], 15);
+        let (_dir, path) = weighted(&counting);
+        let (without, report) = ingest(&card(layout), &path, &selection).unwrap();
+        assert!(report.users_without_weight.is_empty());
+        let told = |votes: &[data::Vote]| -> Vec<_> {
+            votes.iter().map(|v| (v.user_id.clone(), v.chosen.clone(), v.split, v.weight.to_bits())).collect()
+        };
+        assert_eq!(told(&votes), told(&without), "{selection:?}");
+    }
+    let (_dir, path) = weighted(&rows);
+    let (_, report) = ingest(&card(layout), &path, &Selection { min_votes: 6, ..all() }).unwrap();
+    assert_eq!(report.dropped_users, BTreeMap::from([("bob".into(), 5)]), "ten votes, five of which count");
+    let strict = Selection { strict: true, ..all() };
+    let error = ingest(&card(layout), &path, &strict).unwrap_err().to_string();
+    assert!(error.contains("`dan` with 10 votes, all of weight 0"), "{error}");
+}
+
+#[test]
 fn wrong_rows_are_named_or_dropped_and_counted() {
     let with = |f: &dyn Fn(&mut Vec<[&'static str; 6]>), bad_rows| {
         let mut rows = ROWS.to_vec();

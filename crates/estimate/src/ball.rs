@@ -40,10 +40,17 @@ pub struct Spread {
 impl Pessimism {
     /// `zeta = c4 sqrt( (log N_G + log 1/delta) / (N N_p nu) + sqrt(Sigma_tail / N) / nu + (k d2 + log(N / delta)) / N_p )` (eq. C.3), with
     /// the bracketing number of shared factors, `log N_G = k (d1 + N d2) log(N N_p)` (section 4). The first term of the equation, how far
-    /// the truth is from rank k, is not known and taken to be 0.
+    /// the truth is from rank k, is not known and taken to be 0. Infinite where users do not reach into all k directions at all (`diversity` 0), such as
+    /// before any training.
     pub fn zeta(&self, spread: &Spread) -> f64 {
         let Spread { users, votes, rank, shared_size, personal_size, diversity, tail } = *spread;
-        let (n, k, nu) = (users as f64, rank as f64, diversity.max(f64::MIN_POSITIVE));
+        if self.constant == 0.0 {
+            return 0.0;
+        }
+        if diversity == 0.0 {
+            return f64::INFINITY;
+        }
+        let (n, k, nu) = (users as f64, rank as f64, diversity);
         let all = (n * votes).max(2.0);
         let bracketing = k * (shared_size as f64 + n * personal_size as f64) * all.ln() + (1.0 / self.delta).ln();
         let own = k * personal_size as f64 + (n / self.delta).ln();
@@ -67,5 +74,9 @@ mod tests {
         let more = Spread { votes: 2500.0, ..spread };
         assert!(Pessimism { constant: 2.0, delta: 0.1 }.zeta(&more) < got);
         assert_eq!(Pessimism { constant: 0.0, delta: 0.1 }.zeta(&spread), 0.0);
+        // Users who are all the same tell nothing of the others' directions.
+        let nowhere = Spread { diversity: 0.0, tail: 0.0, ..spread };
+        assert_eq!(Pessimism { constant: 2.0, delta: 0.1 }.zeta(&nowhere), f64::INFINITY);
+        assert_eq!(Pessimism { constant: 0.0, delta: 0.1 }.zeta(&nowhere), 0.0);
     }
 }

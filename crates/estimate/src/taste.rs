@@ -21,7 +21,7 @@ impl Judgements {
     }
 
     /// Adds a vote: features of the first answer minus those of the second `[d]`; `outcome` 1 if the first was chosen, 0 if the
-    /// second, one half for a tie; `weight` 1 for an ordinary vote.
+    /// second, one half for a tie; `weight` 1 for an ordinary vote. A vote of weight 0 counts nothing and is not kept.
     ///
     /// # Panics
     /// If the difference has another length, or a number is not in its range.
@@ -29,9 +29,12 @@ impl Judgements {
         assert_eq!(difference.len(), self.d, "as many features as the others have");
         let numbers = difference.iter().all(|x| x.is_finite()) && (0.0..=1.0).contains(&outcome);
         assert!(
-            numbers && weight > 0.0 && weight.is_finite(),
-            "finite features, an outcome from 0 to 1, a positive weight"
+            numbers && weight >= 0.0 && weight.is_finite(),
+            "finite features, an outcome from 0 to 1, a weight from 0"
         );
+        if weight == 0.0 {
+            return;
+        }
         self.differences.extend_from_slice(difference);
         self.outcomes.push(outcome);
         self.weights.push(weight);

@@ -25,10 +25,10 @@ pub fn names(vote: &Vote) -> (String, String) {
 pub struct Crowd<'v>(HashMap<String, BTreeMap<&'v str, bool>>);
 
 impl<'v> Crowd<'v> {
-    /// Of all votes, whatever their split.
+    /// Of all votes that count, whatever their split.
     pub fn new(votes: &'v [Vote]) -> Self {
         let mut all: HashMap<String, BTreeMap<&str, bool>> = HashMap::new();
-        for vote in votes.iter().filter(|v| !v.tie) {
+        for vote in votes.iter().filter(|v| !v.tie && v.counts()) {
             let low_wins = vote.chosen <= vote.rejected;
             all.entry(names(vote).1).or_default().entry(&vote.user_id).or_insert(low_wins);
         }
@@ -48,15 +48,16 @@ impl<'v> Crowd<'v> {
 }
 
 /// The lean `b` of a user to the answer shown first: the mode of `sum log sigmoid(y (a + b)) - b^2 / 2` over training votes, where
-/// `a` is r(first) - r(second) and `y` is 1 if the first was chosen and -1 otherwise. A normal prior of deviation 1; Newton.
-pub fn lean(votes: &[(f64, bool)]) -> f64 {
+/// `a` is r(first) - r(second) and `y` is 1 if the first was chosen and -1 otherwise; each vote's term times its weight, 1 on average. A normal prior
+/// of deviation 1; Newton.
+pub fn lean(votes: &[(f64, bool)], weights: &[f32]) -> f64 {
     let mut b = 0.0;
     for _ in 0..50 {
         let (mut slope, mut curvature) = (-b, 1.0);
-        for (a, first) in votes {
+        for ((a, first), weight) in votes.iter().zip(weights) {
             let p = 1.0 / (1.0 + (-(a + b)).exp());
-            slope += f64::from(u8::from(*first)) - p;
-            curvature += p * (1.0 - p);
+            slope += f64::from(*weight) * (f64::from(u8::from(*first)) - p);
+            curvature += f64::from(*weight) * p * (1.0 - p);
         }
         let step: f64 = slope / curvature;
         b += step;
@@ -110,9 +111,11 @@ mod tests {
     #[test]
     fn a_lean_is_the_posterior_mode() {
         // Four votes without a difference, three for the first: the root of 3 - 4 sigmoid(b) = b.
-        let got = lean(&[(0.0, true), (0.0, true), (0.0, true), (0.0, false)]);
+        let got = lean(&[(0.0, true), (0.0, true), (0.0, true), (0.0, false)], &[1.0; 4]);
+        // A vote of weight 3 is three votes, and one of weight 0 is none.
+        assert!((lean(&[(0.0, true), (0.0, false), (0.0, true)], &[3.0, 1.0, 0.0]) - got).abs() < 1e-9);
         assert!((3.0 - 4.0 / (1.0 + (-got).exp()) - got).abs() < 1e-9 && got > 0.4, "{got}");
-        assert_eq!(lean(&[]), 0.0);
-        assert!(lean(&[(0.0, true), (0.0, false)]).abs() < 1e-12);
+        assert_eq!(lean(&[], &[]), 0.0);
+        assert!(lean(&[(0.0, true), (0.0, false)], &[1.0; 2]).abs() < 1e-12);
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn right(p: &Prediction) -> f64 {
 
 /// `-ln P(chosen)` of a decided vote, nats.
 pub(crate) fn loss(p: &Prediction) -> f64 {
-    -p.probability.max(f64::MIN_POSITIVE).ln()
+    stats::log_loss(p.probability)
 }
 
 /// Numbers names in order of appearance.

@@ -66,7 +66,7 @@ pub struct UserExport {
     pub adapter: String,
     /// Largest difference of a logit between the trained factors and the adapter read back.
     pub adapter_max_logit_difference: f64,
-    /// Largest difference of a logit from the base: an adapter that does nothing is an error.
+    /// Largest difference of a logit from the base: 0 for an adapter that does nothing, as after training with a learning rate of 0.
     pub max_logit_difference_from_base: f64,
     /// Folder of the merged model, if one was asked for.
     pub merged: Option<String>,
@@ -79,6 +79,9 @@ pub struct UserExport {
 pub struct ExportReport {
     /// By user id.
     pub users: BTreeMap<String, UserExport>,
+    /// Users whose adapter changes no logit of the probe: their policies did not move from the base.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub equal_to_base: Vec<String>,
 }
 
 /// Writes `adapters/<name>/` for every user, `merged/<name>/` for those asked for, and `users.json`. `lm` must hold the
@@ -105,7 +108,7 @@ pub fn write(
     }
     let ids = tokenizer.prompt(&[Message::user(probe)])?;
     let plain = full_logits(lm, &ids, None);
-    let mut report = ExportReport { users: BTreeMap::new() };
+    let mut report = ExportReport { users: BTreeMap::new(), equal_to_base: vec![] };
     let mut folders: BTreeMap<String, &str> = BTreeMap::new();
     let mut bar = Progress::new("export", users.len() + merged.len(), 0);
     for (u, user) in UserIndex::all(users.len()).zip(users) {
@@ -134,13 +137,7 @@ pub fn write(
         let adapted = full_logits(lm, &ids, Some((&back, Place(0))));
         let moved = (&adapted - &plain).abs().max().double_value(&[]);
         if moved == 0.0 {
-            let hint = "was the policy stage given any pairs?";
-            return Err(invalid(
-                format!("export, `{user}`"),
-                "an adapter that changes the base",
-                "one that does nothing",
-                hint,
-            ));
+            report.equal_to_base.push(user.clone());
         }
         let mut entry = UserExport {
             adapter_max_logit_difference: check("adapter", &adapted)?,

@@ -9,9 +9,14 @@ pub(crate) fn described(report: &data::Report) -> String {
             map.iter().map(|(k, v)| format!("{k} {v}")).collect::<Vec<_>>().join(", ")
         }
     };
+    let weightless = if report.users_without_weight.is_empty() {
+        String::new()
+    } else {
+        format!("; users left out because all of their votes weigh 0: {}", counts(&report.users_without_weight))
+    };
     let leakage = if report.leakage.is_empty() { "nothing".to_owned() } else { format!("{:?}", report.leakage) };
     format!(
-        "{} rows make {} votes: {} kept of {} users, {} of them ties; dropped: {}; users below the minimum: {}, beyond the top: {}; \
+        "{} rows make {} votes: {} kept of {} users, {} of them ties; dropped: {}; users below the minimum: {}, beyond the top: {}{weightless}; \
          votes by split: {}; prompts by split: {}; on two sides: {leakage}",
         report.rows,
         report.votes,

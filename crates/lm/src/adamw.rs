@@ -35,7 +35,7 @@ pub struct Parameter {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdamWConfig {
-    /// Peak learning rate.
+    /// Peak learning rate. At 0 nothing moves: a run to try out everything else.
     pub learning_rate: f64,
     /// How it changes over the steps.
     pub schedule: Schedule,
@@ -97,7 +97,10 @@ impl AdamWConfig {
                         max_grad_norm = 1.0 are ordinary";
             Err(invalid(format!("{place}, `{key}`"), expected, found.to_string(), hint))
         };
-        for (key, value) in [("learning_rate", learning_rate), ("epsilon", epsilon), ("max_grad_norm", max_grad_norm)] {
+        if !(learning_rate >= 0.0 && learning_rate.is_finite()) {
+            return wrong("learning_rate", "a number of at least 0, at which nothing moves", learning_rate);
+        }
+        for (key, value) in [("epsilon", epsilon), ("max_grad_norm", max_grad_norm)] {
             if !(value > 0.0 && value.is_finite()) {
                 return wrong(key, "a positive number", value);
             }
@@ -322,6 +325,7 @@ mod tests {
             max_grad_norm: 1.0,
         };
         fine.check("dpo, `optimizer`").unwrap();
+        AdamWConfig { learning_rate: 0.0, ..fine.clone() }.check("dpo, `optimizer`").unwrap();
         let with = |change: fn(&mut AdamWConfig, f64), bad: &[f64], key: &str| {
             for value in bad {
                 let mut config = fine.clone();
@@ -335,7 +339,7 @@ mod tests {
             }
         };
         let not_positive = [0.0, -1e-3, f64::NAN, f64::INFINITY];
-        with(|c, v| c.learning_rate = v, &not_positive, "learning_rate");
+        with(|c, v| c.learning_rate = v, &not_positive[1..], "learning_rate");
         with(|c, v| c.epsilon = v, &not_positive, "epsilon");
         with(|c, v| c.max_grad_norm = v, &not_positive, "max_grad_norm");
         with(|c, v| c.warmup_ratio = v, &[-0.1, 1.1, f64::NAN], "warmup_ratio");

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::adapters::RowFactors;
-use crate::cpu::fused;
+use crate::cpu::fused::{self, Logits};
 use crate::layout::{Layout, Tree};
 use crate::rows::Batch;
 use crate::token_row::TokenRow;
@@ -50,8 +50,9 @@ pub fn logits_of(lm: &Lm, hidden: &Tensor) -> Tensor {
 
 /// Log-probability of each target `[M]` under the logits of normed hidden states `[M, E]`: `[M]`, float32.
 ///
-/// With gradients, a chunk's derivative with respect to its hidden states, `W[target] - softmax W`, is computed beside its
-/// value while its logits exist: one vector of E numbers a token is kept instead of one of V.
+/// With gradients, a chunk's derivative with respect to its hidden states, `(onehot - softmax) W`, is computed beside its value while its logits exist:
+/// one vector of E numbers a token is kept instead of one of V. In a narrow type 1 is subtracted from the target's probability in float32, before it is
+/// rounded: near 1 the difference of rounded numbers would be 0, and learning would stop.
 pub fn token_logp(lm: &Lm, hidden: &Tensor, targets: &Tensor) -> Tensor {
     let m = hidden.size()[0];
     let (frozen, trained) = (hidden.detach(), hidden.requires_grad());
@@ -61,16 +62,19 @@ pub fn token_logp(lm: &Lm, hidden: &Tensor, targets: &Tensor) -> Tensor {
             let len = CHUNK_TOKENS.min(m - start);
             let (h, target) = (frozen.narrow(0, start, len), targets.narrow(0, start, len).unsqueeze(1));
             let mut p = lm.logits(&h); // [C, V]
-            if fused::fits(&p) {
-                values.push(fused::log_softmax_into(&mut p, &target.squeeze_dim(1), trained));
-            } else {
-                let mut logp = p.to_kind(Kind::Float).log_softmax(1, Kind::Float);
-                values.push(logp.gather(1, &target, false).squeeze_dim(1));
-                p = logp.exp_().to_kind(lm.kind);
-            }
-            if trained {
+            let narrow = p.kind() != Kind::Float;
+            let logits = match (trained, narrow) {
+                (false, _) => Logits::Stay,
+                (true, false) => Logits::Probabilities,
+                (true, true) => Logits::LessTarget,
+            };
+            let log_softmax = if fused::fits(&p) { fused::log_softmax_into } else { fused::plain_log_softmax_into };
+            values.push(log_softmax(&mut p, &target.squeeze_dim(1), logits));
+            if trained && narrow {
+                slopes.push(-p.matmul(lm.head_weight())); // [C, E]
+            } else if trained {
                 let own = lm.head_weight().index_select(0, &target.squeeze_dim(1));
-                slopes.push(own - p.matmul(lm.head_weight())); // [C, E]
+                slopes.push(own - p.matmul(lm.head_weight()));
             }
         }
     });

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, no_grad};
 
-use crate::common::{Families, float32, golden, tiny};
+use crate::common::{Families, float32, formula, golden, tiny};
 
 fn model(name: &str) -> Lm {
     let golden: Families = golden("families.json");
@@ -176,6 +176,38 @@ fn chunked_log_probabilities_have_the_gradient_of_log_softmax() {
     assert!((&ours - &theirs).abs().max().double_value(&[]) < 1e-4);
     let expected = lm::gradients(&(&theirs * &weights).sum(Kind::Float), &[&hidden]).unwrap();
     close(std::slice::from_ref(gradient), &expected, "log-probabilities");
+}
+
+/// The gradients of log-probabilities near 1 in bfloat16, compared with float64 on the very logits: what is left to 1 is what is learnt from.
+#[test]
+fn issue_23_gradients_near_probability_1_survive_bfloat16() {
+    let golden: Families = golden("families.json");
+    let family = &golden.families["llama, biases, tied"];
+    let lm = tiny(family, &device::Compute::new("cpu", "bfloat16", Some(1)).unwrap());
+    let (_, head) = formula(&family.names).into_iter().find(|(name, _)| name == "model.embed_tokens.weight").unwrap();
+    let narrow = head.to_kind(Kind::BFloat16); // [V, E]
+    let head = narrow.to_kind(Kind::Double);
+    let lengths = |t: &Tensor, keep: bool| t.norm_scalaropt_dim(2.0, [1i64].as_slice(), keep);
+    let targets = Tensor::arange(40, (Kind::Int64, lm.device));
+    let (own, at) = (head.index_select(0, &targets), targets.unsqueeze(1));
+    let mut near = 0;
+    for length in [2.0, 4.0, 6.0, 8.0, 12.0, 16.0] {
+        // Hidden states along the targets' own rows: the longer, the nearer to 1.
+        let hidden = (&own / lengths(&own, true) * length).to_kind(Kind::BFloat16).set_requires_grad(true);
+        let p = hidden.detach().matmul(&narrow.tr()).to_kind(Kind::Double).softmax(1, Kind::Double);
+        let left = p.gather(1, &at, false).neg() + 1.0; // [M, 1]
+        let want = p.neg().scatter_add(1, &at, &Tensor::ones_like(&left)).matmul(&head);
+        let logp = lm::token_logp(&lm, &hidden, &targets);
+        let found = &lm::gradients(&logp.sum(Kind::Float), &[&hidden]).unwrap()[0];
+        let apart = lengths(&(found.to_kind(Kind::Double) - &want), false) / lengths(&want, false);
+        let rows = Vec::<f64>::try_from(&left.squeeze_dim(1)).unwrap();
+        for (left, apart) in rows.iter().zip(Vec::<f64>::try_from(&apart).unwrap()).filter(|(left, _)| **left > 1e-6) {
+            // A logit may be rounded the other way, which changes 1 - p by some percent.
+            assert!(apart < 0.1, "1 - p = {left:.1e}, length {length}: off by {apart} of the gradient");
+            near += usize::from(*left < 3e-3);
+        }
+    }
+    assert!(near >= 10, "{near} probabilities of .997 and more");
 }
 
 #[test]

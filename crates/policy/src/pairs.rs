@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use text::{Answer, Ending, Message};
 
+use crate::settings::is_default;
+
 /// One user's preference between two responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
@@ -19,7 +21,7 @@ pub struct Pair {
     pub chosen: Answer,
     /// The worse response.
     pub rejected: Answer,
-    /// What it counts among the user's pairs, positive.
+    /// What it counts among the user's pairs: only the proportions of a user's weights matter, and 0 counts nothing.
     pub weight: f32,
 }
 
@@ -50,6 +52,15 @@ pub struct PairCounts {
     pub empty: usize,
     /// Pairs not made because both responses are the same or have the same reward.
     pub equal: usize,
+    /// Pairs not made because the reward model's certainty is 0.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub uncertain: usize,
+    /// Samples whose reward is not a finite number, left out.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub not_finite: usize,
+    /// Votes of weight 0, which make no pair.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub without_weight: usize,
 }
 
 /// The `per_prompt` widest pairs of one prompt: best with worst, second best with second worst, ... `errors` are the rewards' standard errors,
@@ -65,6 +76,9 @@ pub fn rank_pairs(
 ) -> Vec<Pair> {
     let mut order: Vec<usize> = (0..answers.len()).filter(|i| !answers[*i].text.trim().is_empty()).collect();
     counts.empty += answers.len() - order.len();
+    let with_samples = order.len();
+    order.retain(|i| rewards[*i].is_finite() && errors[*i].is_finite());
+    counts.not_finite += with_samples - order.len();
     order.sort_by(|a, b| rewards[*b].total_cmp(&rewards[*a]).then(a.cmp(b)));
     let mut pairs = Vec::new();
     for k in 0..per_prompt.min(order.len() / 2) {
@@ -73,34 +87,37 @@ pub fn rank_pairs(
             counts.equal += 1;
             continue;
         }
+        let weight = match weighting {
+            Weighting::Equal => 1.0,
+            Weighting::Certainty => certainty(rewards[best] - rewards[worst], errors[best].hypot(errors[worst])),
+        };
+        if weight == 0.0 {
+            counts.uncertain += 1;
+            continue;
+        }
         pairs.push(Pair {
             user: user.into(),
             prompt: prompt.to_vec(),
             chosen: answers[best].clone(),
             rejected: answers[worst].clone(),
-            weight: match weighting {
-                Weighting::Equal => 1.0,
-                Weighting::Certainty => {
-                    certainty(rewards[best] - rewards[worst], errors[best].hypot(errors[worst])).max(f32::MIN_POSITIVE)
-                }
-            },
+            weight,
         });
     }
     counts.pairs += pairs.len();
     pairs
 }
 
-/// The decided training votes as pairs.
+/// The decided training votes that count as pairs.
 pub fn vote_pairs(votes: &[Vote]) -> Vec<Pair> {
     let answer = |text: &str, ending: Ending| Answer { text: text.into(), finished: ending == Ending::Finished };
-    let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie);
+    let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie && v.counts());
     decided
         .map(|v| Pair {
             user: v.user_id.clone(),
             prompt: v.prompt.clone(),
             chosen: answer(&v.chosen, v.chosen_ending()),
             rejected: answer(&v.rejected, v.rejected_ending()),
-            weight: v.weight.max(f32::MIN_POSITIVE),
+            weight: v.weight,
         })
         .collect()
 }
@@ -170,7 +187,7 @@ mod tests {
         let texts: Vec<(&str, &str)> =
             pairs.iter().map(|p| (p.chosen.text.as_str(), p.rejected.text.as_str())).collect();
         assert_eq!(texts, [("b", "c"), ("d", "a")]); // of five: b d e a c
-        assert_eq!(counts, PairCounts { pairs: 2, empty: 1, equal: 0 });
+        assert_eq!(counts, PairCounts { pairs: 2, empty: 1, ..PairCounts::default() });
         // Rewards 1.4 apart: 2 s(1.4) - 1; a standard error makes it less.
         assert!((pairs[0].weight - 0.604_368).abs() < 1e-6, "{}", pairs[0].weight);
         assert!((certainty(1.4, 2.0) - (2.0 / (1.0 + (-1.4f32 / 2.570_796f32.sqrt()).exp()) - 1.0)).abs() < 1e-6);
@@ -178,7 +195,45 @@ mod tests {
         assert_eq!(certainty(0.0, 1.0), 0.0);
         let equal = (1, Weighting::Equal);
         rank_pairs("u", &prompt, &["x", "y"].map(answer), &[1.0, 1.0], &[0.0; 2], equal, &mut counts);
-        assert_eq!(counts, PairCounts { pairs: 2, empty: 1, equal: 1 });
+        assert_eq!(counts, PairCounts { pairs: 2, empty: 1, equal: 1, ..PairCounts::default() });
+    }
+
+    #[test]
+    fn issue_23_a_certainty_of_0_and_rewards_that_are_no_numbers_make_no_pair() {
+        let (answers, prompt) = (["a", "b", "c", "d"].map(answer), [Message::user("q")]);
+        let mut counts = PairCounts::default();
+        let how = (2, Weighting::Certainty);
+        // The outer pair is certain; of the inner one's difference nothing is left in float32.
+        let rewards = [2.0, 0.5, 0.499_999_97, -2.0];
+        let pairs = rank_pairs("u", &prompt, &answers, &rewards, &[0.0, 1e3, 1e3, 0.0], how, &mut counts);
+        assert_eq!((pairs.len(), counts.uncertain), (1, 1), "{pairs:?}");
+        assert!(pairs[0].weight > 0.9);
+        let mut counts = PairCounts::default();
+        let rewards = [f32::NAN, 0.5, f32::INFINITY, -2.0];
+        let pairs = rank_pairs("u", &prompt, &answers, &rewards, &[0.0; 4], (2, Weighting::Equal), &mut counts);
+        assert_eq!((pairs.len(), counts.not_finite), (1, 2));
+        assert_eq!((pairs[0].chosen.text.as_str(), pairs[0].rejected.text.as_str()), ("b", "d"));
+    }
+
+    #[test]
+    fn issue_23_votes_of_weight_0_are_no_pairs() {
+        let vote = |weight| Vote {
+            user_id: "u".into(),
+            prompt: vec![Message::user("q")],
+            chosen: "x".into(),
+            rejected: "z".into(),
+            tie: false,
+            chosen_finished: None,
+            rejected_finished: None,
+            chosen_first: None,
+            weight,
+            margin: None,
+            timestamp: None,
+            split: Split::Train,
+            source_row: "v:1".into(),
+        };
+        let weights: Vec<f32> = vote_pairs(&[0.0, 0.25, 1.0].map(vote)).iter().map(|p| p.weight).collect();
+        assert_eq!(weights, [0.25, 1.0]);
     }
 
     #[test]

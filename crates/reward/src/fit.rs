@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use text::Tokenizer;
 
-use crate::config::RewardConfig;
+use crate::config::{RewardConfig, Variant};
 use crate::fit_report::FitReport;
 use crate::learner::Learner;
 use crate::model::RewardModel;
@@ -46,7 +46,8 @@ struct Standing {
 
 /// Fits one reward model for `users` on the training votes, resuming where an earlier run stopped. A user whose loss or gradient is not finite
 /// goes into quarantine: the others go on, and the model knows them alone. What all share has no user to blame: in a phase with one adapter for
-/// all, a gradient that is not finite ends the fit.
+/// all, a gradient that is not finite ends the fit. Where something is personal, a user who has training votes but none that is learnt from goes into
+/// quarantine before the first step.
 ///
 /// # Errors
 /// Settings that mean nothing, no batch of votes; all users in quarantine, or numbers that are not finite and no user's.
@@ -108,7 +109,9 @@ fn start(
     let mut learner = Learner::at(step, config, lm, plan, storage, run)?;
     let mut watch = Watch::new(config, lm, tokenizer, votes, &learner.model)?;
     let Some(mut saved) = saved else {
-        return Ok(Standing { step, learner, watch, losses: vec![], written: 0, quarantine: Quarantine::default() });
+        let quarantine = idle(config, plan);
+        watch.leave_out(&quarantine);
+        return Ok(Standing { step, learner, watch, losses: vec![], written: 0, quarantine });
     };
     let mut tensors = saved.take(STATE)?;
     let Note { best, quarantine } = saved.note;
@@ -118,6 +121,16 @@ fn start(
     storage.release();
     let (losses, written) = (saved.history, step);
     Ok(Standing { step, learner, watch, losses, written, quarantine })
+}
+
+/// Users who have votes of which none is learnt from, in quarantine where factors are a user's own. A user's preference weights over reward features
+/// are the population's mean then, and a model that all share knows every user.
+pub(crate) fn idle(config: &RewardConfig, plan: &Plan) -> Quarantine {
+    let mut quarantine = Quarantine::default();
+    if config.variant != Variant::LoraGlobal && config.variant != Variant::Rfm {
+        plan.idle.iter().for_each(|(user, why)| quarantine.put(*user, why.clone()));
+    }
+    quarantine
 }
 
 /// Saves where the fit stands.

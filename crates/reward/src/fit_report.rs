@@ -17,6 +17,9 @@ pub struct FitReport {
     pub ties: usize,
     /// Training votes that are ties and were left out.
     pub ties_left_out: usize,
+    /// Training votes of weight 0, which count nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub without_weight: usize,
     /// Distinct texts among them.
     pub texts: usize,
     /// Rows left out or changed.
@@ -37,6 +40,11 @@ pub struct FitReport {
     pub quarantined: BTreeMap<String, String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 impl FitReport {
     /// Of a fit whose steps had these mean losses; none where all users of a step were in quarantine.
     pub(crate) fn of(plan: &Plan, losses: &[Option<f64>], best_step: Option<usize>, quarantine: &Quarantine) -> Self {
@@ -49,6 +57,7 @@ impl FitReport {
             votes: texts.votes.len(),
             ties: texts.votes.iter().filter(|v| v.tie).count(),
             ties_left_out: plan.ties_left_out,
+            without_weight: plan.without_weight,
             texts: texts.rows.len(),
             rows: texts.counts,
             steps: losses.len(),

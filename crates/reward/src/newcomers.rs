@@ -2,12 +2,13 @@
 //! the users before them (not in the paper; Park et al. 2024, algorithm 2, for a linear head).
 
 use data::{Split, Vote};
-use lm::{Lm, Owner, Quarantine};
+use lm::{Lm, Owner};
 use problem::Result;
 use run::{Progress, Run};
 use text::Tokenizer;
 
 use crate::config::{Factors, Phase, RewardConfig};
+use crate::fit::idle;
 use crate::fit_report::FitReport;
 use crate::learner::{Learner, role_of};
 use crate::model::RewardModel;
@@ -72,7 +73,7 @@ fn fit_held_out(
     let prefix = plan.frozen_blocks(&learner.model, lm)?;
     let inputs = Inputs { config, lm, plan: &plan, prefix: &prefix, storage: &storage };
 
-    let (mut losses, mut quarantine) = (Vec::new(), Quarantine::default());
+    let (mut losses, mut quarantine) = (Vec::new(), idle(config, &plan));
     let _phase = run::phase("held-out users");
     let mut bar = Progress::new("reward: held-out users", plan.steps.batches.len(), 0);
     for step in 0..plan.steps.batches.len() {

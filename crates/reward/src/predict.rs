@@ -24,7 +24,7 @@ pub struct Scored {
     pub swap: bool,
 }
 
-/// Says of every vote of a split, by users whom the model knows, what the model thinks.
+/// Says of every vote of a split that counts, by users whom the model knows, what the model thinks.
 ///
 /// # Errors
 /// A row over the limit where that is an error.
@@ -39,12 +39,13 @@ pub fn predict(
     let shared = model.is_shared();
     let known: BTreeMap<&str, UserIndex> =
         model.users.iter().enumerate().map(|(u, name)| (name.as_str(), UserIndex(u))).collect();
-    if !votes.iter().any(|v| v.split == scored.split && known.contains_key(v.user_id.as_str())) {
+    if !votes.iter().any(|v| v.split == scored.split && v.counts() && known.contains_key(v.user_id.as_str())) {
         return Ok(Predictions { votes: vec![], rows: RowCounts::default(), swap: vec![] });
     }
     // A shared model reads training votes as well, for users' leans: it scores a text once for everyone.
     let wanted = |v: &&Vote| {
         known.contains_key(v.user_id.as_str())
+            && v.counts()
             && (v.split == scored.split || shared && v.split == Split::Train && !v.tie && v.chosen_first.is_some())
     };
     let texts = Texts::new(tokenizer, votes.iter().filter(wanted).collect(), scored.max_row_tokens, scored.over_long)?;
@@ -161,13 +162,19 @@ impl Scores {
 /// Each user's lean to the response shown first, from decided training votes.
 fn leans(texts: &Texts, owner: &[UserIndex], scores: &Scores) -> BTreeMap<UserIndex, f64> {
     let mut votes: BTreeMap<UserIndex, Vec<(f64, bool)>> = BTreeMap::new();
+    let mut weights: BTreeMap<UserIndex, Vec<f32>> = BTreeMap::new();
     for ((vote, (c, r)), user) in texts.votes.iter().zip(&texts.pairs).zip(owner) {
         if let (Split::Train, false, Some(first)) = (vote.split, vote.tie, vote.chosen_first) {
             let margin = f64::from(scores.of(*user, *c)) - f64::from(scores.of(*user, *r));
             votes.entry(*user).or_default().push((if first { margin } else { -margin }, first));
+            weights.entry(*user).or_default().push(vote.weight);
         }
     }
-    votes.into_iter().map(|(user, votes)| (user, lean(&votes))).collect()
+    let of = |(user, votes): (UserIndex, Vec<(f64, bool)>)| {
+        let relative = stats::relative_weights(&vec![user; votes.len()], &weights[&user]);
+        (user, lean(&votes, &relative))
+    };
+    votes.into_iter().map(of).collect()
 }
 
 /// Accuracy of every user's factors on every user's decided votes.

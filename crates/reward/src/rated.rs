@@ -2,7 +2,7 @@
 
 use estimate::Pessimism;
 use lm::{Lm, Prefix, UserIndex};
-use problem::Result;
+use problem::{Result, invalid};
 
 use crate::{People, RewardModel};
 
@@ -30,8 +30,21 @@ impl<'a> Errors<'a> {
 
     /// The squared radius of P-ShareLoRA's ball (constant 1, delta .05) around a user's factors, where users have `votes` decided votes on
     /// average.
+    ///
+    /// # Errors
+    /// Users' factors that do not reach into all directions of their rank: the ball has no finite radius, and a lower bound of a reward is no number.
     pub fn ball(model: &RewardModel, votes: f64) -> Result<f64> {
-        Ok(Pessimism { constant: 1.0, delta: 0.05 }.zeta(&model.spread(votes)?))
+        let spread = model.spread(votes)?;
+        let zeta = Pessimism { constant: 1.0, delta: 0.05 }.zeta(&spread);
+        if !(zeta.sqrt() as f32).is_finite() {
+            return Err(invalid(
+                "the standard errors of rewards that `caution` takes off",
+                format!("users whose factors reach into all {} directions of their rank", spread.rank),
+                format!("factors that do not (a diversity of {:e}), so that errors are infinite", spread.diversity),
+                "was the reward model trained, with a learning rate above 0? Else lower its `lora.rank`, or ask for `caution = 0`",
+            ));
+        }
+        Ok(zeta)
     }
 
     /// One user's rewards of `rows` and their standard errors; 0 where nobody asks. The prefix ends where the model's adapters begin.

@@ -103,11 +103,11 @@ fn batch(inputs: &Inputs, quarantine: &Quarantine, step: usize, run: &Run) -> Ba
     let healthy = |v: &&usize| !quarantine.holds(plan.owner[**v]);
     let votes: Vec<usize> = plan.steps.batches[step].iter().filter(healthy).copied().collect();
     let voters: Vec<UserIndex> = votes.iter().map(|v| plan.owner[*v]).collect();
-    let given: Vec<f32> = votes.iter().map(|v| plan.texts.votes[*v].weight).collect();
+    let own: Vec<f32> = votes.iter().map(|v| plan.weights[*v]).collect();
     let weights = if config.independent() {
-        weights_of_user_means(&voters, &given)
+        weights_of_user_means(&voters, &own)
     } else {
-        weights_of(config.objective.weighting, &voters, &given, &plan.votes_of)
+        weights_of(config.objective.weighting, &voters, &own, &plan.votes_of)
     };
     let rows: Vec<&str> = votes.iter().map(|v| plan.texts.votes[*v].source_row.as_str()).collect();
     Batch {
@@ -195,16 +195,17 @@ fn update(
     }
 }
 
-/// Weights that make a sum over votes the sum of users' weighted means: a user's gradient does not depend on how many votes
-/// others have in the batch.
-fn weights_of_user_means(voters: &[UserIndex], given: &[f32]) -> Vec<f32> {
-    let total = |u: UserIndex| voters.iter().zip(given).filter(|(v, _)| **v == u).map(|(_, w)| *w).sum::<f32>();
-    voters.iter().zip(given).map(|(u, w)| w / total(*u).max(f32::MIN_POSITIVE)).collect()
+/// Weights that make a sum over votes the sum of users' means of weighted votes: a user's gradient does not depend on how many votes others have in
+/// the batch. `own` are the votes' weights relative to the mean over all of their users' votes, so that a batch of low weights has a small gradient.
+fn weights_of_user_means(voters: &[UserIndex], own: &[f32]) -> Vec<f32> {
+    let mut counts: BTreeMap<UserIndex, usize> = BTreeMap::new();
+    voters.iter().for_each(|user| *counts.entry(*user).or_default() += 1);
+    voters.iter().zip(own).map(|(user, w)| w / counts[user] as f32).collect()
 }
 
-/// Weights of a batch's votes: those of the source, times a power of the number of training votes of their users, so scaled
-/// that the power's mean over all training votes is 1, over the number of votes in the batch.
-fn weights_of(weighting: Weighting, voters: &[UserIndex], given: &[f32], votes_of: &[usize]) -> Vec<f32> {
+/// Weights of a batch's votes: their own, relative to the mean over all of their users' votes, times a power of the number of training votes of their
+/// users, so scaled that the power's mean over all training votes is 1, over the number of votes in the batch.
+fn weights_of(weighting: Weighting, voters: &[UserIndex], own: &[f32], votes_of: &[usize]) -> Vec<f32> {
     let power = match weighting {
         Weighting::ByRow => 1.0,
         Weighting::ByUser => 0.0,
@@ -213,7 +214,7 @@ fn weights_of(weighting: Weighting, voters: &[UserIndex], given: &[f32], votes_o
     let there = || votes_of.iter().filter(|n| **n > 0).map(|n| *n as f64);
     let scale = there().sum::<f64>() / there().map(|n| n.powf(power)).sum::<f64>();
     let weight = |u: UserIndex| (votes_of[u.0] as f64).powf(power - 1.0) * scale;
-    voters.iter().zip(given).map(|(u, w)| (f64::from(*w) * weight(*u) / voters.len() as f64) as f32).collect()
+    voters.iter().zip(own).map(|(u, w)| (f64::from(*w) * weight(*u) / voters.len() as f64) as f32).collect()
 }
 
 /// A dropout stream for every vote of a step: decided by user, step and the vote's number among the user's.
@@ -226,4 +227,29 @@ fn dropout_seeds(run: &Run, step: usize, voters: &[UserIndex], users: &[String])
         run::derive(run.seed(), &name)
     };
     voters.iter().map(seed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn issue_23_a_batch_of_a_tenth_of_the_mean_weight_has_a_tenth_of_the_gradient() {
+        let voters = [0, 1, 0, 1].map(UserIndex);
+        let ordinary = weights_of_user_means(&voters, &[1.0; 4]);
+        assert_eq!(ordinary, [0.5; 4]);
+        assert_eq!(weights_of_user_means(&voters, &[0.1, 1.0, 0.1, 1.0]), [0.05, 0.5, 0.05, 0.5]);
+        for weighting in [Weighting::ByRow, Weighting::ByUser, Weighting::Temperature(0.5)] {
+            let of = |own: [f32; 4]| weights_of(weighting, &voters, &own, &[30, 10]);
+            let (ordinary, low) = (of([1.0; 4]), of([0.1, 1.0, 0.1, 1.0]));
+            for i in 0..4 {
+                let share = if i % 2 == 0 { 0.1 } else { 1.0 };
+                assert!((low[i] - share * ordinary[i]).abs() < 1e-7, "{weighting:?}: {low:?} of {ordinary:?}");
+            }
+        }
+        // By row every vote counts the same, whatever its user's number of votes; by user, 30 votes of one count as 10 of the other.
+        assert_eq!(weights_of(Weighting::ByRow, &voters, &[1.0; 4], &[30, 10]), [0.25; 4]);
+        let by_user = weights_of(Weighting::ByUser, &voters, &[1.0; 4], &[30, 10]);
+        assert!((by_user[0] * 30.0 - by_user[1] * 10.0).abs() < 1e-5, "{by_user:?}");
+    }
 }

@@ -45,7 +45,7 @@ impl Watch {
         model: &RewardModel,
     ) -> Result<Self> {
         let Some(setting) = config.early_stopping else { return Ok(Self { setting: None, best: None, kept: vec![] }) };
-        let dev: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Dev && !v.tie).collect();
+        let dev: Vec<&Vote> = votes.iter().filter(|v| v.split == Split::Dev && !v.tie && v.counts()).collect();
         let texts = Texts::new(tokenizer, dev, config.max_row_tokens, config.over_long)?;
         let mut by_user: std::collections::BTreeMap<UserIndex, Vec<usize>> = std::collections::BTreeMap::new();
         for (vote, (chosen, rejected)) in texts.votes.iter().zip(&texts.pairs) {
@@ -102,7 +102,7 @@ impl Watch {
         for (user, rows) in &dev.votes {
             let scores = model.score(lm, &dev.prefix, rows, *user);
             for pair in scores.chunks(2) {
-                sum -= model.probability(pair[0], pair[1], *user).max(f64::MIN_POSITIVE).ln();
+                sum += stats::log_loss(model.probability(pair[0], pair[1], *user));
                 count += 1;
             }
         }

@@ -61,13 +61,13 @@ pub fn calibration(chosen: &[f64]) -> Option<Calibration> {
         })
         .collect();
     let ece = bins.iter().map(|b| b.votes as f64 / n * (b.confidence - b.accuracy).abs()).sum();
-    // A probability of exactly 0 would make one vote's loss infinite: floats end at about e^-745.
-    Some(Calibration {
-        log_loss: mean(|p| -p.max(f64::MIN_POSITIVE).ln()),
-        brier: mean(|p| (1.0 - p).powi(2)),
-        ece,
-        bins,
-    })
+    Some(Calibration { log_loss: mean(log_loss), brier: mean(|p| (1.0 - p).powi(2)), ece, bins })
+}
+
+/// `-ln p`, nats, of the probability of what happened. At most 708: a probability of exactly 0 would make one vote's loss infinite, and floats end at
+/// about e^-745. Of NaN it is NaN.
+pub fn log_loss(p: f64) -> f64 {
+    if p.is_nan() { p } else { -p.max(f64::MIN_POSITIVE).ln() }
 }
 
 #[cfg(test)]
@@ -82,9 +82,12 @@ mod tests {
         assert_eq!((got.bins[1].votes, got.bins[1].accuracy), (4, 0.75));
         assert!((got.ece - 0.8 * 0.15).abs() < 1e-12, "{got:?}");
         assert!((got.brier - (3.0 * 0.01 + 0.81 + 0.25) / 5.0).abs() < 1e-12);
-        let log_loss = -(3.0 * 0.9f64.ln() + 0.1f64.ln() + 0.5f64.ln()) / 5.0;
-        assert!((got.log_loss - log_loss).abs() < 1e-12);
+        let by_hand = -(3.0 * 0.9f64.ln() + 0.1f64.ln() + 0.5f64.ln()) / 5.0;
+        assert!((got.log_loss - by_hand).abs() < 1e-12);
         assert!(calibration(&[]).is_none() && calibration(&[0.0]).unwrap().log_loss.is_finite());
         assert_eq!(calibration(&[1.0]).unwrap().bins[0].to, 1.0);
+        // A number that is none is not hidden as a large loss.
+        assert!(log_loss(f64::NAN).is_nan() && calibration(&[0.5, f64::NAN]).unwrap().log_loss.is_nan());
+        assert!((log_loss(0.0) - 708.396).abs() < 1e-3);
     }
 }

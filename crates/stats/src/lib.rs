@@ -17,14 +17,16 @@ mod shrink;
 mod sigmoid;
 mod slope;
 mod two_way;
+mod weights;
 mod win;
 
 pub use bootstrap::{Interval, clustered, clustered_mean};
-pub use calibration::{Bin, Calibration, calibration};
+pub use calibration::{Bin, Calibration, calibration, log_loss};
 pub use lbfgs::{Minimum, Stop, minimise};
 pub use logistic::{Logistic, Prior, logistic, logistic_from};
 pub use shrink::{Population, Shrunk, shrink};
 pub use sigmoid::{sigmoid, softplus};
 pub use slope::Slope;
 pub use two_way::{Cell, Each, two_way_mean};
+pub use weights::relative_weights;
 pub use win::{Contest, distinct_n, half_for_equal, length_controlled, win_rate};

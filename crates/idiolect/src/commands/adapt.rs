@@ -55,9 +55,13 @@ fn run(args: &AdaptArgs) -> Result<()> {
     let before = reader.known();
     let (judged, dropped) = judge(&mut reader, &votes, served.people.population.map.nrows())?;
     let texts = reader.known() - before;
+    let without_weight = votes.iter().filter(|v| !v.counts()).count();
     if judged.is_empty() {
-        let message = format!("{}: expected a vote within --max-row-tokens, found none", args.votes.display());
-        return Err(mistake(message, "raise --max-row-tokens"));
+        let message = format!(
+            "{}: expected a vote of a weight above 0 within --max-row-tokens, found {without_weight} of weight 0 and {dropped} that are too long",
+            args.votes.display()
+        );
+        return Err(mistake(message, "raise --max-row-tokens, or give votes that count"));
     }
     let prior = served.people.population.prior(&[1.0]);
     let taste = Taste::of(&prior, &judged);
@@ -66,7 +70,7 @@ fn run(args: &AdaptArgs) -> Result<()> {
     let file = served.keep(&args.user, &taste, ties, accuracy)?;
 
     tracing::info!(
-        "{}: {} votes, {ties} of them ties; {dropped} over --max-row-tokens left out; {texts} texts read, the others were known",
+        "{}: {} votes, {ties} of them ties; {dropped} over --max-row-tokens and {without_weight} of weight 0 left out; {texts} texts read, the others were known",
         args.user,
         judged.len()
     );

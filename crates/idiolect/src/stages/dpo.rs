@@ -9,7 +9,7 @@ use run::Run;
 use serde::Serialize;
 
 use super::artifact::POLICIES;
-use super::stage::as_table;
+use super::stage::{as_table, say_what_does_not_move};
 use super::budget::{Budget, Sizes, product};
 use super::pairs::Made;
 use super::{Artifact, Inputs, Stage};
@@ -60,6 +60,8 @@ impl Stage for DpoConfig {
     }
 
     fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<Trained> {
+        let own = self.user.iter().map(|(user, own)| (user, own.learning_rate));
+        say_what_does_not_move(Self::KIND, &[("optimizer", &self.optimizer)], own);
         let (lm, tokenizer) = inputs.base(compute)?;
         let folder = inputs.folder(Artifact::Pairs)?;
         let pairs = policy::read_pairs(&folder.join("pairs.parquet"))?;
@@ -85,8 +87,12 @@ impl Stage for DpoConfig {
             )
         });
         let worst = report.worst_decile;
+        let without_weight = match report.without_weight {
+            0 => String::new(),
+            n => format!("; {n} pairs of weight 0 left out"),
+        };
         format!(
-            "{} tokens; {}; the {} worst: loss {:.3}, accuracy {:.2}; {}",
+            "{} tokens; {}; the {} worst: loss {:.3}, accuracy {:.2}; {}{without_weight}",
             report.tokens,
             each.collect::<Vec<_>>().join("; "),
             worst.users,

@@ -64,6 +64,15 @@ impl Stage for ExportConfig {
         for (user, own) in users {
             parts.extend(own.merged_max_logit_difference.map(|d| format!("{user} merged, {d:.1e}")));
         }
+        let equal = &report.written.equal_to_base;
+        if !equal.is_empty() {
+            let many = if equal.len() == users.len() { "all of them".to_owned() } else { equal.join(", ") };
+            parts.push(format!(
+                "adapters that equal the base, since the policies did not move in training: {many} ({} of {})",
+                equal.len(),
+                users.len()
+            ));
+        }
         parts.extend(report.not_merged.iter().map(|user| format!("{user} not merged, since training was stopped")));
         parts.join("; ")
     }

@@ -161,6 +161,8 @@ impl Stage for PairsConfig {
         if !matches!(self, Self::Reward(_)) {
             let of_votes = policy::vote_pairs(&votes);
             made.votes = of_votes.len();
+            let weightless = |v: &&Vote| v.split == Split::Train && !v.tie && !v.counts();
+            made.counts.without_weight = votes.iter().filter(weightless).count();
             made.counts.pairs += of_votes.len();
             pairs.extend(of_votes);
         }
@@ -177,6 +179,14 @@ impl Stage for PairsConfig {
             "{} pairs, {votes} of them votes; left out: {} empty samples, {} pairs of equals",
             counts.pairs, counts.empty, counts.equal
         );
+        let others = [
+            (counts.uncertain, "pairs of certainty 0"),
+            (counts.not_finite, "samples whose reward is not finite"),
+            (counts.without_weight, "votes of weight 0"),
+        ];
+        for (n, what) in others.iter().filter(|(n, _)| *n > 0) {
+            text += &format!(", {n} {what}");
+        }
         if *caution != 0.0 {
             text += &format!("; ranked by rewards less {caution} standard errors");
         }
@@ -190,10 +200,10 @@ impl Stage for PairsConfig {
     }
 }
 
-/// Distinct prompts of the training votes, in an order of their own.
+/// Distinct prompts of the training votes that count, in an order of their own.
 pub(crate) fn training_prompts(votes: &[Vote]) -> Vec<Vec<Message>> {
     let mut prompts: Vec<Vec<Message>> =
-        votes.iter().filter(|v| v.split == Split::Train).map(|v| v.prompt.clone()).collect();
+        votes.iter().filter(|v| v.split == Split::Train && v.counts()).map(|v| v.prompt.clone()).collect();
     prompts.sort_by_key(|p| serde_json::to_string(p).expect("plain data"));
     prompts.dedup();
     prompts

@@ -11,7 +11,7 @@ use run::Run;
 use serde::Serialize;
 
 use super::artifact::POLICIES;
-use super::stage::{as_table, stopped_before};
+use super::stage::{as_table, say_what_does_not_move, stopped_before};
 use super::budget::{Budget, Sizes, product};
 use super::pairs::training_prompts;
 use super::{Artifact, Inputs, Stage};
@@ -62,7 +62,9 @@ impl Stage for PpoConfig {
         let answers = [self.steps.get(), self.prompts_per_step.get(), self.samples_per_prompt.get(), sizes.users];
         let rows = product(&answers);
         let prompts = sizes.prompts.as_ref().map_or(sizes.training_prompts, |p| p.train.len());
-        let scale = product(&[prompts, self.reward.calibration_samples_per_prompt.get()]);
+        // Rewards are calibrated on the reference: one for all, or each user's own start.
+        let references = if self.start == Start::Sft { sizes.users } else { 1 };
+        let scale = product(&[prompts, self.reward.calibration_samples_per_prompt.get(), references]);
         // Policy and critic.
         let networks = if matches!(self.method, Method::Ppo(_)) { 2 } else { 1 };
         let trained = product(&[rows, self.max_row_tokens, self.epochs.get(), networks]);
@@ -71,6 +73,11 @@ impl Stage for PpoConfig {
     }
 
     fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<Trained> {
+        let mut optimizers = vec![("optimizer", &self.optimizer)];
+        if let Method::Ppo(critic) = &self.method {
+            optimizers.push(("method.ppo.optimizer", &critic.optimizer));
+        }
+        say_what_does_not_move(Self::KIND, &optimizers, self.user.iter().map(|(user, own)| (user, own.learning_rate)));
         let (lm, tokenizer) = inputs.base(compute)?;
         let model = inputs.reward_model(&lm)?;
         let folder = inputs.folder(Artifact::RewardModel)?;

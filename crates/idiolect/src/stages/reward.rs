@@ -12,7 +12,7 @@ use run::Run;
 use serde::Serialize;
 use text::Tokenizer;
 
-use super::stage::as_table;
+use super::stage::{as_table, say_what_does_not_move};
 use super::budget::{Budget, Sizes};
 use super::{Artifact, Inputs, Stage};
 
@@ -59,6 +59,7 @@ impl Stage for RewardConfig {
     }
 
     fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<Fitted> {
+        say_what_does_not_move(Self::KIND, &[("optimizer", &self.optimizer)], std::iter::empty());
         let (lm, tokenizer) = base(self, inputs, compute, run)?;
         let votes = inputs.votes()?;
         let (mut model, fit) = reward::fit(self, &lm, &tokenizer, &votes, &users_of(&votes, Split::Train), run)?;
@@ -107,6 +108,9 @@ impl Stage for RewardConfig {
         );
         if fit.ties_left_out > 0 {
             text += &format!("; {} ties left out of the likelihood", fit.ties_left_out);
+        }
+        if fit.without_weight > 0 {
+            text += &format!("; {} votes of weight 0 left out", fit.without_weight);
         }
         if *newcomers > 0 {
             let votes = newcomers_fit.as_ref().map_or(0, |fit| fit.votes);

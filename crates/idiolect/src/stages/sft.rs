@@ -6,7 +6,7 @@ use problem::Result;
 use run::Run;
 
 use super::artifact::POLICIES;
-use super::stage::as_table;
+use super::stage::{as_table, say_what_does_not_move};
 use super::budget::{Budget, Sizes, product};
 use super::{Artifact, Inputs, Stage};
 use crate::base;
@@ -44,6 +44,7 @@ impl Stage for SftConfig {
     }
 
     fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<SftReport> {
+        say_what_does_not_move(Self::KIND, &[("optimizer", &self.optimizer)], std::iter::empty());
         let (lm, tokenizer) = inputs.base_with_rows(compute)?;
         let votes = inputs.votes()?;
         let users = data::user_ids(&votes);
@@ -70,6 +71,10 @@ impl Stage for SftConfig {
                 r.answers, r.steps, r.first_loss, r.final_loss
             )
         });
-        format!("{}; {}", each.collect::<Vec<_>>().join("; "), report.rows)
+        let mut text = format!("{}; {}", each.collect::<Vec<_>>().join("; "), report.rows);
+        if report.without_weight > 0 {
+            text += &format!("; {} votes of weight 0 left out", report.without_weight);
+        }
+        text
     }
 }

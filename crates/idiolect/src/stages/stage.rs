@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use device::Compute;
+use lm::AdamWConfig;
 use problem::Result;
 use run::{Environment, Run};
 use schemars::JsonSchema;
@@ -183,6 +184,23 @@ fn take(settings: &mut Value, key: &str) -> Option<Value> {
     match key.split_once('.') {
         None => settings.as_object_mut()?.shift_remove(key).filter(|value| !value.is_null()),
         Some((table, rest)) => take(settings.get_mut(table)?, rest),
+    }
+}
+
+/// Says which learning rates of a stage are 0, since nothing moves then: those of an optimiser's `place`, and those of users.
+pub(crate) fn say_what_does_not_move<'a>(
+    stage: &str,
+    optimizers: &[(&str, &AdamWConfig)],
+    users: impl Iterator<Item = (&'a String, Option<f64>)>,
+) {
+    for (place, _) in optimizers.iter().filter(|(_, optimizer)| optimizer.learning_rate == 0.0) {
+        tracing::warn!(
+            "{stage}: `{place}.learning_rate` is 0, so nothing moves: what is written is what training begins with"
+        );
+    }
+    let still: Vec<&str> = users.filter(|(_, rate)| *rate == Some(0.0)).map(|(user, _)| user.as_str()).collect();
+    if !still.is_empty() {
+        tracing::warn!("{stage}: the own `learning_rate` of {} is 0, so their policies do not move", still.join(", "));
     }
 }
 

@@ -121,10 +121,12 @@ INLINE void gate_back(const T* dy, const T* x, T* dx, int64_t size, int64_t from
   }
 }
 
-// ---- log softmax at one target a row; the row becomes its probabilities if they are wanted
+// ---- log softmax at one target a row; if probabilities are wanted the row becomes them, less `hit` at the target. The subtraction is in float32: near
+// probability 1 a bfloat16 holds nothing of what is left to 1.
 
 template <typename T>
-INLINE void soft_rows(T* x, const int64_t* target, float* logp, int64_t size, bool wanted, int64_t from, int64_t to) {
+INLINE void soft_rows(T* x, const int64_t* target, float* logp, int64_t size, bool wanted, float hit, int64_t from,
+                      int64_t to) {
   for (int64_t n = from; n < to; n++) {
     T* row = x + n * size;
     const float top = largest(row, size);
@@ -136,8 +138,9 @@ INLINE void soft_rows(T* x, const int64_t* target, float* logp, int64_t size, bo
     for (; j < size; j++) sum += exponential(load(row + j) - top);
     logp[n] = load(row + target[n]) - top - std::log(sum);
     if (wanted) {
-      const float share = 1.0f / sum;
+      const float share = 1.0f / sum, left = exponential(load(row + target[n]) - top) * share - hit;
       for (int64_t k = 0; k < size; k++) store(row + k, exponential(load(row + k) - top) * share);
+      store(row + target[n], left);
     }
   }
 }
@@ -184,9 +187,9 @@ INLINE void draw_rows(const T* x, const float* u, float beta, int64_t* out, int6
 #define DRAW(T) (const T* x, const float* u, float beta, int64_t* o, int64_t v, int64_t a, int64_t b)
 CLONES void draw_f32 DRAW(float) { draw_rows(x, u, beta, o, v, a, b); }
 CLONES void draw_bf16 DRAW(uint16_t) { draw_rows(x, u, beta, o, v, a, b); }
-#define SOFT(T) (T * x, const int64_t* t, float* l, int64_t v, bool w, int64_t a, int64_t b)
-CLONES void soft_f32 SOFT(float) { soft_rows(x, t, l, v, w, a, b); }
-CLONES void soft_bf16 SOFT(uint16_t) { soft_rows(x, t, l, v, w, a, b); }
+#define SOFT(T) (T * x, const int64_t* t, float* l, int64_t v, bool w, float h, int64_t a, int64_t b)
+CLONES void soft_f32 SOFT(float) { soft_rows(x, t, l, v, w, h, a, b); }
+CLONES void soft_bf16 SOFT(uint16_t) { soft_rows(x, t, l, v, w, h, a, b); }
 #define NORM(T) (const T* x, const float* w, T* y, float* v, int64_t st, int64_t e, float eps, int64_t a, int64_t b)
 CLONES void norm_f32 NORM(float) { norm_rows(x, w, y, v, st, e, eps, a, b); }
 CLONES void norm_bf16 NORM(uint16_t) { norm_rows(x, w, y, v, st, e, eps, a, b); }
@@ -302,8 +305,8 @@ Tensor* idiolect_rotate(const Tensor* x, const Tensor* cosine, const Tensor* sin
   });
 }
 
-// Log-probabilities [N] in float32 of targets [N] (int64) under logits x [N, V]; x becomes its probabilities if `wanted`.
-Tensor* idiolect_log_softmax(const Tensor* x, const Tensor* targets, bool wanted, char* message, size_t capacity) {
+// Log-probabilities [N] in float32 of targets [N] (int64) under logits x [N, V]; if `wanted`, x becomes its probabilities, less `hit` at the target.
+Tensor* idiolect_log_softmax(const Tensor* x, const Tensor* targets, bool wanted, float hit, char* message, size_t capacity) {
   return guarded(message, capacity, [&] {
     TORCH_CHECK(x->is_contiguous() && targets->is_contiguous() && targets->scalar_type() == at::kLong);
     const int64_t n = x->size(0), v = x->size(1);
@@ -311,8 +314,8 @@ Tensor* idiolect_log_softmax(const Tensor* x, const Tensor* targets, bool wanted
     const int64_t* t = static_cast<const int64_t*>(targets->data_ptr());
     for (int64_t i = 0; i < n; i++) TORCH_CHECK(0 <= t[i] && t[i] < v, "token id ", t[i], " of ", v);
     rows(n, v, [&](int64_t a, int64_t b) {
-      if (narrow(*x)) soft_bf16(b16(*x), t, f32(logp), v, wanted, a, b);
-      else soft_f32(f32(*x), t, f32(logp), v, wanted, a, b);
+      if (narrow(*x)) soft_bf16(b16(*x), t, f32(logp), v, wanted, hit, a, b);
+      else soft_f32(f32(*x), t, f32(logp), v, wanted, hit, a, b);
     });
     return logp;
   });

@@ -56,6 +56,7 @@ unsafe extern "C" {
         x: *const C_tensor,
         targets: *const C_tensor,
         wanted: bool,
+        hit: f32,
         message: *mut c_char,
         capacity: usize,
     ) -> *mut C_tensor;
@@ -95,13 +96,39 @@ pub(crate) fn gate(x: &Tensor) -> Tensor {
     call(|message, capacity| unsafe { idiolect_gate(x.as_ptr(), message, capacity) })
 }
 
-/// Log-probability of each target `[N]` under logits `[N, V]`: `[N]`, float32. The logits become probabilities, in place.
-pub(crate) fn log_softmax_into(logits: &mut Tensor, targets: &Tensor, probabilities: bool) -> Tensor {
+/// What becomes of logits whose log-probabilities are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logits {
+    /// They stay.
+    Stay,
+    /// Probabilities, in place.
+    Probabilities,
+    /// Probabilities less 1 at the target, in place: the subtraction is in float32, before anything is rounded.
+    LessTarget,
+}
+
+/// Log-probability of each target `[N]` under logits `[N, V]`: `[N]`, float32.
+pub(crate) fn log_softmax_into(logits: &mut Tensor, targets: &Tensor, become_: Logits) -> Tensor {
+    let (probabilities, hit) = (become_ != Logits::Stay, f32::from(u8::from(become_ == Logits::LessTarget)));
     let targets = targets.contiguous();
     // SAFETY: as above; the logits are ours alone, contiguous (checked), and hold a number for every target (an id below V).
     call(|message, capacity| unsafe {
-        idiolect_log_softmax(logits.as_ptr(), targets.as_ptr(), probabilities, message, capacity)
+        idiolect_log_softmax(logits.as_ptr(), targets.as_ptr(), probabilities, hit, message, capacity)
     })
+}
+
+/// The same by libtorch's own operations.
+pub(crate) fn plain_log_softmax_into(logits: &mut Tensor, targets: &Tensor, become_: Logits) -> Tensor {
+    let (kind, at) = (logits.kind(), targets.unsqueeze(1));
+    let mut logp = logits.to_kind(Kind::Float).log_softmax(1, Kind::Float);
+    let own = logp.gather(1, &at, false);
+    let probabilities = match become_ {
+        Logits::Stay => return own.squeeze_dim(1),
+        Logits::Probabilities => logp.exp_(),
+        Logits::LessTarget => logp.exp_().scatter_add_(1, &at, &Tensor::full_like(&own, -1.0)),
+    };
+    *logits = probabilities.to_kind(kind);
+    own.squeeze_dim(1)
 }
 
 /// A token for each row of logits `[N, V]`, by inverse CDF at `uniforms` `[N]` (float32, from 0 to below 1): `[N]`, int64.
@@ -257,12 +284,24 @@ mod tests {
             let wide = ours.to_kind(Kind::Float).copy();
             let want = wide.log_softmax(1, Kind::Float).gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
             let untouched = ours.copy();
-            let logp = log_softmax_into(&mut ours, &targets, false);
+            let logp = log_softmax_into(&mut ours, &targets, Logits::Stay);
             assert!((&logp - &want).abs().max().double_value(&[]) < 1e-5);
             assert!(ours.equal(&untouched));
-            assert!(log_softmax_into(&mut ours, &targets, true).equal(&logp));
+            assert!(log_softmax_into(&mut ours, &targets, Logits::Probabilities).equal(&logp));
+            let mut less = untouched.copy();
+            assert!(log_softmax_into(&mut less, &targets, Logits::LessTarget).equal(&logp));
             let distance = (ours.to_kind(Kind::Float) - wide.softmax(1, Kind::Float)).abs().max().double_value(&[]);
             assert!(distance < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{distance}");
+            let mut plain = untouched.copy();
+            let by_libtorch = plain_log_softmax_into(&mut plain, &targets, Logits::LessTarget);
+            assert!((by_libtorch - &logp).abs().max().double_value(&[]) < 1e-5);
+            assert!((&plain - &less).abs().max().double_value(&[]) < if kind == Kind::Float { 1e-6 } else { 4e-3 });
+            let at = targets.unsqueeze(1);
+            let left = less.gather(1, &at, false).to_kind(Kind::Double);
+            let want = wide.to_kind(Kind::Double).softmax(1, Kind::Double).gather(1, &at, false) - 1.0;
+            // Relative to itself, however near to 1 the probability is.
+            let distance = ((left - &want) / &want).abs().max().double_value(&[]);
+            assert!(distance < if kind == Kind::Float { 1e-4 } else { 4e-3 }, "{distance}");
         }
     }
 

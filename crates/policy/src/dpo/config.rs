@@ -137,9 +137,9 @@ impl DpoConfig {
         settings.token_budget("token_budget_per_user", self.token_budget_per_user, users.len())?;
         settings.known_users(self.user.keys(), users)?;
         for (user, DpoOwn { learning_rate, beta, steps: _ }) in &self.user {
-            for (key, value) in [("learning_rate", learning_rate), ("beta", beta)] {
-                value.map_or(Ok(()), |value| settings.positive(&format!("user.{user}.{key}"), value))?;
-            }
+            let key = |name: &str| format!("user.{user}.{name}");
+            learning_rate.map_or(Ok(()), |rate| settings.at_least_0(&key("learning_rate"), rate))?;
+            beta.map_or(Ok(()), |beta| settings.positive(&key("beta"), beta))?;
         }
         Ok(())
     }
@@ -170,7 +170,7 @@ mod tests {
             (|c| c.ld_alpha = Some(1.1), "dpo, `ld_alpha`"),
             (|c| c.token_budget_per_user = 0, "dpo, `token_budget_per_user`"),
             (|c| c.token_budget_per_user = usize::MAX, "dpo, `token_budget_per_user`"),
-            (|c| own(c).learning_rate = Some(0.0), "dpo, `user.ann.learning_rate`"),
+            (|c| own(c).learning_rate = Some(-1e-3), "dpo, `user.ann.learning_rate`"),
             (|c| own(c).learning_rate = Some(f64::INFINITY), "dpo, `user.ann.learning_rate`"),
             (|c| own(c).beta = Some(-0.1), "dpo, `user.ann.beta`"),
             (|c| own(c).beta = Some(f64::NAN), "dpo, `user.ann.beta`"),

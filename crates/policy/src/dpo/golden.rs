@@ -102,7 +102,7 @@ fn planned(golden: &Golden, case: &Case) -> Planned {
     }
     let own = golden.users.iter().map(|user| user.pairs.len()).collect();
     let ld_alpha = case.ld_alpha.unwrap_or(1.0) as f32;
-    Planned { rows, pairs, plans, own, counts: RowCounts::default(), ld_alpha }
+    Planned { rows, pairs, plans, own, counts: RowCounts::default(), without_weight: vec![0; 2], ld_alpha }
 }
 
 fn config(golden: &Golden, case: &Case, budget: usize, activations: Activations) -> DpoConfig {

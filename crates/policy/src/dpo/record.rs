@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::dpo::rows::Planned;
 use crate::dpo::update::{PairMetrics, Taken};
 use crate::learners::{Learners, Turn};
+use crate::settings::is_default;
 
 /// One user's training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub struct DpoReport {
     pub tokens: usize,
     /// Rows left out or changed.
     pub rows: RowCounts,
+    /// Pairs of weight 0, which count nothing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub without_weight: usize,
 }
 
 /// What is kept of a user's step: loss and accuracy.
@@ -92,6 +96,7 @@ pub(crate) fn report(users: &[String], planned: &Planned, learners: &Learners<St
         worst_decile: WorstDecile::default(),
         tokens: 0,
         rows: planned.counts,
+        without_weight: planned.without_weight.iter().sum(),
     };
     for (u, (past, plan)) in learners.past.iter().zip(&planned.plans).enumerate() {
         let tokens: usize = plan.batches[..past.len()].iter().flatten().map(|pair| planned.tokens(*pair)).sum();

@@ -17,7 +17,7 @@ use crate::pairs::Pair;
 pub(crate) struct RowPair {
     /// (chosen, rejected), indices of rows.
     pub(crate) rows: (usize, usize),
-    /// What it counts among the user's pairs.
+    /// What it counts beside the user's others: the mean over a user's pairs is 1.
     pub(crate) weight: f32,
 }
 
@@ -30,15 +30,17 @@ pub(crate) struct Planned {
     pub(crate) pairs: Vec<RowPair>,
     /// The batches of each user, as indices of `pairs`.
     pub(crate) plans: Vec<Plan>,
-    /// Each user's pairs, those beyond the token budget too.
+    /// Each user's pairs that count, those beyond the token budget too.
     pub(crate) own: Vec<usize>,
+    /// Each user's pairs of weight 0, which count nothing.
+    pub(crate) without_weight: Vec<usize>,
     /// Rows left out or changed.
     pub(crate) counts: RowCounts,
     /// What counts of a token beyond the length of the shorter response.
     pub(crate) ld_alpha: f32,
 }
 
-/// All pairs as rows, and the batches of every user but those `without` a start. The order is a stream that only the user's id and the epoch
+/// All pairs of a weight above 0 as rows, and the batches of every user but those `without` a start. The order is a stream that only the user's id and the epoch
 /// decide. Rows that no batch holds, such as those beyond a user's token budget, are left out: nothing is computed for them.
 ///
 /// # Errors
@@ -53,7 +55,12 @@ pub(crate) fn planned(
 ) -> Result<Planned> {
     let mut set = RowSet::new(tokenizer, config.max_row_tokens, config.over_long);
     let (mut kept, mut owners): (Vec<RowPair>, Vec<&str>) = (Vec::new(), Vec::new());
+    let mut without_weight: Vec<&str> = Vec::new();
     for (n, pair) in pairs.iter().enumerate() {
+        if pair.weight == 0.0 {
+            without_weight.push(&pair.user);
+            continue;
+        }
         let place = || format!("dpo, pair {} of user `{}`", n + 1, pair.user);
         let chosen = set.index(&pair.prompt, &pair.chosen.text, pair.chosen.ending(), place)?;
         let rejected = set.index(&pair.prompt, &pair.rejected.text, pair.rejected.ending(), place)?;
@@ -62,7 +69,10 @@ pub(crate) fn planned(
             owners.push(&pair.user);
         }
     }
+    let given: Vec<f32> = kept.iter().map(|pair| pair.weight).collect();
+    kept.iter_mut().zip(stats::relative_weights(&owners, &given)).for_each(|(pair, weight)| pair.weight = weight);
     let own = own_pairs(users, &owners);
+    let without_weight = own_pairs(users, &without_weight).iter().map(Vec::len).collect();
     let without: HashSet<UserIndex> = without.iter().copied().collect();
     let tokens = |pair: usize| tokens_of(&set.rows, &kept[pair]);
     let plan_of = |user: UserIndex| {
@@ -82,7 +92,8 @@ pub(crate) fn planned(
     let kept: Vec<RowPair> = only_planned(&mut plans, kept.len()).into_iter().map(|pair| kept[pair].clone()).collect();
     let (rows, pairs) = rows_of(set.rows, kept);
     let ld_alpha = config.ld_alpha.unwrap_or(1.0) as f32;
-    Ok(Planned { rows, pairs, plans, own: own.iter().map(Vec::len).collect(), counts: set.counts, ld_alpha })
+    let own = own.iter().map(Vec::len).collect();
+    Ok(Planned { rows, pairs, plans, own, without_weight, counts: set.counts, ld_alpha })
 }
 
 impl Planned {

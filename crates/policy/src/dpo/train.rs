@@ -1,7 +1,7 @@
 //! DPO for many users at once: raise the chosen response's log-probability over the rejected one's, measured against the
 //! frozen base. Rafailov et al. 2023, eq. 7, and its kin ([`crate::PairLoss`]).
 
-use lm::{AdamW, Lm, Storage};
+use lm::{AdamW, Lm, Storage, UserIndex};
 use problem::Result;
 use run::{Progress, Run};
 use text::Tokenizer;
@@ -42,6 +42,13 @@ pub fn train(
     let mut adam = AdamW::new(config.optimizer.clone(), bank.parameters(), count, &Storage::memory())?;
     let mut learners = Learners::open(run, users.len(), &mut [("adam", &mut adam)])?;
     without.iter().for_each(|user| learners.quarantine.put(*user, NO_START));
+    for (user, (own, without_weight)) in
+        UserIndex::all(users.len()).zip(planned.own.iter().zip(&planned.without_weight))
+    {
+        if *own == 0 && *without_weight > 0 {
+            learners.quarantine.put(user, format!("all {without_weight} of the user's pairs weigh 0"));
+        }
+    }
     learners.refuse_empty(plans, NO_BATCH);
     let inputs = Inputs { config, lm, bank: &bank, prefix: &prefix, planned: &planned, reference: &reference, users };
 

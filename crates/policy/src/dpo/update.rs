@@ -65,8 +65,8 @@ pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str
     Ok(Ok(Taken { pairs, norms: norms.users, rates }))
 }
 
-/// Gradients of the sum over users of their pairs' weighted mean loss, in the order of the parameters, and what was seen of each pair. A
-/// user's gradient does not depend on who else is in the batch. The batch is computed in parts; gradients and metrics are those of the whole.
+/// Gradients of the sum over users of the mean of their pairs' weighted losses, in the order of the parameters, and what was seen of each pair. A
+/// user's gradient does not depend on who else is in the batch, and is small where the user's pairs in it weigh little. The batch is computed in parts; gradients and metrics are those of the whole.
 pub(crate) fn gradients(
     inputs: &Inputs,
     turn: &Turn,
@@ -76,7 +76,7 @@ pub(crate) fn gradients(
     let Inputs { config, lm, bank, prefix, planned, reference, users } = *inputs;
     let objective = config.objective();
     let betas: Vec<f32> = turn.present.users().iter().map(|user| config.beta_of(&users[user.0]) as f32).collect();
-    let whole = turn.sums(|pair| planned.pairs[pair].weight); // of each user
+    let counts_of: Vec<usize> = turn.sums(|_| 1); // pairs of each user
     let seeds = dropout_seeds(run, turn, users);
     let here = bank.present(turn.present.users());
     let parameters: Vec<Tensor> = here.parameters().into_iter().map(|p| p.tensor).collect();
@@ -89,7 +89,7 @@ pub(crate) fn gradients(
         let (owners, pairs): (Vec<Place>, Vec<usize>) = part.iter().map(|i| turn.items[*i]).unzip();
         let groups: Vec<Vec<usize>> = pairs.iter().map(|p| planned.pairs[*p].rows).map(|(c, r)| vec![c, r]).collect();
         let of_rows: Vec<f32> = pairs.iter().flat_map(|p| reference[*p]).collect();
-        let share = |(owner, pair): (&Place, &usize)| planned.pairs[*pair].weight / whole[owner.0];
+        let share = |(owner, pair): (&Place, &usize)| planned.pairs[*pair].weight / counts_of[owner.0] as f32;
         let shares: Vec<f32> = owners.iter().zip(&pairs).map(share).collect();
         let tokens: Vec<f32> = pairs.iter().flat_map(|p| planned.answer_tokens(*p)).map(|n| n as f32).collect();
         let counts: Vec<f32> = pairs.iter().flat_map(|p| planned.weights(*p)).flatten().collect();

@@ -12,6 +12,7 @@ use text::OverLong;
 use crate::maths::kl::{KlControl, KlEstimator, MAX_ERROR};
 use crate::model::{Personal, Start};
 use crate::ppo::guard::Guard;
+use crate::ppo::own::Own;
 use crate::settings::{Settings, is_default};
 
 /// The settings of A PPO stage: `idiolect config` shows them with their defaults.
@@ -32,7 +33,7 @@ pub struct PpoConfig {
     pub personal: Personal,
     /// Of the policy: each user's own.
     pub optimizer: AdamWConfig,
-    /// Rounds of sampling and training, of each user.
+    /// Rounds of sampling and training, of each user; those in which critics alone learn included.
     pub steps: NonZero<usize>,
     /// Prompts of each user in a round.
     pub prompts_per_step: NonZero<usize>,
@@ -112,7 +113,7 @@ impl Default for PpoConfig {
             reward: RewardTerms {
                 calibration_samples_per_prompt: count(2),
                 clip: 5.0,
-                missing_end_penalty: 0.0,
+                missing_end_penalty: 1.0,
                 caution: 0.0,
             },
             guard: Guard::On { blocked: vec![], least_words: 8 },
@@ -180,7 +181,7 @@ pub struct CriticConfig {
     pub value_clip: f64,
     /// Rewards of a user's round are scaled to variance 1, the mean kept.
     pub whiten_rewards: bool,
-    /// Rounds in which the critic alone learns.
+    /// Rounds in which the critic alone learns, the first ones. The policy's learning rate and an adaptive weight of the divergence begin after them.
     pub warmup_steps: usize,
 }
 
@@ -212,12 +213,12 @@ pub struct KlTerm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardTerms {
-    /// Of the base's responses, so many to each prompt are scored first: each user's scores are shifted and scaled to mean 0 and variance 1
-    /// on them.
+    /// Of the reference's responses, so many to each prompt are scored first: each user's scores are shifted and scaled to mean 0 and variance 1
+    /// on them. The reference is the base, or with `start = "sft"` each user's own policy as it starts.
     pub calibration_samples_per_prompt: NonZero<usize>,
     /// Calibrated scores are clipped to this distance from 0.
     pub clip: f64,
-    /// A response that did not stop by itself loses so much.
+    /// A response that did not stop by itself loses so much, in deviations of the user's rewards. TRL: `missing_eos_penalty`, 1.0 in its examples.
     pub missing_end_penalty: f64,
     /// So many standard errors are taken off every score: pessimism. 0 asks for none.
     pub caution: f64,
@@ -239,14 +240,6 @@ pub struct OwnSettings {
     /// In place of `steps`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<NonZero<usize>>,
-}
-
-/// One user's settings, resolved.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Own {
-    pub(crate) optimizer: AdamWConfig,
-    pub(crate) control: KlControl,
-    pub(crate) steps: usize,
 }
 
 impl PpoConfig {
@@ -306,7 +299,7 @@ impl PpoConfig {
         for (user, own) in &self.user {
             let OwnSettings { learning_rate, beta, kl_target, steps: _ } = own;
             let key = |name: &str| format!("user.{user}.{name}");
-            learning_rate.map_or(Ok(()), |rate| SETTINGS.positive(&key("learning_rate"), rate))?;
+            learning_rate.map_or(Ok(()), |rate| SETTINGS.at_least_0(&key("learning_rate"), rate))?;
             beta.map_or(Ok(()), |beta| SETTINGS.at_least_0(&key("beta"), beta))?;
             kl_target.map_or(Ok(()), |target| SETTINGS.positive(&key("kl_target"), target))?;
             self.own(user)?;
@@ -346,6 +339,13 @@ impl PpoConfig {
         match &self.method {
             Method::Ppo(critic) => {
                 critic.optimizer.check("ppo, `method.ppo.optimizer`")?;
+                let least =
+                    self.user.values().filter_map(|own| own.steps).min().map_or(self.steps, |own| own.min(self.steps));
+                if critic.warmup_steps >= least.get() {
+                    let expected =
+                        format!("fewer than the {least} rounds of a user (`steps`), since policies learn after them");
+                    return Err(SETTINGS.wrong("method.ppo.warmup_steps", expected, critic.warmup_steps));
+                }
                 SETTINGS.positive("method.ppo.value_clip", critic.value_clip)?;
                 SETTINGS.share("method.ppo.gamma", f64::from(critic.gamma))?;
                 SETTINGS.share("method.ppo.lambda", f64::from(critic.lambda))
@@ -423,11 +423,13 @@ mod tests {
             OwnSettings { learning_rate: Some(1e-3), beta: Some(0.0), kl_target: Some(5.0), steps: Some(count(3)) };
         fine.user.insert("ann".into(), ann);
         fine.check(&users).unwrap();
-        let cases: [Case<PpoConfig>; 37] = [
-            (|c| c.optimizer.learning_rate = 0.0, "ppo, `optimizer`, `learning_rate`"),
+        let cases: [Case<PpoConfig>; 39] = [
+            (|c| c.optimizer.learning_rate = -1e-3, "ppo, `optimizer`, `learning_rate`"),
             (|c| c.optimizer.epsilon = 0.0, "ppo, `optimizer`, `epsilon`"),
             (|c| critic(c).optimizer.max_grad_norm = -1.0, "ppo, `method.ppo.optimizer`, `max_grad_norm`"),
             (|c| critic(c).value_clip = 0.0, "ppo, `method.ppo.value_clip`"),
+            (|c| critic(c).warmup_steps = 50, "ppo, `method.ppo.warmup_steps`"),
+            (|c| critic(c).warmup_steps = 3, "ppo, `method.ppo.warmup_steps`"), // ann has 3 rounds
             (|c| critic(c).gamma = 1.1, "ppo, `method.ppo.gamma`"),
             (|c| critic(c).lambda = f32::NAN, "ppo, `method.ppo.lambda`"),
             (|c| c.lora.alpha = 0.0, "ppo, `lora`, `alpha`"),
@@ -456,7 +458,7 @@ mod tests {
             (|c| c.prompts_per_step = NonZero::<usize>::MAX, "ppo, `prompts_per_step`"),
             (|c| c.steps = NonZero::<usize>::MAX, "ppo, `steps`"),
             (|c| own(c).steps = Some(NonZero::<usize>::MAX), "ppo, `steps`"),
-            (|c| own(c).learning_rate = Some(0.0), "ppo, `user.ann.learning_rate`"),
+            (|c| own(c).learning_rate = Some(-1e-3), "ppo, `user.ann.learning_rate`"),
             (|c| own(c).learning_rate = Some(f64::NAN), "ppo, `user.ann.learning_rate`"),
             (|c| own(c).beta = Some(-0.1), "ppo, `user.ann.beta`"),
             (|c| own(c).kl_target = Some(0.0), "ppo, `user.ann.kl_target`"),
@@ -472,6 +474,12 @@ mod tests {
             let error = config.check(&users).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
         }
+    }
+
+    #[test]
+    fn issue_23_finishing_has_a_price_by_default() {
+        let penalty = PpoConfig::default().reward.missing_end_penalty;
+        assert_eq!(penalty, 1.0, "a deviation of the user's rewards");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod golden;
 pub(crate) mod guard;
 mod models;
 mod observe;
+mod own;
 mod passes;
 pub(crate) mod record;
 pub(crate) mod rollouts;

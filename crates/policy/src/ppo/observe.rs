@@ -107,11 +107,14 @@ pub(crate) fn record(
         if let Some(seen) = updates.get(&user) {
             describe(&seen.policy, &seen.critic, &seen.norms, &mut of_user);
         }
-        of_user["lr"] = json!(own.optimizer.rate(step, own.steps));
+        of_user["lr"] = json!(own.rate(step, setup.warmup()));
         if let Some(mut record) = record {
             record.tick = learners.tick;
             if !learners.quarantine.holds(user) {
-                record.beta = own.control.next(record.beta, record.kl, record.responses.len());
+                // While the critic alone learns there is no divergence that the weight could follow.
+                if step >= setup.warmup() {
+                    record.beta = own.control.next(record.beta, record.kl, record.responses.len());
+                }
                 let first = updates.get(&user).and_then(|seen| seen.policy.first());
                 record.first_update_difference =
                     first.filter(|_| step == setup.warmup()).map_or(0.0, |first| first.moved);

@@ -7,9 +7,9 @@ use crate::ppo::config::PpoConfig;
 /// A user's scale of rewards: calibrated ones are `(reward - mean) / deviation`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scale {
-    /// On the base's responses.
+    /// On the reference's responses.
     pub mean: f32,
-    /// On the base's responses.
+    /// On the reference's responses.
     pub deviation: f32,
 }
 
@@ -21,7 +21,7 @@ pub(crate) fn scale(scores: &[f32]) -> MaybeScale {
     let n = scores.len() as f32;
     let mean = scores.iter().sum::<f32>() / n;
     let deviation = (scores.iter().map(|s| (s - mean).powi(2)).sum::<f32>() / (n - 1.0).max(1.0)).sqrt();
-    let what = "the rewards of the base's responses: expected finite numbers that differ, found a deviation of";
+    let what = "the rewards of the reference's responses: expected finite numbers that differ, found a deviation of";
     if deviation > 0.0 && deviation.is_finite() {
         Ok(Scale { mean, deviation })
     } else {

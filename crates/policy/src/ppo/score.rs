@@ -12,8 +12,9 @@ use crate::ppo::setup::Setup;
 /// Rewards of rows of a [`Prefix`], for (row, user): means and standard errors. Whoever knows reward models passes it in.
 pub type Rewards<'a> = dyn FnMut(&Prefix, &[(usize, UserIndex)]) -> problem::Result<Vec<(f32, f32)>> + 'a;
 
-/// Responses of the base to every prompt are scored for every user: each user's mean 0 and variance 1 come from here. Computed once; a resumed run
-/// reads them back. A user whose rewards do not differ, or are not finite, has none.
+/// Responses of the reference to every prompt are scored for every user: each user's mean 0 and variance 1 come from here. The reference is the one
+/// that divergences are measured from: the base, or the policies of all users that `reference` holds; nothing is computed for users `without` one.
+/// Computed once; a resumed run reads them back. A user whose rewards do not differ, or are not finite, has none.
 ///
 /// # Errors
 /// Rewards that cannot be computed; a disk without room.
@@ -21,49 +22,66 @@ pub(crate) fn scales(
     setup: &Setup,
     tokenizer: &Tokenizer,
     questions: &[Vec<i64>],
+    (reference, without): (Option<&Bank>, &[UserIndex]),
     rewards: &mut Rewards,
     run: &mut Run,
 ) -> Result<Vec<MaybeScale>> {
     if let Some(saved) = run.finished_part("reward-scales")? {
         return Ok(saved);
     }
-    let scores = scores_of_base(setup, tokenizer, questions, rewards, run)?;
+    let users = UserIndex::all(setup.users.len());
+    let whose: Vec<Option<UserIndex>> = match reference {
+        None => vec![None],
+        Some(_) => users.filter(|user| !without.contains(user)).map(Some).collect(),
+    };
+    let scores = scores_of_reference(setup, tokenizer, questions, reference, &whose, rewards, run)?;
     run.save_part("reward-scales", scores.iter().map(|own| scale(own)).collect())
 }
 
-/// Rewards of responses of the base, for each user.
-fn scores_of_base(
+/// Rewards of responses of the reference, for each user: of each of `whose` policies in `reference` for that user, or of the base for all.
+fn scores_of_reference(
     setup: &Setup,
     tokenizer: &Tokenizer,
     questions: &[Vec<i64>],
+    reference: Option<&Bank>,
+    whose: &[Option<UserIndex>],
     rewards: &mut Rewards,
     run: &Run,
 ) -> Result<Vec<Vec<f32>>> {
     let Setup { config, lm, users, sampling, .. } = setup;
     let copies = config.reward.calibration_samples_per_prompt.get();
     let _phase = run::phase("scale of rewards");
-    let mut bar = Progress::new("ppo: scale of rewards", questions.len() * copies, 0);
+    let mut bar = Progress::new("ppo: scale of rewards", whose.len() * questions.len() * copies, 0);
     let mut scores: Vec<Vec<f32>> = vec![Vec::new(); users.len()];
     let together = (config.rollout_rows.get() / copies).max(1);
-    for first in (0..questions.len()).step_by(together) {
-        let some = first..(first + together).min(questions.len());
-        let ask = |prompt: usize| {
-            let seed = |n: usize| run::derive(run.seed(), &["ppo", "scale", &prompt.to_string(), &n.to_string()]);
-            Ask {
-                user: UserIndex(0), // nobody's: the base responds
-                prompt,
-                turn: prompt,
-                ids: questions[prompt].clone(),
-                seeds: (0..copies).map(seed).collect(),
-            }
+    let ask = |(user, prompt): (Option<UserIndex>, usize)| {
+        let (number, whose) = (prompt.to_string(), user.map_or("", |user| &users[user.0]));
+        let seed = |n: usize| {
+            let n = n.to_string();
+            let of_base = ["ppo", "scale", &number, &n];
+            let name = user.map_or(of_base.to_vec(), |_| vec!["ppo", "scale", whose, &number, &n]);
+            run::derive(run.seed(), &name)
         };
-        let asks: Vec<Ask> = some.clone().map(ask).collect();
-        let rollouts = roll_out(lm, tokenizer, None, &asks, sampling, config.rollout_rows.get())?;
+        Ask {
+            user: user.unwrap_or(UserIndex(0)), // nobody's where the base responds
+            prompt,
+            turn: prompt,
+            ids: questions[prompt].clone(),
+            seeds: (0..copies).map(seed).collect(),
+        }
+    };
+    let all: Vec<(Option<UserIndex>, usize)> =
+        whose.iter().flat_map(|user| (0..questions.len()).map(|prompt| (*user, prompt))).collect();
+    for some in all.chunks(together) {
+        let asks: Vec<Ask> = some.iter().copied().map(ask).collect();
+        let rollouts = roll_out(lm, tokenizer, reference, &asks, sampling, config.rollout_rows.get())?;
         let rows: Vec<TokenRow> = rollouts.iter().map(|r| r.row.clone()).collect();
-        let count = rows.len();
+        let of_rows: Vec<UserIndex> = rollouts.iter().map(|r| r.user).collect();
         let prefix = Prefix::new(lm, rows, 0..lm.depth(), |_| ())?;
-        let asked: Vec<(usize, UserIndex)> =
-            UserIndex::all(users.len()).flat_map(|u| (0..count).map(move |row| (row, u))).collect();
+        let asked: Vec<(usize, UserIndex)> = match reference {
+            None => UserIndex::all(users.len()).flat_map(|u| (0..of_rows.len()).map(move |row| (row, u))).collect(),
+            Some(_) => of_rows.into_iter().enumerate().collect(),
+        };
         for ((_, user), (mean, _)) in asked.iter().zip(rewards(&prefix, &asked)?) {
             scores[user.0].push(mean);
         }

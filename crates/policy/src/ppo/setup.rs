@@ -5,7 +5,8 @@ use problem::Result;
 use text::Tokenizer;
 
 use crate::learners::Learners;
-use crate::ppo::config::{Own, PpoConfig};
+use crate::ppo::config::PpoConfig;
+use crate::ppo::own::Own;
 use crate::ppo::passes::Passes;
 use crate::ppo::record::RoundRecord;
 

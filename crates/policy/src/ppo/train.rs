@@ -47,7 +47,8 @@ pub fn train(
     let ((questions, prompts), rows) = tokenised(config, tokenizer, prompts)?;
     let setup = Setup::new(config, lm, tokenizer, users)?;
     let mut models = Models::new(config, lm, users, start, run)?;
-    let scales = scales(&setup, tokenizer, &questions, rewards, run)?;
+    let reference = (models.reference.as_ref(), models.without.as_slice());
+    let scales = scales(&setup, tokenizer, &questions, reference, rewards, run)?;
     let mut learners = Learners::<RoundRecord>::open(run, users.len(), &mut models.optimizers_mut())?;
     refuse(&models, &scales, &mut learners);
 

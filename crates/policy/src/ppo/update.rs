@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lm::{Bank, Fault, Present, Quarantine, Tensor, UserIndex};
-use problem::Result;
+use lm::{Bank, Fault, GradientNorms, Present, Quarantine, Tensor, UserIndex};
+use problem::{Result, not_finite};
 use run::Run;
 
 use crate::learners::shared_rate;
@@ -83,7 +83,11 @@ pub(crate) fn update(
     Ok(updates)
 }
 
-/// One update of the policies and critics of all users who have rows in it; or nothing changes, and who must leave it first.
+/// One update of the policies and critics of all users who have rows in it; or nothing changes, and who must leave it first. All gradients are looked at
+/// before anything moves.
+///
+/// # Errors
+/// A gradient of what users share that is not finite: neither policies nor critics have changed.
 fn step(
     setup: &Setup,
     models: &mut Models,
@@ -110,7 +114,7 @@ fn step(
         present.iter().zip(seen).for_each(|((_, user), seen)| updates.entry(user).or_default().critic.push(seen));
     }
     if let Some(Gradients { present, values, seen }) = policy {
-        let rate = |user: UserIndex| setup.own[user.0].optimizer.rate(turn.steps[user.0], setup.own[user.0].steps);
+        let rate = |user: UserIndex| setup.own[user.0].rate(turn.steps[user.0], setup.warmup());
         let rates: Vec<(UserIndex, f64)> = present.iter().map(|(_, user)| (user, rate(user))).collect();
         let norms = models.adam.step(&values, shared_rate(&rates), &rates, &turn.place)?;
         for (((_, user), seen), norm) in present.iter().zip(seen).zip(norms.users) {
@@ -154,10 +158,16 @@ fn policy_gradients<'a>(
             if let Some(fault) = Fault::find(present.users(), &norms.users, "the policy's gradient") {
                 return Ok(Err(fault.into()));
             }
+            refuse_shared(&norms, &turn.place)?;
             let first_time = |user: UserIndex| is_first && turn.steps[user.0] == setup.warmup();
             Ok(differs(&present, &seen, first_time).map_or(Ok(Some(Gradients { present, values, seen })), Err))
         }
     }
+}
+
+/// Refuses a gradient of what users share that is not finite: no user is to blame.
+fn refuse_shared(norms: &GradientNorms, place: &str) -> Result<()> {
+    if norms.shared.is_finite() { Ok(()) } else { Err(not_finite(place, "the gradient of the shared parameters")) }
 }
 
 /// Before a policy's first update nothing has moved: its log-probabilities must be those of the round's beginning. The first user, among those of
@@ -190,8 +200,11 @@ fn critic_gradients<'a>(
         Err(fault) => Ok(Err(fault.into())),
         Ok((values, seen)) => {
             let norms = adam.norms(&values, present.len())?;
-            let fault = Fault::find(present.users(), &norms.users, "the critic's gradient");
-            Ok(fault.map_or(Ok(Some(Gradients { present, values, seen })), |fault| Err(fault.into())))
+            if let Some(fault) = Fault::find(present.users(), &norms.users, "the critic's gradient") {
+                return Ok(Err(fault.into()));
+            }
+            refuse_shared(&norms, &turn.place)?;
+            Ok(Ok(Some(Gradients { present, values, seen })))
         }
     }
 }
@@ -232,12 +245,23 @@ mod tests {
         [(0, 0), (0, 1), (1, 2), (1, 3)].map(rollout).to_vec()
     }
 
-    /// Runs one round's updates of two users; `spoil` changes what the round began with. Gives who is in quarantine, and each user's factors.
-    fn updated(lm: &Lm, spoil: impl Fn(&mut [Vec<f32>])) -> (BTreeMap<String, String>, Vec<Vec<Tensor>>) {
+    /// What a round's updates made of two users.
+    struct Outcome {
+        quarantined: BTreeMap<String, String>,
+        /// What the updates ended with, if that was an error.
+        error: Option<String>,
+        /// Each user's up-projections.
+        factors: Vec<Vec<Tensor>>,
+        /// Did a number of the policies, or of the critics, change?
+        moved: (bool, bool),
+    }
+
+    /// Runs one round's updates of two users; `spoil` changes the log-probabilities and the advantages with which the round began.
+    fn updated(lm: &Lm, config: PpoConfig, spoil: impl Fn(&mut [Vec<f32>], &mut [Vec<f32>])) -> Outcome {
         let folder = tempfile::tempdir().unwrap();
         let identity = run::Identity::new("ppo", 1, serde_json::json!({}), 3);
         let run = Run::begin(&folder.path().join("ppo"), identity, run::Environment::new()).unwrap();
-        let mut config = PpoConfig { method: crate::Method::Rloo, ..PpoConfig::default() };
+        let mut config = config;
         config.lora.blocks = lm::Blocks::Last { last: 1.try_into().unwrap() };
         (config.epochs, config.minibatches) = (1.try_into().unwrap(), 1.try_into().unwrap());
         let users = ["ann", "bob"].map(String::from);
@@ -256,26 +280,74 @@ mod tests {
         let first = minibatches(&config, &run, &users, &turn.steps, &rollouts, 0);
         let (mut old, values) = (vec![Vec::new(); 4], vec![vec![0.0; 3]; 4]);
         setup.passes.begin(&models.bank, of, &first[0], false, &mut old);
-        spoil(&mut old);
-        let advantages: Vec<Vec<f32>> = [1.0, -1.0, 1.0, -1.0].map(|a| vec![a; 3]).to_vec();
-        let round = Round { rows: of, old: &old, values: &values, advantages: &advantages, returns: &values };
+        let mut advantages: Vec<Vec<f32>> = [1.0, -1.0, 1.0, -1.0].map(|a| vec![a; 3]).to_vec();
+        spoil(&mut old, &mut advantages);
+        let returns = vec![vec![1.0; 3]; 4];
+        let round = Round { rows: of, old: &old, values: &values, advantages: &advantages, returns: &returns };
+        let copied = |models: &Models| -> [Vec<Tensor>; 2] {
+            let copies = |adam: &lm::AdamW| adam.parameters().iter().map(|p| p.detach().copy()).collect();
+            [copies(&models.adam), models.critic.as_ref().map_or(vec![], |(_, adam)| copies(adam))]
+        };
+        let before = copied(&models);
         let mut quarantine = Quarantine::default();
         let kept = Kept::default();
-        let updates = update(&setup, &mut models, &turn, &round, &first, kept, &mut quarantine, &run).unwrap();
-        assert!(updates.keys().all(|user| !quarantine.holds(*user)));
+        let updates = update(&setup, &mut models, &turn, &round, &first, kept, &mut quarantine, &run);
+        assert!(updates.iter().flat_map(BTreeMap::keys).all(|user| !quarantine.holds(*user)));
         let factors = |user| models.bank.of_user(user).into_iter().map(|f| f.up).collect();
-        (quarantine.by_id(&users), UserIndex::all(2).map(factors).collect())
+        let after = copied(&models);
+        let moved = |i: usize| before[i].iter().zip(&after[i]).any(|(a, b)| !a.equal(b));
+        Outcome {
+            quarantined: quarantine.by_id(&users),
+            error: updates.err().map(|e| e.to_string()),
+            factors: UserIndex::all(2).map(factors).collect(),
+            moved: (moved(0), moved(1)),
+        }
+    }
+
+    fn rloo() -> PpoConfig {
+        PpoConfig { method: crate::Method::Rloo, ..PpoConfig::default() }
+    }
+
+    #[test]
+    fn issue_23_a_shared_gradient_that_is_not_finite_changes_neither_policies_nor_critics() {
+        let folder = tempfile::tempdir().unwrap();
+        let lm = crate::tiny::model(folder.path()).unwrap();
+        let critic = crate::CriticConfig { warmup_steps: 0, ..crate::CriticConfig::default() };
+        let method = crate::Method::Ppo(critic);
+        // Up-projections, which are zero at first, belong to all: so far users' own gradients are zero whatever happens.
+        let config = PpoConfig { method, personal: crate::Personal::Down, ..PpoConfig::default() };
+        let fine = updated(&lm, config.clone(), |_, _| ());
+        assert_eq!((fine.moved, fine.error), ((true, true), None));
+        let spoiled = updated(&lm, config, |_, advantages| advantages[2].fill(1e37));
+        let error = spoiled.error.unwrap();
+        assert!(error.contains("ppo, round 0") && error.contains("the gradient of the shared parameters"), "{error}");
+        assert_eq!(spoiled.moved, (false, false), "the critics did not step alone");
+        assert!(spoiled.quarantined.is_empty());
+    }
+
+    #[test]
+    fn issue_23_a_users_gradient_that_is_not_finite_changes_neither_the_users_policy_nor_the_users_critic() {
+        let folder = tempfile::tempdir().unwrap();
+        let lm = crate::tiny::model(folder.path()).unwrap();
+        let critic = crate::CriticConfig { warmup_steps: 0, ..crate::CriticConfig::default() };
+        let config = PpoConfig { method: crate::Method::Ppo(critic), ..PpoConfig::default() };
+        let all = |_: &mut [Vec<f32>], advantages: &mut [Vec<f32>]| advantages.iter_mut().for_each(|a| a.fill(1e37));
+        let nobody = updated(&lm, config, all);
+        assert_eq!((nobody.moved, nobody.quarantined.len(), nobody.error), ((false, false), 2, None));
+        assert!(nobody.quarantined["ann"].contains("the policy's gradient is not finite"), "{:?}", nobody.quarantined);
     }
 
     #[test]
     fn issue_22_the_others_take_the_update_without_whoever_must_leave_it() {
         let folder = tempfile::tempdir().unwrap();
         let lm = crate::tiny::model(folder.path()).unwrap();
-        let (nobody, fine) = updated(&lm, |_| ());
-        assert!(nobody.is_empty(), "{nobody:?}");
-        let of_bob = |by: f32| move |old: &mut [Vec<f32>]| old[2][1] += by;
+        let fine = updated(&lm, rloo(), |_, _| ());
+        assert!(fine.quarantined.is_empty(), "{:?}", fine.quarantined);
+        let fine = fine.factors;
+        let of_bob = |by: f32| move |old: &mut [Vec<f32>], _: &mut [Vec<f32>]| old[2][1] += by;
         for (by, what) in [(0.5, "differ by up to 0.500 nats"), (f32::NAN, "the policy's loss is not finite")] {
-            let (quarantined, factors) = updated(&lm, of_bob(by));
+            let Outcome { quarantined, factors, error, .. } = updated(&lm, rloo(), of_bob(by));
+            assert_eq!(error, None);
             assert_eq!(quarantined.keys().collect::<Vec<_>>(), ["bob"]);
             assert!(quarantined["bob"].starts_with("ppo, round 0: "), "{quarantined:?}");
             assert!(quarantined["bob"].contains(what), "{quarantined:?}");

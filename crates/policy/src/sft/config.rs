@@ -109,7 +109,7 @@ mod tests {
         let models = ["ann", "bob"].map(String::from);
         fine.check(&models).unwrap();
         let cases: [Case<SftConfig>; 6] = [
-            (|c| c.optimizer.learning_rate = 0.0, "sft, `optimizer`, `learning_rate`"),
+            (|c| c.optimizer.learning_rate = -1e-3, "sft, `optimizer`, `learning_rate`"),
             (|c| c.optimizer.betas = [0.9, 1.0], "sft, `optimizer`, `betas`"),
             (|c| c.lora.alpha = -1.0, "sft, `lora`, `alpha`"),
             (|c| c.lora.dropout = 1.0, "sft, `lora`, `dropout`"),

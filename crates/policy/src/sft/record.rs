@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::learners::{Learners, Turn};
+use crate::settings::is_default;
 use crate::sft::update::Taken;
 
 /// One model's training.
@@ -36,6 +37,9 @@ pub struct SftReport {
     pub quarantined: BTreeMap<String, String>,
     /// Rows left out or changed.
     pub rows: RowCounts,
+    /// Votes of weight 0, which count nothing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub without_weight: usize,
 }
 
 /// Keeps a step, logs it, and gives its mean loss.
@@ -63,7 +67,7 @@ pub(crate) fn report(
     plans: &[Plan],
     answers: &[usize],
     learners: &Learners<f64>,
-    rows: RowCounts,
+    (rows, without_weight): (RowCounts, usize),
 ) -> SftReport {
     let of = |UserIndex(model): UserIndex| {
         let losses = &learners.past[model];
@@ -82,5 +86,6 @@ pub(crate) fn report(
         models: healthy.into_iter().map(|model| (models[model.0].clone(), of(model))).collect(),
         quarantined: learners.quarantine.by_id(models),
         rows,
+        without_weight,
     }
 }

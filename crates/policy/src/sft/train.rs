@@ -41,7 +41,8 @@ pub fn train(
     let mut learners = Learners::open(run, models.len(), &mut [("adam", &mut adam)])?;
     learners.refuse_empty(plans, NO_BATCH);
     let prefix = frozen_blocks("sft", lm, &bank, planned.rows)?;
-    let inputs = Inputs { config, lm, bank: &bank, prefix: &prefix, plans, models: &models };
+    let weights = &planned.weights;
+    let inputs = Inputs { config, lm, bank: &bank, prefix: &prefix, plans, weights, models: &models };
 
     let _phase = run::phase("training");
     let steps = plans.iter().map(|plan| plan.batches.len()).max().unwrap_or(0);
@@ -65,5 +66,5 @@ pub fn train(
     drop(bar);
 
     let policies = Policies::of_survivors("sft", &bank, &models, &learners.quarantine)?;
-    Ok((policies, report(&models, plans, &planned.answers, &learners, planned.counts)))
+    Ok((policies, report(&models, plans, &planned.answers, &learners, (planned.counts, planned.without_weight))))
 }

@@ -1,5 +1,7 @@
 //! One step of all models: gradients of a batch that mixes them, and the optimiser.
 
+use std::collections::HashMap;
+
 use lm::{AdamW, Bank, Fault, Lm, Place, Plan, Prefix, Tensor, Trace, UserIndex, answer_logp};
 use problem::Result;
 use run::Run;
@@ -15,6 +17,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) bank: &'a Bank,
     pub(crate) prefix: &'a Prefix,
     pub(crate) plans: &'a [Plan],
+    /// Of each model: what its rows count.
+    pub(crate) weights: &'a [HashMap<usize, f32>],
     pub(crate) models: &'a [String],
 }
 
@@ -49,10 +53,10 @@ pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str
     Ok(Ok(Taken { losses, norms: norms.users, rates }))
 }
 
-/// Gradients of the sum over models of the mean negative log-probability of their response tokens, and these means. The sum keeps the models'
-/// gradients apart. The batch is computed in parts.
+/// Gradients of the sum over models of the mean negative log-probability of their response tokens, each row's times what the row counts; and these
+/// means without what rows count. The sum keeps the models' gradients apart. The batch is computed in parts.
 fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrFault<(Vec<Tensor>, Vec<f64>)>> {
-    let Inputs { config, lm, bank, prefix, plans: _, models } = *inputs;
+    let Inputs { config, lm, bank, prefix, plans: _, weights: counts, models } = *inputs;
     let rows = prefix.rows();
     let answer_tokens: Vec<usize> = turn.sums(|row| rows[row].ids.len() - rows[row].answer_start);
     let here = bank.present(turn.present.users());
@@ -63,7 +67,12 @@ fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrF
     for part in lm::under_budget(&lengths, config.micro_batch_tokens.get()) {
         let groups: Vec<Vec<usize>> = part.iter().map(|i| vec![turn.items[*i].1]).collect();
         let owners: Vec<Place> = part.iter().map(|i| turn.items[*i].0).collect();
-        let weights: Vec<f32> = owners.iter().map(|place| 1.0 / answer_tokens[place.0] as f32).collect();
+        let shares: Vec<f32> = owners.iter().map(|place| 1.0 / answer_tokens[place.0] as f32).collect();
+        let count = |i: &usize| {
+            let (place, row) = turn.items[*i];
+            counts[turn.present.user(place).0][&row]
+        };
+        let counts: Vec<f32> = part.iter().map(count).collect();
         let seeds = part.iter().map(|i| {
             let (place, row) = turn.items[*i];
             let row = run::hash_bytes(format!("{:?}", rows[row].ids).as_bytes());
@@ -75,14 +84,18 @@ fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrF
         let factors = here.rows(&owners, batch.lengths()).with_dropout(dropout);
 
         let trace = Trace::new(lm, batch, factors, config.activations);
-        let nll = -answer_logp(lm, &trace.batch, &trace.hidden) * Tensor::from_slice(&weights).to_device(lm.device); // [rows]
+        let on_device = |values: &[f32]| Tensor::from_slice(values).to_device(lm.device);
+        let nll = -answer_logp(lm, &trace.batch, &trace.hidden) * on_device(&shares); // [rows]
         let values = Vec::<f64>::try_from(nll.detach().to_kind(Kind::Double)).expect("one number a row");
         let of_users: Vec<UserIndex> = owners.iter().map(|place| turn.present.user(*place)).collect();
         if let Some(fault) = Fault::find(&of_users, &values, "the loss") {
             return Ok(Err(fault));
         }
         owners.iter().zip(&values).for_each(|(place, value)| means[place.0] += value);
-        lm::accumulate(&mut sum, trace.backward(&nll.sum(Kind::Float), &parameters, &[], place)?);
+        lm::accumulate(
+            &mut sum,
+            trace.backward(&(nll * on_device(&counts)).sum(Kind::Float), &parameters, &[], place)?,
+        );
     }
     Ok(Ok((sum.unwrap_or_default(), means)))
 }
