@@ -278,6 +278,21 @@ fn ties_lapses_and_weights_are_learnt_with_the_rest() {
 }
 
 #[test]
+fn issue_23_a_reward_that_is_no_number_is_an_error_and_not_a_wrong_vote() {
+    let bench = Bench::new();
+    let config = RewardConfig { phases: vec![phase(Factors::Personal, 0.5)], ..reward_config(Variant::PShareLora) };
+    let (model, _) = fit_on(&bench, &config, &votes(), &users(), "spoiled");
+    _ = tch::no_grad(|| model.head.weight.shallow_clone().fill_(f64::NAN));
+    let scored = config.scored(Split::Test);
+    let said = reward::predict(&model, &bench.lm, &bench.tokenizer, &votes(), &scored, |_, _| ());
+    let error = said.unwrap_err();
+    assert!(
+        error.is_not_finite() && error.to_string().contains("predictions of test, x:28: a reward of user"),
+        "{error}"
+    );
+}
+
+#[test]
 fn early_stopping_keeps_what_dev_liked_best() {
     let bench = Bench::new();
     let config = RewardConfig {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use data::{Split, Vote};
 use eval::{Crowd, Prediction, Predictions, lean, names};
 use lm::{Lm, Prefix, RowCounts, UserIndex};
-use problem::Result;
+use problem::{Result, not_finite};
 use stats::half_for_equal;
 use text::{OverLong, Tokenizer};
 
@@ -27,7 +27,7 @@ pub struct Scored {
 /// Says of every vote of a split that counts, by users whom the model knows, what the model thinks.
 ///
 /// # Errors
-/// A row over the limit where that is an error.
+/// A row over the limit where that is an error; a reward that is not a finite number: it would count as a wrong vote.
 pub fn predict(
     model: &RewardModel,
     lm: &Lm,
@@ -62,6 +62,10 @@ pub fn predict(
             continue;
         }
         let rewards = (scores.of(*user, *c), scores.of(*user, *r));
+        if !(rewards.0.is_finite() && rewards.1.is_finite()) {
+            let place = format!("predictions of {}, {}", scored.split.name(), vote.source_row);
+            return Err(not_finite(place, format!("a reward of user `{}`", vote.user_id)));
+        }
         let lean = shared.then(|| leans.get(user).copied().unwrap_or(0.0));
         out.votes.push(prediction(model, vote, *user, rewards, lean, &crowd));
         if !vote.tie {
