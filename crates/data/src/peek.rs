@@ -20,6 +20,7 @@ const USERS: [&str; 8] =
 /// Columns of no known shape; they are listed.
 pub fn recognise(sources: &[String]) -> Result<(Card, String)> {
     let file = resolve(sources)?
+        .files
         .into_iter()
         .next()
         .ok_or_else(|| invalid(sources.join(", "), "at least one file", "none", "name files, folders or globs"))?;
@@ -122,5 +123,6 @@ pub fn first_votes(card: &Card, sources: &[String], count: usize, user: Option<&
         })?;
     }
     votes.truncate(count);
+    source.remarks().iter().for_each(|remark| tracing::info!("{remark}"));
     Ok(votes)
 }

@@ -134,4 +134,7 @@ pub struct Report {
     pub prompts: BTreeMap<String, usize>,
     /// What stands on two sides: nothing, or ingestion fails.
     pub leakage: Leakage,
+    /// What was decided from the files and values themselves: separators, units of times, messages written as text, files left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }

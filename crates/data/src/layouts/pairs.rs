@@ -28,11 +28,7 @@ pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut
                         None => EVERYONE,
                     };
                     let prompt = match &prompts {
-                        Some(prompts) => Some(
-                            prompts
-                                .get(row, "user")
-                                .ok_or_else(|| Flaw::null(prompt.as_deref().unwrap_or_default()))?,
-                        ),
+                        Some(prompts) => Some(prompts.get(row, "user")?),
                         None => None,
                     };
                     pair(row, user, prompt, (&better, chosen), (&worse, rejected), extras)
@@ -98,7 +94,7 @@ pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut
             let (better, worse) = (answer("chosen")?, answer("rejected")?);
             for row in 0..bound.batch.num_rows() {
                 let draft = (|| {
-                    let turns = turns.get(row, "user").ok_or_else(|| Flaw::null("conversations"))?;
+                    let turns = turns.get(row, "user")?;
                     let better = better.get(row).ok_or_else(|| Flaw::null("chosen"))?;
                     let worse = worse.get(row).ok_or_else(|| Flaw::null("rejected"))?;
                     extras.draft(row, EVERYONE, turns, better, worse, Choice::Unordered, Own::default())
@@ -119,8 +115,7 @@ fn pair<'a>(
     (worse, worse_name): (&'a Talks, &str),
     extras: &'a Extras,
 ) -> Result<Draft<'a>, Flaw> {
-    let answers = |talks: &'a Talks, name: &str| talks.get(row, "assistant").ok_or_else(|| Flaw::null(name));
-    let (better, worse) = (answers(better, better_name)?, answers(worse, worse_name)?);
+    let (better, worse) = (better.get(row, "assistant")?, worse.get(row, "assistant")?);
     let Some(prompt) = prompt else {
         let (turns, better, worse) = shared(better, worse, better_name)?;
         return extras.draft(row, user, turns, better, worse, Choice::Unordered, Own::default());

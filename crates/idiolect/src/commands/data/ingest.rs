@@ -41,6 +41,7 @@ fn ingest(args: &IngestArgs) -> Result<()> {
     };
     let report = data::ingest_on(&card, &args.source.sources, &selection, args.seed, &args.out, args.source.threads)?;
     run::write_json(&args.out.with_extension("report.json"), &report)?;
+    report.remarks.iter().for_each(|remark| tracing::info!("{remark}"));
     print(&described(&report))?;
     Ok(())
 }
