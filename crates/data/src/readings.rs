@@ -119,7 +119,7 @@ impl Readings {
                             form.called()
                         ));
                     }
-                    _ => notes
+                    _ => remarks
                         .push(format!("{count} numbers of `{column}` are read as {}, by their size", form.called())),
                 }
             }

@@ -3,6 +3,7 @@
 
 mod common;
 mod damage;
+mod formats;
 mod ingestion;
 mod layouts;
 mod mutations;
@@ -12,3 +13,4 @@ mod properties;
 mod remote;
 mod sources;
 mod tables;
+mod texts;

@@ -48,7 +48,7 @@ pub(crate) struct Ingested {
 
 impl Stage for DataConfig {
     const KIND: &'static str = "data";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const PATHS: &'static [&'static str] = &["card", "path", "users"];
     type Report = Ingested;
 
