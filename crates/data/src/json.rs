@@ -1,6 +1,6 @@
 //! JSON lines (or one array of objects) as record batches; a wrong line is a flaw in its place.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::BufRead;
 use std::sync::Arc;
 
@@ -171,9 +171,26 @@ pub(crate) fn infer(file: &Arc<str>, reader: Box<dyn BufRead + Send>) -> Result<
         let spread = "is it one object spread over many lines? write each object on a line of its own, or all of them as one array";
         return Err(objects.broken(found).with_hint(spread));
     }
+    drop_rare_kinds(&mut values);
     let schema = infer_json_schema_from_iterator(values.into_iter().map(Ok)).map_err(|e| objects.broken(e))?;
     let fields: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), told(f.data_type()), true)).collect();
     Ok(Arc::new(Schema::new(fields)))
+}
+
+/// Leaves out values of another kind (single value, list or object) than most of their column's: their rows are bad ones.
+fn drop_rare_kinds(values: &mut [serde_json::Value]) {
+    let kind = |value: &serde_json::Value| match value {
+        serde_json::Value::Array(_) => 1,
+        serde_json::Value::Object(_) => 2,
+        _ => 0,
+    };
+    let mut counts: HashMap<String, [usize; 3]> = HashMap::new();
+    for (name, value) in values.iter().filter_map(|v| v.as_object()).flatten() {
+        counts.entry(name.clone()).or_default()[kind(value)] += usize::from(!value.is_null());
+    }
+    for object in values.iter_mut().filter_map(|v| v.as_object_mut()) {
+        object.retain(|name, value| counts[name][kind(value)] == counts[name].into_iter().max().unwrap_or(0));
+    }
 }
 
 /// Columns that are null in all of the first objects are taken for text, and so are numbers: their digits stay as they were written,

@@ -23,14 +23,14 @@ pub(crate) fn clean<'a>(line: &'a [u8], needed: &dyn Fn(&str) -> bool) -> Result
                 b'0'..=b'9' | b'-' => "a number".to_owned(),
                 _ => format!("`{}`", String::from_utf8_lossy(line).trim().chars().take(40).collect::<String>()),
             };
-            return Err(look.no_object(what));
+            return Err(no_object(what));
         }
-        None => return Err(look.no_object("nothing")),
+        None => return Err(no_object("nothing")),
     }
     look.object(0)?;
     look.space();
     if look.at < line.len() {
-        return Err(look.no_object(format!("more text after the object, at character {}", look.at + 1)));
+        return Err(no_object(format!("more text after the object, at character {}", look.at + 1)));
     }
     if look.replaced.is_empty() {
         return Ok(Cow::Borrowed(line));
@@ -43,6 +43,16 @@ pub(crate) fn clean<'a>(line: &'a [u8], needed: &dyn Fn(&str) -> bool) -> Result
     }
     out.extend_from_slice(&line[from..]);
     Ok(Cow::Owned(out))
+}
+
+fn no_object(found: impl Into<String>) -> Flaw {
+    Flaw {
+        kind: "no JSON object",
+        column: String::new(),
+        expected: "one JSON object a line".into(),
+        found: found.into(),
+        hint: "correct the row, or set `bad_rows = \"drop\"`",
+    }
 }
 
 struct Look<'a, 'n> {
@@ -58,19 +68,9 @@ struct Look<'a, 'n> {
 }
 
 impl<'a> Look<'a, '_> {
-    fn no_object(&self, found: impl Into<String>) -> Flaw {
-        Flaw {
-            kind: "no JSON object",
-            column: String::new(),
-            expected: "one JSON object a line".into(),
-            found: found.into(),
-            hint: "correct the row, or set `bad_rows = \"drop\"`",
-        }
-    }
-
     fn broken(&self) -> Flaw {
         let inside = if self.column.is_empty() { String::new() } else { format!(" in `{}`", self.column) };
-        self.no_object(match self.bytes.get(self.at) {
+        no_object(match self.bytes.get(self.at) {
             None | Some(b'\n') => format!("an object that ends too early{inside}, at character {}", self.at + 1),
             Some(_) => {
                 let rest: String =
@@ -161,7 +161,7 @@ impl<'a> Look<'a, '_> {
 
     fn value(&mut self, depth: usize) -> Result<(), Flaw> {
         if depth > DEPTH {
-            return Err(self.no_object(format!("more than {DEPTH} objects and lists within each other")));
+            return Err(no_object(format!("more than {DEPTH} objects and lists within each other")));
         }
         let rest = &self.bytes[self.at..];
         let start = self.at;

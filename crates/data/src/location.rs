@@ -257,7 +257,7 @@ impl Shards {
         let mut entries =
             fs_err::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
         entries.sort();
-        let read = |name: &str| std::fs::read(folder.join(name)).ok();
+        let read = |name: &str| fs_err::read(folder.join(name)).ok();
         if let Some(state) = read("state.json").and_then(|text| serde_json::from_slice::<State>(&text).ok()) {
             return self.add_saved(folder, &state, entries);
         }

@@ -500,3 +500,23 @@ impl Iterator for Batches {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varieties_that_no_reader_knows_are_not_called_damaged() {
+        for (error, called) in [
+            ("the endianness of the source system does not match", "Arrow IPC with big-endian numbers"),
+            ("Big Endian is not supported for Decimal!", "Arrow IPC with big-endian numbers"),
+            ("Parquet file has an encrypted footer but the encryption feature is disabled", "Parquet with encryption"),
+            ("NYI: The codec type LZO is not supported yet", "LZO"),
+        ] {
+            let problem = unreadable("x", &error);
+            assert!(problem.to_string().contains(called), "{problem}");
+            assert!(!problem.hint().unwrap_or_default().contains("damaged"), "{problem}");
+        }
+        assert!(unreadable("x", &"Invalid footer").hint().unwrap_or_default().contains("damaged or cut"));
+    }
+}
