@@ -47,6 +47,7 @@ mod split;
 mod table;
 mod times;
 mod tokens;
+mod trust;
 mod units;
 mod users;
 mod users_card;
