@@ -43,11 +43,11 @@ pub struct Finding {
     pub kind: String,
     /// How bad it is.
     pub level: Level,
-    /// Votes, rows or users.
+    /// Votes, rows, users or files.
     pub count: usize,
     /// Users whom it concerns.
     pub users: usize,
-    /// The first rows, `file:row`, or users.
+    /// The first rows, `file:row`, users or files.
     pub first: Vec<String>,
 }
 
@@ -93,6 +93,12 @@ pub struct Check {
     pub findings: Vec<Finding>,
     /// By user.
     pub users: BTreeMap<String, UserCheck>,
+    /// Columns of the source that nothing reads, sorted.
+    #[serde(default)]
+    pub unused_columns: Vec<String>,
+    /// Sentences on columns that may be missed: those that look usable, and those that only some files have. They are findings too.
+    #[serde(default)]
+    pub column_notes: Vec<String>,
 }
 
 impl Check {
@@ -198,8 +204,8 @@ impl Own {
         if texts.clone().any(damaged) {
             self.find(Level::Warning, "encoding damage", at, Some(name));
         }
-        if name.trim() != name || name.is_empty() {
-            self.find(Level::Warning, "user id with outer spaces, or empty", at, Some(name));
+        if name.trim() != name {
+            self.find(Level::Warning, "user id with outer spaces", at, Some(name));
         }
         if let Some((tokenizer, most)) = options.tokens {
             let messages: Vec<Message> = draft
@@ -292,6 +298,14 @@ pub fn check(card: &Card, sources: &[String], options: &CheckOptions, folder: &P
         let first = places.into_iter().take(NAMED).map(name).collect();
         check.findings.push(Finding { kind: kind.into(), level, count, users: users.len(), first });
     }
+    let notes = source.notes();
+    check.column_notes = notes.missed_sentences();
+    for (kind, files) in notes.missed {
+        let count = if files.is_empty() { check.votes } else { files.len() };
+        let first = files.into_iter().take(NAMED).collect();
+        check.findings.push(Finding { kind, level: Level::Warning, count, users: 0, first });
+    }
+    check.unused_columns = notes.unused;
     let few: Vec<&String> =
         check.users.iter().filter(|(_, u)| u.votes - u.ties < options.min_votes).map(|(name, _)| name).collect();
     if !few.is_empty() {

@@ -233,28 +233,46 @@ pub(crate) fn field(array: &ArrayRef, name: &str, place: &Place, column: &str) -
 #[derive(Clone, Debug)]
 pub(crate) enum Talks {
     Plain(Texts),
-    Messages { lists: Lists, roles: Texts, contents: Texts },
+    Messages {
+        lists: Lists,
+        roles: Texts,
+        contents: Texts,
+    },
+    /// One message in each row, not in a list.
+    Message {
+        roles: Texts,
+        contents: Texts,
+    },
 }
 
 /// What the two fields of a message are called, in the order in which they are tried.
 const MESSAGE_FIELDS: [(&str, &str); 2] = [("role", "content"), ("from", "value")];
 
+/// Is this what a field of a message is called?
+pub(crate) fn is_message_field(name: &str) -> bool {
+    MESSAGE_FIELDS.iter().any(|(role, content)| name == *role || name == *content)
+}
+
 impl Talks {
     pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
         let is_list =
             matches!(array.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _));
-        if !is_list {
+        if !is_list && !matches!(array.data_type(), DataType::Struct(_)) {
             return Ok(Self::Plain(Texts::bind(array, place, column)?));
         }
-        let lists = Lists::bind(array, place, column)?;
-        let known = |name: &str| lists.values.as_struct_opt().is_some_and(|s| s.column_by_name(name).is_some());
+        let lists = is_list.then(|| Lists::bind(array, place, column)).transpose()?;
+        let messages = lists.as_ref().map_or(array, |lists| &lists.values);
+        let known = |name: &str| messages.as_struct_opt().is_some_and(|s| s.column_by_name(name).is_some());
         let (role, content) = MESSAGE_FIELDS.into_iter().find(|(role, _)| known(role)).unwrap_or(MESSAGE_FIELDS[0]);
         let part = |name: &str| -> Result<Texts> {
             let path = format!("{column}.{name}");
-            Texts::bind(&field(&lists.values, name, place, column)?, place, &path)
+            Texts::bind(&field(messages, name, place, column)?, place, &path)
         };
         let (roles, contents) = (part(role)?, part(content)?);
-        Ok(Self::Messages { lists, roles, contents })
+        Ok(match lists {
+            Some(lists) => Self::Messages { lists, roles, contents },
+            None => Self::Message { roles, contents },
+        })
     }
 
     /// The messages at `row`, a plain text as one message of `role`. None if the row or a part of it is null.
@@ -264,6 +282,7 @@ impl Talks {
             Self::Messages { lists, roles, contents } => {
                 lists.get(row)?.map(|i| Some((plain_role(roles.get(i)?), contents.get(i)?))).collect()
             }
+            Self::Message { roles, contents } => Some(smallvec![(plain_role(roles.get(row)?), contents.get(row)?)]),
         }
     }
 }

@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::ReaderBuilder;
-use arrow::json::reader::{Decoder, infer_json_schema_from_iterator};
+use arrow::json::reader::Decoder;
 use arrow::record_batch::RecordBatch;
 use problem::{Problem, Result, invalid};
 
+use crate::shape::Shape;
 use crate::table::arrow_bug;
-
-/// Lines that a file's types are told from.
-const TYPES_FROM: usize = 1000;
 
 const BATCH_ROWS: usize = 4096;
 const BATCH_BYTES: usize = 16 << 20;
@@ -130,34 +128,29 @@ impl Objects {
     }
 }
 
-/// The columns and types of a file's first objects.
+/// The columns and types of all of a file's objects: no key that first appears late is missed.
 pub(crate) fn infer(file: &Arc<str>, reader: Box<dyn BufRead + Send>) -> Result<SchemaRef> {
     let mut objects = Objects::new(file.clone(), reader);
-    let mut values = Vec::new();
+    let mut shape = Shape::default();
     let mut line = Vec::new();
-    while values.len() < TYPES_FROM && objects.next(&mut line)? {
-        let value: serde_json::Value = serde_json::from_slice(&line).map_err(|e| {
+    while objects.next(&mut line)? {
+        shape.see(&line).map_err(|found| {
             objects.line -= 1;
-            objects.broken(e)
+            objects.broken(found)
         })?;
-        if !value.is_object() {
-            objects.line -= 1;
-            return Err(objects.broken("another JSON value"));
-        }
-        values.push(value);
         line.clear();
     }
-    if values.is_empty() {
+    if objects.line == 0 {
         return Err(objects.broken("none"));
     }
-    let schema = infer_json_schema_from_iterator(values.into_iter().map(Ok)).map_err(|e| objects.broken(e))?;
-    let fields: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), told(f.data_type()), true)).collect();
-    Ok(Arc::new(Schema::new(fields)))
+    let schema = shape.schema();
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_data_type(told(f.data_type())));
+    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 
-/// Columns that are null in all of the first objects are taken for text.
+/// Columns that are null in all objects are taken for text.
 fn told(data_type: &DataType) -> DataType {
-    let of = |f: &Arc<Field>| Arc::new(Field::new(f.name(), told(f.data_type()), true));
+    let of = |f: &Arc<Field>| Arc::new(f.as_ref().clone().with_data_type(told(f.data_type())));
     match data_type {
         DataType::Null => DataType::Utf8,
         DataType::Boolean | DataType::Int64 | DataType::Float64 | DataType::Utf8 => data_type.clone(),

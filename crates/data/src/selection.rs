@@ -134,4 +134,10 @@ pub struct Report {
     pub prompts: BTreeMap<String, usize>,
     /// What stands on two sides: nothing, or ingestion fails.
     pub leakage: Leakage,
+    /// Columns of the source that nothing reads, sorted.
+    #[serde(default)]
+    pub unused_columns: Vec<String>,
+    /// Sentences on columns that may be missed: those that look usable, and those that only some files have.
+    #[serde(default)]
+    pub column_notes: Vec<String>,
 }

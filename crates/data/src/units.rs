@@ -19,10 +19,12 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::serialized_reader::SerializedPageReader;
 use problem::{Result, invalid};
 
-use crate::columns::Place;
+use crate::columns::{Place, is_message_field};
 use crate::input::{Input, Section};
 use crate::json::{JsonBatches, infer};
 use crate::location::{Format, Packing, SourceFile};
+use crate::partitions::{Partition, partitions};
+use crate::shape::without_mixed;
 use crate::table::damaged;
 
 /// Rows of a batch, fewer where rows are large.
@@ -38,8 +40,12 @@ const BATCH_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: SourceFile,
-    /// Its columns.
+    /// Its columns, then those that its folders name and the file itself lacks.
     pub(crate) columns: Vec<String>,
+    /// How many of them the file has itself.
+    own_columns: usize,
+    /// What its folders say of all of its rows.
+    partitions: Vec<Partition>,
     kind: Kind,
 }
 
@@ -107,8 +113,12 @@ fn opened(file: SourceFile) -> Result<Opened> {
             (Kind::Csv(schema.clone(), delimiter), schema)
         }
     };
-    let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
-    Ok(Opened { file, columns, kind })
+    let mut columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+    let own_columns = columns.len();
+    let partitions = partitions(&file)?;
+    let new = partitions.iter().filter(|p| !columns.contains(&p.name)).map(|p| p.name.clone());
+    columns.extend(new.collect::<Vec<_>>());
+    Ok(Opened { file, columns, own_columns, partitions, kind })
 }
 
 /// Are the lengths that an Arrow file's end names those of a file of this size? The reader takes them at their word, and asks for
@@ -204,12 +214,11 @@ impl Opened {
         if self.columns.iter().any(|c| c == path) { path } else { path.split('.').next().unwrap_or(path) }
     }
 
-    /// Refuses a path without its column, and a column named twice. Columns that a layout can do without are left out.
-    pub(crate) fn check(&self, paths: &[String], optional: &[&str]) -> Result<()> {
+    /// Refuses a path without its column, and a column named twice.
+    pub(crate) fn check(&self, paths: &[String]) -> Result<()> {
         for path in paths {
             let root = self.root(path);
             match self.columns.iter().filter(|c| *c == root).count() {
-                0 if optional.contains(&root) => {}
                 0 => return Err(crate::layouts::missing(&self.file.name, root, &self.columns)),
                 1 => {}
                 _ => {
@@ -229,7 +238,7 @@ impl Opened {
     fn reader(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
         let broken = |e: &dyn std::fmt::Display| damaged(self.file.name.as_ref(), &e);
         let roots: Vec<usize> =
-            (0..self.columns.len()).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
+            (0..self.own_columns).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
         let source: Source = match &self.kind {
             Kind::Parquet(metadata) => {
                 let parquet = metadata.metadata();
@@ -277,7 +286,10 @@ impl Opened {
                 Source::Arrow(Box::new(reader))
             }
             Kind::Json(schema) => {
-                let schema = schema.project(&roots).map_err(|e| broken(&e))?;
+                let read = |name: &str| {
+                    is_message_field(name) || paths.iter().any(|p| p.split('.').skip(1).any(|part| part == name))
+                };
+                let schema = without_mixed(&schema.project(&roots).map_err(|e| broken(&e))?, &read);
                 let reader = text_reader(&self.file)?;
                 Source::Json(Box::new(JsonBatches::new(self.file.name.clone(), reader, Arc::new(schema))?))
             }
@@ -294,6 +306,17 @@ impl Opened {
             }
         };
         Ok(Batches { source, place: Place { file: self.file.name.clone(), first_row: unit.first_row } })
+    }
+
+    /// Columns that no path reads, those of folders included.
+    pub(crate) fn unread(&self, paths: &[String]) -> impl Iterator<Item = &String> {
+        self.columns.iter().filter(|column| !paths.iter().any(|p| self.root(p) == column.as_str()))
+    }
+
+    /// A batch of the file with the columns of `paths` that the folders name.
+    pub(crate) fn with_partitions(&self, batch: RecordBatch, place: &Place, paths: &[String]) -> Result<RecordBatch> {
+        let read = |p: &&Partition| paths.iter().any(|path| self.root(path) == p.name);
+        self.partitions.iter().filter(read).try_fold(batch, |batch, partition| partition.join(batch, place))
     }
 
     /// Does a card's path need this Parquet leaf? Between a list and its items Parquet has names of its own.

@@ -76,10 +76,11 @@ pub fn write_users(card: &UsersCard, sources: &[String], wanted: &BTreeSet<Strin
         .collect();
     for file in resolve(sources)? {
         let opened = open(file)?;
-        opened.check(&paths, &[])?;
+        opened.check(&paths)?;
         for unit in opened.units(0, true) {
             for batch in opened.batches(unit, &paths)? {
                 let (place, batch) = batch?;
+                let batch = opened.with_partitions(batch, &place, &paths)?;
                 let bound = Bound { batch: &batch, place: &place };
                 let ids = bound.texts(&card.user_id)?;
                 let numbers = card.numeric.iter().map(|c| bound.reals(c)).collect::<Result<Vec<Reals>>>()?;

@@ -1,6 +1,7 @@
 //! Ingestion as its users see it: files in, the canonical table and a report out.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod columns;
 mod common;
 mod damage;
 mod ingestion;

@@ -6,12 +6,10 @@ use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 use problem::{Problem, Result, invalid};
 
-use crate::card::Columns;
+use crate::Card;
+use crate::card::{Columns, Users};
 use crate::columns::{Lists, Place, Reals, Talks, Texts, Times, field};
 use crate::draft::{Choice, Draft, Flaw, Turns};
-
-/// The user of rows that name none.
-pub(crate) const EVERYONE: &str = "everyone";
 
 /// One batch of a source, by column names.
 pub(crate) struct Bound<'b> {
@@ -57,6 +55,38 @@ impl Bound<'_> {
     pub(crate) fn lists(&self, path: &str) -> Result<Lists> {
         Lists::bind(&self.array(path)?, self.place, path)
     }
+}
+
+/// The users of a batch's rows.
+pub(super) struct RowUsers<'c> {
+    /// Texts of the column that names users, and its name.
+    column: Option<(Texts, &'c str)>,
+    one: &'c str,
+}
+
+impl<'c> RowUsers<'c> {
+    pub(super) fn bind(card: &'c Card, bound: &Bound) -> Result<Self> {
+        let column = match card.layout.users() {
+            Users::Column(name) => Some((bound.texts(name)?, name)),
+            Users::Unsaid | Users::Layout => None,
+        };
+        Ok(Self { column, one: card.one_user() })
+    }
+
+    pub(super) fn get(&self, row: usize) -> Result<&str, Flaw> {
+        match &self.column {
+            Some((texts, name)) => texts.get(row).ok_or_else(|| Flaw::null(name)).and_then(|user| named(user, name)),
+            None => Ok(self.one),
+        }
+    }
+}
+
+/// A user's id, unless it is blank.
+pub(super) fn named<'u>(user: &'u str, column: &str) -> Result<&'u str, Flaw> {
+    if user.trim().is_empty() {
+        return Err(Flaw { kind: "a blank user id", found: format!("`{user}`"), ..Flaw::null(column) });
+    }
+    Ok(user)
 }
 
 pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> Problem {
@@ -113,7 +143,7 @@ impl Extras {
         own: Own,
     ) -> Result<Draft<'a>, Flaw> {
         if let Some(system) = self.system.as_ref().and_then(|s| s.get(row)).filter(|s| !s.is_empty()) {
-            turns.insert(0, ("system", system));
+            put_system_first(system, &mut turns, self.names.system.as_deref().unwrap_or_default())?;
         }
         let number = |column: &Option<Reals>, name: &Option<String>, least: f64| {
             let Some(column) = column else { return Ok(None) };
@@ -150,6 +180,31 @@ impl Extras {
             group: group.transpose()?,
         })
     }
+}
+
+/// Puts a system instruction in front of a prompt, which may begin with the same one already.
+pub(super) fn put_system_first<'a>(system: &'a str, turns: &mut Turns<'a>, column: &str) -> Result<(), Flaw> {
+    match turns.first() {
+        Some((role, content)) if *role == "system" && *content == system => {}
+        Some((role, content)) if *role == "system" => {
+            return Err(Flaw {
+                kind: "two system instructions",
+                column: column.into(),
+                expected: "the instruction that the prompt's messages begin with, or none".into(),
+                found: format!("`{}` and `{}`", brief(system), brief(content)),
+                hint: "keep one of them",
+            });
+        }
+        _ => turns.insert(0, ("system", system)),
+    }
+    Ok(())
+}
+
+/// A text's beginning, for messages.
+pub(super) fn brief(text: &str) -> String {
+    const SHOWN: usize = 40;
+    let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at);
+    format!("{}{}", &text[..end], if end < text.len() { "..." } else { "" }).replace('\n', "\\n")
 }
 
 /// What a layout knows of a judgement beside its texts.

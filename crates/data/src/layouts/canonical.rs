@@ -5,7 +5,7 @@ use problem::{Result, invalid};
 
 use crate::columns::Times;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own, named};
 
 pub(super) const PATHS: [&str; 9] =
     ["user_id", "prompt", "chosen", "rejected", "tie", "chosen_first", "weight", "margin", "timestamp"];
@@ -18,7 +18,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
     let times = Times::bind(&bound.array("timestamp")?, bound.place, "timestamp")?;
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
-            let user = users.get(row).ok_or_else(|| Flaw::null("user_id"))?;
+            let user = users.get(row).ok_or_else(|| Flaw::null("user_id")).and_then(|user| named(user, "user_id"))?;
             let turns = prompts.get(row, "user").ok_or_else(|| Flaw::null("prompt"))?;
             let better = chosen.get(row).ok_or_else(|| Flaw::null("chosen"))?;
             let worse = rejected.get(row).ok_or_else(|| Flaw::null("rejected"))?;

@@ -7,7 +7,7 @@ use smallvec::smallvec;
 
 use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own, without_columns};
+use crate::layouts::bound::{Bound, Extras, Own, named, without_columns};
 
 /// The user whose rows are being read, with what they rated.
 #[derive(Debug, Default)]
@@ -40,6 +40,10 @@ pub(super) fn drafts(
             emit(row, Err(Flaw::null(column)))?;
             continue;
         };
+        if let Err(flaw) = named(user, user_id) {
+            emit(row, Err(flaw))?;
+            continue;
+        }
         if memory.user.as_deref() != Some(user) {
             finish(layout, seed, memory, emit)?;
             if !memory.done.insert(xxhash_rust::xxh3::xxh3_64(user.as_bytes())) {

@@ -48,7 +48,7 @@ pub(crate) struct Ingested {
 
 impl Stage for DataConfig {
     const KIND: &'static str = "data";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const PATHS: &'static [&'static str] = &["card", "path", "users"];
     type Report = Ingested;
 
@@ -102,6 +102,7 @@ impl Stage for DataConfig {
         };
         let table = run.path("votes.parquet");
         let votes = data::ingest(&card, &sources, selection, run.seed(), &table)?;
+        votes.column_notes.iter().for_each(|note| tracing::warn!("{note}"));
         run::write_json(&run.path("report.json"), &votes)?;
         let users_table = users.as_ref().map(|users| write_users(&card, users, run)).transpose()?;
         let tokens = if *tokens {
