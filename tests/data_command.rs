@@ -99,48 +99,48 @@ fn layouts() -> Vec<(&'static str, Value, [&'static str; 3])> {
         (
             "votes",
             json!({"user_id": "ann", "prompt": "why so?", "response_a": "yes it is", "response_b": "no", "label": "a"}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "pairs",
             json!({"user_id": "ann", "prompt": "why so?", "chosen": "yes it is", "rejected": "no"}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "pairs",
             json!({"worker": "ann", "question": "why so?", "chosen": "yes it is", "rejected": "no"}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "pairs",
             json!({"rater": "ann", "prompt": [said("system", "be brief"), said("user", "why so?")],
             "chosen": [said("assistant", "yes it is")], "rejected": [said("assistant", "no")]}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "pairs",
             json!({"user_id": "ann", "chosen": talk("yes it is"), "rejected": talk("no")}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "pairs",
             json!({"user_id": "ann", "chosen": "why so? yes it is", "rejected": "why so? no"}),
-            ["ann", "why so?", " yes it is"],
+            ["ann", "why so?<|im_end|>", " yes it is"],
         ),
         (
             "pairs",
             json!({"chosen": "\n\nHuman: why so?\n\nAssistant: yes it is", "rejected": "\n\nHuman: why so?\n\nAssistant: no"}),
-            ["everyone", "why so?", "yes it is"],
+            ["everyone", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "rankings",
             json!({"user_id": "ann", "prompt": "why so?", "responses": ["yes it is", "no"], "scores": [2.0, 1.0]}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "rankings",
             json!({"user_id": "ann", "prompt": "why so?", "completions": ["yes it is", "no"], "ranks": [1, 2]}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "tldr",
@@ -151,41 +151,41 @@ fn layouts() -> Vec<(&'static str, Value, [&'static str; 3])> {
             "prism",
             json!({"user_id": "ann", "conversation_history": [turn("user", "why so?", Value::Null, Value::Null),
             turn("model", "yes it is", json!(9), json!(true)), turn("model", "no", json!(3), json!(false))]}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "ultrafeedback",
             json!({"instruction": "why so?", "completions": [{"response": "yes it is", "annotations": aspects("5")},
             {"response": "no", "annotations": aspects("1")}]}),
-            ["helpfulness", "why so?", "yes it is"],
+            ["helpfulness", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "arena",
             json!({"judge": "ann", "winner": "model_a", "conversation_a": talk("yes it is"), "conversation_b": talk("no"), "tstamp": 1.7e9}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "personalllm",
             json!({"prompt": "why so?", "response_1": "yes it is", "response_2": "no", "response_1_gemma": 2.0, "response_2_gemma": 1.0}),
-            ["gemma", "why so?", "yes it is"],
+            ["gemma", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "multipref",
             json!({"text": "why so?", "completion_a": "yes it is", "completion_b": "no",
             "normal_worker_annotations": judged("A-is-clearly-better"), "expert_worker_annotations": []}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "alpaca",
             json!({"user_id": "ann", "instruction": "say", "input": "why so?", "system": "be brief", "history": [["hi", "yes"]],
             "chosen": "yes it is", "rejected": "no"}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
         (
             "sharegpt",
             json!({"user_id": "ann", "system": "be brief", "conversations": [from("human", "why so?")],
             "chosen": from("gpt", "yes it is"), "rejected": from("gpt", "no")}),
-            ["ann", "why so?", "yes it is"],
+            ["ann", "why so?<|im_end|>", "yes it is"],
         ),
     ]
 }
@@ -198,10 +198,7 @@ fn every_layout_of_the_docs_is_recognised_or_told_what_its_card_needs() {
     let show = |path: &str, [user, prompt, chosen]: [&str; 3]| {
         let (code, text, error) = run(&["show", path, "--tokenizer", &model, "--rows", "1"]);
         assert_eq!(code, 0, "{path}: {error}");
-        assert!(
-            text.contains(&format!("user {user} ")) && text.contains(&format!("{prompt}<|im_end|>")),
-            "{path}: {text}"
-        );
+        assert!(text.contains(&format!("user {user} ")) && text.contains(prompt), "{path}: {text}");
         assert!(text.contains(&format!("⟦{chosen}<|im_end|>⟧")), "{path}: {text}");
         error
     };
@@ -226,13 +223,13 @@ fn every_layout_of_the_docs_is_recognised_or_told_what_its_card_needs() {
     };
     let path = folder.path().join("helpsteer2.jsonl");
     fs_err::write(&path, format!("{}\n{}\n", scored("yes it is", 4), scored("no", 0))).unwrap();
-    show(&path.display().to_string(), ["helpfulness", "why so?", "yes it is"]);
+    show(&path.display().to_string(), ["helpfulness", "why so?<|im_end|>", "yes it is"]);
     // The canonical table.
     let (source, table) = (votes(folder.path()), folder.path().join("table.parquet").display().to_string());
     assert_eq!(run(&["ingest", &source, "--out", &table]).0, 0);
     let (code, text, error) = run(&["check", &table]);
     assert!(code == 0 && error.contains("kind = \"canonical\"") && !text.contains("not used"), "{text}{error}");
-    show(&table, ["u0", "why 0?", "because 0"]);
+    show(&table, ["u0", "why 0?<|im_end|>", "because 0"]);
     // What the texts are responses to, and which gap counts, stands in no column.
     let path = folder.path().join("ratings.csv").display().to_string();
     fs_err::write(&path, "user_id,joke,rating\n1,a,3\n1,b,5\n").unwrap();
