@@ -269,4 +269,47 @@ fn one_user_is_said_or_ingestion_refuses_and_unused_columns_are_named() {
     assert_eq!(data::user_ids(&data::read_votes(out.as_ref()).unwrap()), ["me"]);
     let (code, _, error) = run(&["ingest", &votes(folder.path()), "--out", &format!("{out}2"), "--one-user", "me"]);
     assert!(code == 2 && error.contains("users in the column `user_id`"), "{error}");
+#[test]
+fn what_is_decided_from_values_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.csv");
+    let message = |role: &str, text: &str| format!("\"[{{'role': '{role}', 'content': '{text}'}}]\"");
+    let rows: String = (0..40)
+        .map(|i| {
+            format!(
+                "u{};{};{};{};{}\n",
+                i % 2,
+                message("user", &format!("why {i}?")),
+                message("assistant", "good"),
+                message("assistant", "bad"),
+                1_772_452_800_000_i64 + i
+            )
+        })
+        .collect();
+    fs_err::write(&path, format!("user_id;prompt;chosen;rejected;at\n{rows}u0;only two\n")).unwrap();
+    let card = folder.path().join("card.toml");
+    let text = "name = 'x'\nsource = 'y'\nlicence = 'z'\n[layout]\nkind = 'pairs'\nuser_id = 'user_id'\nprompt = 'prompt'\n[columns]\ntimestamp = 'at'\n";
+    fs_err::write(&card, text).unwrap();
+    let (source, card, out) =
+        (path.display().to_string(), card.display().to_string(), folder.path().join("t.parquet").display().to_string());
+    let said = [
+        "columns are separated by semicolons",
+        "40 numbers of `at` are read as milliseconds since 1970, by their size",
+        "40 texts of `chosen` are messages as Python prints them, and are read as messages",
+    ];
+    let (code, text, error) = run(&["check", &source, "--card", &card]);
+    assert_eq!(code, 2, "{error}");
+    said.iter().for_each(|what| assert!(text.contains(what), "{text}"));
+    assert!(text.contains("| error | a row with another number of fields | 1 | 0 | x.csv:41 |"), "{text}");
+    let (code, _, error) = run(&["ingest", &source, "--card", &card, "--out", &out]);
+    assert!(code == 2 && error.contains("x.csv, row 41: expected 5 fields, as the header has, found 2"), "{error}");
+    let selection = "bad_rows = \"drop\"\nsplit = { by = \"time\", dev = 0.0, test = 0.2 }";
+    let (code, text, error) = run(&["ingest", &source, "--card", &card, "--out", &out, "--selection", selection]);
+    assert_eq!(code, 0, "{error}");
+    assert!(text.contains("dropped: a row with another number of fields 1;"), "{text}");
+    said.iter().for_each(|what| assert!(error.contains(what), "{error}"));
+    let votes = data::read_votes(out.as_ref()).unwrap();
+    let newest = votes.iter().filter(|v| v.split == data::Split::Test).map(|v| v.timestamp.unwrap()).min().unwrap();
+    assert_eq!(newest, (1_772_452_800_000 + 32) * 1000);
+    assert_eq!((votes[0].prompt[0].content.as_str(), votes[0].chosen.as_str()), ("why 0?", "good"));
 }

@@ -54,11 +54,14 @@ pub fn ingest_on(
     } else {
         None
     };
+    source.forget_readings();
     let table = TableWriter::new(out)?;
     let pass = Pass { source: &source, selection, seed, plan: plan.as_ref(), table: &table };
     let seen: Spill<Seen> = Spill::new(folder, SPILL_AFTER);
     let counts = pass.write(&seen)?;
     add_up(counts, &mut report);
+    source.refuse_contradictions()?;
+    report.remarks = source.remarks();
     let offence;
     (report.leakage, report.prompts, offence) = look(&seen, &selection.split)?;
     refuse_nothing_kept(&report)?;

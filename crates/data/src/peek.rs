@@ -48,5 +48,6 @@ pub fn first_votes(
         })?;
     }
     votes.truncate(count);
+    source.remarks().iter().for_each(|remark| tracing::info!("{remark}"));
     Ok((votes, source.notes()))
 }

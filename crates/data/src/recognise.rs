@@ -15,7 +15,7 @@ use crate::walk::open_all;
 /// # Errors
 /// Columns of no known shape; they are listed.
 pub fn recognise(sources: &[String]) -> Result<(Card, String)> {
-    let files = open_all(resolve(sources)?, 0)?;
+    let files = open_all(resolve(sources)?.files, 0)?;
     let name = sources.join(", ");
     let mut columns: Vec<String> = Vec::new();
     for column in files.iter().flat_map(|file| &file.columns) {

@@ -5,27 +5,31 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use arrow::array::RecordBatchReader;
-use arrow::csv::ReaderBuilder as CsvReader;
-use arrow::csv::reader::Format as CsvFormat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::ipc::reader::{FileReader as IpcReader, read_footer_length};
-use arrow::ipc::root_as_footer;
+use arrow::ipc::reader::{FileReader as IpcReader, StreamReader, read_footer_length};
+use arrow::ipc::{root_as_footer, root_as_message};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::column::page::{Page, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::reader::ChunkReader;
 use parquet::file::serialized_reader::SerializedPageReader;
-use problem::{Result, invalid};
+use problem::{Problem, Result, invalid};
 
 use crate::columns::{Place, is_message_field};
+use crate::csv::{CsvBatches, Shape, shape};
+use crate::decode::decoded;
+use crate::draft::Flaw;
 use crate::input::{Input, Section};
 use crate::json::{JsonBatches, infer};
 use crate::location::{Format, Packing, SourceFile};
 use crate::partitions::{Partition, partitions};
+use crate::readings::Reader;
 use crate::shape::without_mixed;
 use crate::table::damaged;
+use crate::varieties::{HEAD, Variety, names_encryption, variety};
 
 /// Rows of a batch, fewer where rows are large.
 const BATCH_ROWS: usize = 8192;
@@ -46,6 +50,10 @@ pub(crate) struct Opened {
     own_columns: usize,
     /// What its folders say of all of its rows.
     partitions: Vec<Partition>,
+    /// What was decided about how it is written, for those who read its rows.
+    pub(crate) remark: Option<String>,
+    /// Where it is told how values are understood.
+    pub(crate) reader: Reader,
     kind: Kind,
 }
 
@@ -53,8 +61,9 @@ pub(crate) struct Opened {
 enum Kind {
     Parquet(ArrowReaderMetadata),
     Arrow,
+    ArrowStream,
     Json(SchemaRef),
-    Csv(SchemaRef, u8),
+    Csv(Shape),
 }
 
 /// What one worker reads at a time.
@@ -78,13 +87,81 @@ fn unless_it_panics<T>(file: &str, read: impl FnOnce() -> T) -> Result<T> {
     run::unless_it_panics(read).ok_or_else(|| damaged(file, &"bytes that its reader cannot make sense of"))
 }
 
+/// A library's error about a file: a variety that it does not read is called that.
+fn unreadable(file: &str, error: &dyn std::fmt::Display) -> Problem {
+    let text = error.to_string();
+    let lower = text.to_lowercase();
+    if lower.contains("endianness") || lower.contains("big endian") {
+        let hint = "write it again on a little-endian machine, or as Parquet";
+        return invalid(file, "Arrow IPC with little-endian numbers", "Arrow IPC with big-endian numbers", hint);
+    }
+    if lower.contains("encrypt") {
+        return not_read(file, PARQUET, variety(b"PARE").expect("known"));
+    }
+    let unread = [
+        "not yet implemented",
+        "nyi",
+        "not supported",
+        "unsupported",
+        "does not support",
+        "disabled feature",
+        "not enabled",
+    ];
+    if unread.iter().any(|word| lower.contains(word)) {
+        let hint = "write it again as Parquet with plain columns, for example with `pandas.DataFrame.to_parquet`";
+        return invalid(file, "a variety of its kind that this program reads", text, hint);
+    }
+    damaged(file, &text)
+}
+
+const PARQUET: &str = "a Parquet file without encryption";
+
+fn not_read(file: &str, expected: &str, found: Variety) -> Problem {
+    invalid(file, expected, found.what, found.hint)
+}
+
+/// Refuses a file whose first bytes are those of another kind than its name's ending says. Gives these bytes.
+fn as_named(file: &SourceFile) -> Result<Vec<u8>> {
+    let head = file.input.head(HEAD)?;
+    let Some(found) = variety(&head) else { return Ok(head) };
+    let (expected, fits) = match (file.format, file.packing) {
+        (Format::Parquet, _) => ("a Parquet file, as its name says", head.starts_with(b"PAR1")),
+        (Format::Arrow, _) => (
+            "an Arrow IPC file, as its name says",
+            head.starts_with(b"ARROW1") || head.starts_with(b"\xff\xff\xff\xff"),
+        ),
+        (_, Packing::Gzip) => ("a file packed with gzip, as its name says", head.starts_with(b"\x1f\x8b")),
+        (_, Packing::Zstd) => ("a file packed with Zstandard, as its name says", head.starts_with(b"\x28\xb5\x2f\xfd")),
+        (Format::Json, Packing::None) => ("JSON, as its name says", false),
+        (Format::Csv { .. }, Packing::None) => ("CSV, as its name says", false),
+    };
+    if fits { Ok(head) } else { Err(not_read(&file.name, expected, found)) }
+}
+
+/// Are columns of this Parquet file encrypted? Its footer is read by itself, since a reader without keys finds it damaged.
+fn is_encrypted(input: &Input) -> bool {
+    let read = || -> Option<bool> {
+        let end = input.size();
+        let tail = input.get_bytes(end.checked_sub(8)?, 8).ok()?;
+        let length = u32::from_le_bytes(tail[..4].try_into().ok()?);
+        let footer = input.get_bytes(end.checked_sub(8 + u64::from(length))?, usize::try_from(length).ok()?).ok()?;
+        Some(names_encryption(&footer))
+    };
+    read().unwrap_or(false)
+}
+
 fn opened(file: SourceFile) -> Result<Opened> {
-    let broken = |e: &dyn std::fmt::Display| damaged(file.name.as_ref(), &e);
+    let broken = |e: &dyn std::fmt::Display| unreadable(file.name.as_ref(), e);
     if file.input.size() == 0 {
         return Err(damaged(file.name.as_ref(), &"an empty file"));
     }
+    let head = as_named(&file)?;
+    let mut remark = None;
     let (kind, schema) = match file.format {
         Format::Parquet => {
+            if is_encrypted(&file.input) {
+                return Err(not_read(&file.name, PARQUET, variety(b"PARE").expect("known")));
+            }
             let metadata = ArrowReaderMetadata::load(&file.input, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
             // Texts as views of the pages that they were read from: one copy less.
             let fields = metadata.schema().fields().iter().map(|f| as_views(f)).collect::<Vec<_>>();
@@ -92,6 +169,11 @@ fn opened(file: SourceFile) -> Result<Opened> {
             let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).unwrap_or(metadata);
             let schema = metadata.schema().clone();
             (Kind::Parquet(metadata), schema)
+        }
+        Format::Arrow if !head.starts_with(b"ARROW1") => {
+            arrow_messages_fit(&file)?;
+            let reader = StreamReader::try_new(BufReader::new(file.input.reader()), None).map_err(|e| broken(&e))?;
+            (Kind::ArrowStream, reader.schema())
         }
         Format::Arrow => {
             arrow_blocks_fit(&file).map_err(|e| broken(&e))?;
@@ -104,13 +186,10 @@ fn opened(file: SourceFile) -> Result<Opened> {
             (Kind::Json(schema.clone()), schema)
         }
         Format::Csv { delimiter } => {
-            let format = CsvFormat::default().with_header(true).with_delimiter(delimiter);
-            let (schema, _) = format.infer_schema(text_reader(&file)?, Some(0)).map_err(|e| broken(&e))?;
-            // Everything is text: `007` is an id, not a number.
-            let fields: Vec<Field> =
-                schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
-            let schema = Arc::new(Schema::new(fields));
-            (Kind::Csv(schema.clone(), delimiter), schema)
+            let mut shape = shape(&file.name, &|| text_reader(&file), delimiter)?;
+            remark = shape.remark.take();
+            let schema = shape.schema.clone();
+            (Kind::Csv(shape), schema)
         }
     };
     let mut columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
@@ -118,7 +197,47 @@ fn opened(file: SourceFile) -> Result<Opened> {
     let partitions = partitions(&file)?;
     let new = partitions.iter().filter(|p| !columns.contains(&p.name)).map(|p| p.name.clone());
     columns.extend(new.collect::<Vec<_>>());
-    Ok(Opened { file, columns, own_columns, partitions, kind })
+    Ok(Opened { file, columns, own_columns, partitions, remark, reader: Reader::default(), kind })
+}
+
+/// Walks over the messages of an Arrow IPC stream: each must lie in the file, and the last must be the mark of the end, without which
+/// nobody knows that nothing was cut.
+fn arrow_messages_fit(file: &SourceFile) -> Result<()> {
+    let size = file.input.size();
+    let cut = |found: String| {
+        let hint = "the file was cut while it was written or fetched, or is of another kind: fetch or write it again";
+        invalid(&file.name, "a whole Arrow IPC stream with a mark at its end", found, hint)
+    };
+    let mut reader = file.input.reader();
+    let mut at = 0;
+    loop {
+        let mut begin = [0; 8];
+        if size - at < 8 {
+            return Err(cut(format!("the end of the file after {at} bytes, without the mark")));
+        }
+        reader.seek(SeekFrom::Start(at))?;
+        reader.read_exact(&mut begin)?;
+        let (mark, length) = begin.split_at(4);
+        let length = u64::from(u32::from_le_bytes(length.try_into().expect("four bytes")));
+        if mark != b"\xff\xff\xff\xff" {
+            return Err(cut(format!("other bytes than a message's beginning at {at}")));
+        }
+        if length == 0 {
+            return Ok(());
+        }
+        let begin_of_body = at.checked_add(8 + length).filter(|end| *end <= size);
+        let begin_of_body = begin_of_body.ok_or_else(|| cut(format!("a message at {at} that ends after the file")))?;
+        let mut message = vec![0; usize::try_from(length).map_err(|_| cut("a message too long".into()))?];
+        reader.read_exact(&mut message)?;
+        let message = root_as_message(&message).map_err(|e| cut(format!("no message at {at}: {e}")))?;
+        if message.header_as_schema().is_some_and(|s| !s.endianness().equals_to_target_endianness()) {
+            return Err(unreadable(&file.name, &"endianness"));
+        }
+        let body = u64::try_from(message.bodyLength()).ok().and_then(|body| begin_of_body.checked_add(body));
+        at = body
+            .filter(|end| *end <= size)
+            .ok_or_else(|| cut(format!("a message at {at} that ends after the file")))?;
+    }
 }
 
 /// Are the lengths that an Arrow file's end names those of a file of this size? The reader takes them at their word, and asks for
@@ -175,17 +294,18 @@ fn as_views(field: &Field) -> Field {
     field.clone().with_data_type(data_type)
 }
 
-/// A text file's bytes, unpacked.
+/// A text file's bytes, unpacked and as UTF-8.
 fn text_reader(file: &SourceFile) -> Result<Box<dyn BufRead + Send>> {
     let raw: Section = file.input.reader();
-    Ok(match file.packing {
+    let unpacked: Box<dyn BufRead + Send> = match file.packing {
         Packing::None => Box::new(BufReader::with_capacity(1 << 20, raw)),
         Packing::Gzip => Box::new(BufReader::with_capacity(1 << 20, flate2::read::MultiGzDecoder::new(raw))),
         Packing::Zstd => {
             let decoder = zstd::stream::read::Decoder::new(raw).map_err(|e| damaged(file.name.as_ref(), &e))?;
             Box::new(BufReader::with_capacity(1 << 20, decoder))
         }
-    })
+    };
+    decoded(unpacked).map_err(|e| invalid(&file.name, "text that can be read", e.to_string(), crate::decode::hint(&e)))
 }
 
 impl Opened {
@@ -236,7 +356,7 @@ impl Opened {
     }
 
     fn reader(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
-        let broken = |e: &dyn std::fmt::Display| damaged(self.file.name.as_ref(), &e);
+        let broken = |e: &dyn std::fmt::Display| unreadable(self.file.name.as_ref(), e);
         let roots: Vec<usize> =
             (0..self.own_columns).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
         let source: Source = match &self.kind {
@@ -285,27 +405,27 @@ impl Opened {
                 let reader = IpcReader::try_new(input, Some(roots)).map_err(|e| broken(&e))?;
                 Source::Arrow(Box::new(reader))
             }
+            Kind::ArrowStream => {
+                let input = BufReader::new(self.file.input.reader());
+                let reader = StreamReader::try_new(input, Some(roots)).map_err(|e| broken(&e))?;
+                Source::Arrow(Box::new(reader))
+            }
             Kind::Json(schema) => {
                 let read = |name: &str| {
                     is_message_field(name) || paths.iter().any(|p| p.split('.').skip(1).any(|part| part == name))
                 };
                 let schema = without_mixed(&schema.project(&roots).map_err(|e| broken(&e))?, &read);
                 let reader = text_reader(&self.file)?;
-                Source::Json(Box::new(JsonBatches::new(self.file.name.clone(), reader, Arc::new(schema))?))
+                Source::Text(Box::new(JsonBatches::new(self.file.name.clone(), reader, Arc::new(schema))))
             }
-            Kind::Csv(schema, delimiter) => {
-                let reader = CsvReader::new(schema.clone())
-                    .with_header(true)
-                    .with_delimiter(*delimiter)
-                    .with_null_regex(regex::Regex::new(r"\z.").expect("a pattern that matches nothing"))
-                    .with_projection(roots)
-                    .with_batch_size(1024)
-                    .build_buffered(text_reader(&self.file)?)
-                    .map_err(|e| broken(&e))?;
-                Source::Arrow(Box::new(reader))
+            Kind::Csv(shape) => {
+                let reader = text_reader(&self.file)?;
+                Source::Text(Box::new(CsvBatches::new(self.file.name.clone(), reader, shape, roots)?))
             }
         };
-        Ok(Batches { source, place: Place { file: self.file.name.clone(), first_row: unit.first_row } })
+        let SourceFile { name, short, .. } = &self.file;
+        let (file, short, reader) = (name.clone(), short.clone(), self.reader.clone());
+        Ok(Batches { source, place: Place { file, short, reader, first_row: unit.first_row } })
     }
 
     /// Columns that no path reads, those of folders included.
@@ -341,27 +461,43 @@ impl Opened {
     }
 }
 
+/// Rows of a file of text, with the first one's number from 0, or a row that cannot be read.
+type TextRows = Result<(usize, Result<RecordBatch, Flaw>)>;
+
 enum Source {
-    /// Parquet, Arrow IPC or CSV.
+    /// Parquet or Arrow IPC.
     Arrow(Box<dyn RecordBatchReader + Send>),
-    Json(Box<JsonBatches>),
+    /// JSON or CSV.
+    Text(Box<dyn Iterator<Item = TextRows> + Send>),
 }
 
-/// Batches of a unit, with their places.
+/// What comes next in a file.
+pub(crate) enum Piece {
+    /// Rows.
+    Rows(Place, RecordBatch),
+    /// A row that cannot be read; the place's first row is this one.
+    Bad(Place, Flaw),
+}
+
+/// The rows of a unit, with their places.
 pub(crate) struct Batches {
     source: Source,
     place: Place,
 }
 
 impl Iterator for Batches {
-    type Item = Result<(Place, RecordBatch)>;
+    type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match &mut self.source {
-            Source::Json(batches) => {
-                return batches.next().map(|batch| {
-                    let (first_row, batch) = batch?;
-                    Ok((Place { file: self.place.file.clone(), first_row }, batch))
+            Source::Text(batches) => {
+                return batches.next().map(|read| {
+                    let (first_row, read) = read?;
+                    let place = Place { first_row, ..self.place.clone() };
+                    Ok(match read {
+                        Ok(batch) => Piece::Rows(place, batch),
+                        Err(flaw) => Piece::Bad(place, flaw),
+                    })
                 });
             }
             Source::Arrow(reader) => match unless_it_panics(&self.place.file, || reader.next()) {
@@ -373,18 +509,37 @@ impl Iterator for Batches {
             Ok(batch) => {
                 let place = self.place.clone();
                 self.place.first_row += batch.num_rows();
-                Ok((place, batch))
+                Ok(Piece::Rows(place, batch))
             }
             Err(error) => {
                 let found = error.to_string();
-                let hint = if found.contains("UTF-8") || found.contains("utf-8") || found.contains("UTF8") {
-                    "re-encode the text columns as UTF-8"
+                let place = format!("{}, after row {}", self.place.file, self.place.first_row);
+                Err(if found.to_lowercase().replace('-', "").contains("utf8") {
+                    invalid(place, "rows that can be read", found, "re-encode the text columns as UTF-8")
                 } else {
-                    "the file is damaged or cut: fetch or write it again"
-                };
-                let place = format!("{}, behind row {}", self.place.file, self.place.first_row);
-                Err(invalid(place, "rows that can be read", found, hint))
+                    unreadable(&place, &found)
+                })
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varieties_that_no_reader_knows_are_not_called_damaged() {
+        for (error, called) in [
+            ("the endianness of the source system does not match", "Arrow IPC with big-endian numbers"),
+            ("Big Endian is not supported for Decimal!", "Arrow IPC with big-endian numbers"),
+            ("Parquet file has an encrypted footer but the encryption feature is disabled", "Parquet with encryption"),
+            ("NYI: The codec type LZO is not supported yet", "LZO"),
+        ] {
+            let problem = unreadable("x", &error);
+            assert!(problem.to_string().contains(called), "{problem}");
+            assert!(!problem.hint().unwrap_or_default().contains("damaged"), "{problem}");
+        }
+        assert!(unreadable("x", &"Invalid footer").hint().unwrap_or_default().contains("damaged or cut"));
     }
 }

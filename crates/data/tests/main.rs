@@ -4,6 +4,7 @@
 mod columns;
 mod common;
 mod damage;
+mod formats;
 mod ingestion;
 mod layouts;
 mod mutations;
@@ -13,3 +14,4 @@ mod properties;
 mod remote;
 mod sources;
 mod tables;
+mod texts;

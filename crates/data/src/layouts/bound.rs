@@ -8,8 +8,9 @@ use problem::{Problem, Result, invalid};
 
 use crate::Card;
 use crate::card::{Columns, Users};
-use crate::columns::{Lists, Place, Reals, Talks, Texts, Times, field};
+use crate::columns::{Lists, Place, Reals, Talks, Texts, field};
 use crate::draft::{Choice, Draft, Flaw, Turns};
+use crate::times::Times;
 
 /// One batch of a source, by column names.
 pub(crate) struct Bound<'b> {
@@ -98,6 +99,24 @@ pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> Problem {
     )
 }
 
+/// The largest weight, and the largest margin, that are taken for meant.
+pub(super) const MOST_WEIGHT: f64 = 1e6;
+pub(super) const MOST_MARGIN: f64 = 1e9;
+
+/// A weight or a margin, from 0 to `most`, in single precision.
+pub(super) fn single(value: f64, column: &str, most: f64) -> Result<f32, Flaw> {
+    if (0.0..=most).contains(&value) {
+        return Ok(value as f32);
+    }
+    Err(Flaw {
+        kind: "unusable number",
+        column: column.into(),
+        expected: format!("a finite number from 0 to {most:e}"),
+        found: value.to_string(),
+        hint: "correct the number, leave the column out of the card, or set `bad_rows = \"drop\"`",
+    })
+}
+
 /// The columns of [`Columns`], in a batch.
 pub(crate) struct Extras {
     names: Columns,
@@ -117,7 +136,8 @@ impl Extras {
         let real = |name: &Option<String>| name.as_deref().map(|n| bound.reals(n)).transpose();
         let time = |n: &str| Times::bind(&bound.array(n)?, bound.place, n);
         let file = bound.place.file.rsplit('/').next().unwrap_or_default();
-        let fits = |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file));
+        let fits =
+            |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file) || p.matches(&bound.place.short));
         let file_split = names.split_files.iter().find(|(pattern, _)| fits(pattern)).map(|(_, split)| split.name());
         Ok(Self {
             file_split,
@@ -145,20 +165,9 @@ impl Extras {
         if let Some(system) = self.system.as_ref().and_then(|s| s.get(row)).filter(|s| !s.is_empty()) {
             put_system_first(system, &mut turns, self.names.system.as_deref().unwrap_or_default())?;
         }
-        let number = |column: &Option<Reals>, name: &Option<String>, least: f64| {
+        let number = |column: &Option<Reals>, name: &Option<String>, most: f64| {
             let Some(column) = column else { return Ok(None) };
-            let name = name.as_deref().unwrap_or_default();
-            let value = column.get(row).ok_or_else(|| Flaw::null(name))?;
-            if !value.is_finite() || value < least {
-                return Err(Flaw {
-                    kind: "unusable number",
-                    column: name.into(),
-                    expected: format!("a finite number of at least {least}"),
-                    found: value.to_string(),
-                    hint: "correct the number, or leave the column out of the card",
-                });
-            }
-            Ok(Some(value as f32))
+            single(column.number(row)?, name.as_deref().unwrap_or_default(), most).map(Some)
         };
         let group = self.group.as_ref().map(|column| {
             let name = self.names.group.as_deref().unwrap_or_default();
@@ -166,16 +175,16 @@ impl Extras {
             let mark = self.names.group_until.as_deref();
             Ok(mark.and_then(|m| group.split_once(m)).map_or(group, |(before, _)| before))
         });
-        let margin = number(&self.margin, &self.names.margin, 0.0)?.or(own.margin);
+        let margin = number(&self.margin, &self.names.margin, MOST_MARGIN)?.or(own.margin);
         Ok(Draft {
             user: user.into(),
             turns,
             first,
             second,
             choice,
-            weight: number(&self.weight, &self.names.weight, 0.0)?.unwrap_or(1.0) * own.weight,
+            weight: number(&self.weight, &self.names.weight, MOST_WEIGHT)?.unwrap_or(1.0) * own.weight,
             margin: if choice == Choice::Tie { None } else { margin },
-            timestamp: self.timestamp.as_ref().and_then(|t| t.get(row)).or(own.timestamp),
+            timestamp: self.timestamp.as_ref().map(|t| t.get(row)).transpose()?.flatten().or(own.timestamp),
             split: self.split.as_ref().and_then(|s| s.get(row)).or(self.file_split),
             group: group.transpose()?,
         })

@@ -19,8 +19,7 @@ pub(super) fn split<'a>(
     (better, better_name): (&'a Talks, &str),
     (worse, worse_name): (&'a Talks, &str),
 ) -> Result<(Turns<'a>, &'a str, &'a str), Flaw> {
-    let read = |talks: &'a Talks, name: &str| talks.get(row, PLAIN).ok_or_else(|| Flaw::null(name));
-    let (better, worse) = (read(better, better_name)?, read(worse, worse_name)?);
+    let (better, worse) = (better.get(row, PLAIN)?, worse.get(row, PLAIN)?);
     match (better.as_slice(), worse.as_slice()) {
         ([(PLAIN, better)], [(PLAIN, worse)]) if is_transcript(better) && is_transcript(worse) => {
             of_messages(transcript(better, better_name)?, transcript(worse, worse_name)?, better_name)

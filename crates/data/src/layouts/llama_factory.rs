@@ -55,7 +55,7 @@ pub(super) fn sharegpt(card: &Card, bound: &Bound, extras: &Extras, emit: &mut E
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
             let user = users.get(row)?;
-            let mut turns = conversations.get(row, "user").ok_or_else(|| Flaw::null("conversations"))?;
+            let mut turns = conversations.get(row, "user")?;
             let (better, worse) = (answer(&better, row, "chosen")?, answer(&worse, row, "rejected")?);
             with_system(systems.as_ref(), row, &mut turns)?;
             extras.draft(row, user, turns, better, worse, Choice::Unordered, Own::default())
@@ -79,7 +79,7 @@ fn with_system<'a>(systems: Option<&'a Texts>, row: usize, turns: &mut Turns<'a>
 
 /// The one message of the assistant in a column.
 fn answer<'a>(talks: &'a Talks, row: usize, column: &str) -> Result<&'a str, Flaw> {
-    let turns = talks.get(row, "assistant").ok_or_else(|| Flaw::null(column))?;
+    let turns = talks.get(row, "assistant")?;
     match turns.as_slice() {
         [("assistant", text)] => Ok(text),
         other => Err(Flaw {

@@ -15,17 +15,17 @@ pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emi
         unreachable!("the dispatch looked")
     };
     let users = RowUsers::bind(card, bound)?;
-    let prompts = prompt.as_deref().map(|n| bound.talks(n).map(|talks| (talks, n))).transpose()?;
+    let prompts = prompt.as_deref().map(|n| bound.talks(n)).transpose()?;
     let (better, worse) = (bound.talks(chosen)?, bound.talks(rejected)?);
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
             let user = users.get(row)?;
             let (better, worse) = ((&better, chosen.as_str()), (&worse, rejected.as_str()));
-            let Some((prompts, name)) = &prompts else {
+            let Some(prompts) = &prompts else {
                 let (turns, better, worse) = implicit::split(row, better, worse)?;
                 return extras.draft(row, user, turns, better, worse, Choice::Unordered, Own::default());
             };
-            let prompt = prompts.get(row, "user").ok_or_else(|| Flaw::null(name))?;
+            let prompt = prompts.get(row, "user")?;
             pair(row, user, prompt, better, worse, extras)
         })();
         emit(row, draft)?;
@@ -59,8 +59,7 @@ fn pair<'a>(
     (worse, worse_name): (&'a Talks, &str),
     extras: &'a Extras,
 ) -> Result<Draft<'a>, Flaw> {
-    let answers = |talks: &'a Talks, name: &str| talks.get(row, "assistant").ok_or_else(|| Flaw::null(name));
-    let (better, worse) = (answers(better, better_name)?, answers(worse, worse_name)?);
+    let (better, worse) = (better.get(row, "assistant")?, worse.get(row, "assistant")?);
     // Some writers repeat the prompt in front of the answer's message.
     let single = |mut turns: Turns<'a>, name: &str| {
         let answer = turns.pop();

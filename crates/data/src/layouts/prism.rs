@@ -37,19 +37,31 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                 continue;
             }
         };
+        let read = |column: &Reals| messages.clone().map(|i| column.get(i)).collect::<Result<Vec<Option<f64>>, Flaw>>();
+        let (turns, scores) = match (read(&turns), read(&scores)) {
+            (Ok(turns), Ok(scores)) => (turns, scores),
+            (Err(flaw), _) | (_, Err(flaw)) => {
+                emit(row, Err(flaw))?;
+                continue;
+            }
+        };
+        let first = messages.start;
         // The conversation so far: what the user said and, of each turn, the answer they went on with.
         let mut prompt = Turns::new();
         let mut at = messages.start;
         while at < messages.end {
-            let turn = turns.get(at);
-            let end = (at..messages.end).find(|i| turns.get(*i) != turn).unwrap_or(messages.end);
+            let turn = turns[at - first];
+            let end = (at..messages.end).find(|i| turns[*i - first] != turn).unwrap_or(messages.end);
             let of = |role: &'static str| (at..end).filter(|i| roles.get(*i) == Some(role)).collect::<Vec<_>>();
             prompt.extend(of("user").iter().filter_map(|i| contents.get(*i)).map(|text| ("user", text)));
             let answers = of("model");
             // An answer without a score was not shown to the end, or not rated.
-            let rated: Vec<usize> =
-                answers.iter().copied().filter(|i| scores.get(*i).is_some() && contents.get(*i).is_some()).collect();
-            let numbers: Vec<f64> = rated.iter().filter_map(|i| scores.get(*i)).collect();
+            let rated: Vec<usize> = answers
+                .iter()
+                .copied()
+                .filter(|i| scores[*i - first].is_some() && contents.get(*i).is_some())
+                .collect();
+            let numbers: Vec<f64> = rated.iter().filter_map(|i| scores[*i - first]).collect();
             for (one, other, choice, gap) in every_two(&numbers) {
                 let own = Own { weight: 1.0 / (rated.len() - 1) as f32, margin: Some(gap), timestamp: None };
                 let text = |i: usize| contents.get(rated[i]).unwrap_or_default();

@@ -20,7 +20,7 @@ pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emi
     for row in 0..bound.batch.num_rows() {
         let read = (|| {
             let user = users.get(row)?;
-            let turns = prompts.get(row, "user").ok_or_else(|| Flaw::null(prompt))?;
+            let turns = prompts.get(row, "user")?;
             let answers = answers.get(row).ok_or_else(|| Flaw::null(responses))?;
             let numbers = numbers.get(row).ok_or_else(|| Flaw::null(scores))?;
             if answers.len() != numbers.len() || answers.len() < 2 {
@@ -33,9 +33,9 @@ pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emi
                 });
             }
             let texts: Option<Vec<&str>> = answers.map(|i| texts.get(i)).collect();
-            let scores_of: Option<Vec<f64>> = numbers.map(|i| reals.get(i).filter(|x| x.is_finite())).collect();
+            let numbers = numbers.map(|i| reals.number(i)).collect::<Result<Vec<f64>, Flaw>>();
             let texts = texts.ok_or_else(|| Flaw::null(responses))?;
-            let mut numbers = scores_of.ok_or_else(|| Flaw::null(scores))?;
+            let mut numbers = numbers?;
             if !higher_is_better {
                 numbers.iter_mut().for_each(|x| *x = -*x);
             }
@@ -93,8 +93,7 @@ pub(super) fn personalllm(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Re
             let read = (|| {
                 let prompt = prompts.get(row).ok_or_else(|| Flaw::null("prompt"))?;
                 let texts: Option<Vec<&str>> = answers.iter().map(|a| a.get(row)).collect();
-                let values: Option<Vec<f64>> = scores.iter().map(|s| s.get(row).filter(|x| x.is_finite())).collect();
-                let values = values.ok_or_else(|| Flaw::null(&column(&numbers[0])))?;
+                let values = scores.iter().map(|s| s.number(row)).collect::<Result<Vec<f64>, Flaw>>()?;
                 Ok((prompt, texts.ok_or_else(|| Flaw::null("response_1"))?, values))
             })();
             let (prompt, texts, values) = match read {

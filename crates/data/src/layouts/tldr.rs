@@ -48,7 +48,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
             }
             let text = |i: usize| texts.get(i).ok_or_else(|| Flaw::null("summaries.text"));
             let (first, second) = (text(both.start)?, text(both.start + 1)?);
-            let choice = match choices.get(row).ok_or_else(|| Flaw::null("choice"))? {
+            let choice = match choices.number(row)? {
                 0.0 => Choice::First,
                 1.0 => Choice::Second,
                 other => {

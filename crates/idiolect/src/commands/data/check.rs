@@ -50,6 +50,12 @@ fn check(args: &CheckArgs) -> Result<()> {
         run::write_json(path, &check)?;
     }
     print(&counts(&check))?;
+    if !check.remarks.is_empty() {
+        print("")?;
+    }
+    for remark in &check.remarks {
+        print(&format!("- {remark}"))?;
+    }
     let findings: Vec<Vec<String>> = check
         .findings
         .iter()

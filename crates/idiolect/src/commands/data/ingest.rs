@@ -48,6 +48,7 @@ fn ingest(args: &IngestArgs) -> Result<()> {
     let report = data::ingest_on(&card, &args.source.sources, &selection, args.seed, &args.out, args.source.threads)?;
     run::write_json(&args.out.with_extension("report.json"), &report)?;
     tell_columns(&report.column_notes, &report.unused_columns);
+    report.remarks.iter().for_each(|remark| tracing::info!("{remark}"));
     print(&described(&report))?;
     Ok(())
 }
