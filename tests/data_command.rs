@@ -269,6 +269,8 @@ fn one_user_is_said_or_ingestion_refuses_and_unused_columns_are_named() {
     assert_eq!(data::user_ids(&data::read_votes(out.as_ref()).unwrap()), ["me"]);
     let (code, _, error) = run(&["ingest", &votes(folder.path()), "--out", &format!("{out}2"), "--one-user", "me"]);
     assert!(code == 2 && error.contains("users in the column `user_id`"), "{error}");
+}
+
 #[test]
 fn what_is_decided_from_values_is_said() {
     let folder = tempfile::tempdir().unwrap();
