@@ -45,7 +45,7 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         }
         Layout::Ratings { user_id, item, rating, .. } => [user_id, item, rating].map(String::clone).to_vec(),
         Layout::Canonical => canonical::PATHS.map(str::to_owned).to_vec(),
-        Layout::Hh { user_id } => with_users(user_id, &pairs::HH),
+        Layout::Hh { user_id } => with_users(user_id.as_ref(), &pairs::HH),
         Layout::Tldr => tldr::PATHS.map(str::to_owned).to_vec(),
         Layout::Prism => prism::PATHS.map(str::to_owned).to_vec(),
         Layout::Helpsteer2 => attributes::HELPSTEER2.map(str::to_owned).to_vec(),
@@ -53,8 +53,8 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         Layout::Arena => arena::PATHS.map(str::to_owned).to_vec(),
         Layout::Personalllm => rankings::personalllm_paths(known),
         Layout::Multipref => multipref::paths(),
-        Layout::Alpaca { user_id } => with_users(user_id, &llama_factory::ALPACA),
-        Layout::Sharegpt { user_id } => with_users(user_id, &llama_factory::SHAREGPT),
+        Layout::Alpaca { user_id } => with_users(user_id.as_ref(), &llama_factory::ALPACA),
+        Layout::Sharegpt { user_id } => with_users(user_id.as_ref(), &llama_factory::SHAREGPT),
     };
     let Columns { system, split, split_names: _, split_files: _, timestamp, group, group_until: _, weight, margin } =
         &card.columns;
@@ -64,8 +64,8 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
     own.into_iter().chain(extra).chain(optional).collect()
 }
 
-fn with_users(user_id: &Option<String>, fixed: &[&str]) -> Vec<String> {
-    user_id.iter().cloned().chain(fixed.iter().map(|name| (*name).to_owned())).collect()
+fn with_users(user_id: Option<&String>, fixed: &[&str]) -> Vec<String> {
+    user_id.into_iter().cloned().chain(fixed.iter().map(|name| (*name).to_owned())).collect()
 }
 
 /// Columns that a layout reads where a file has them, and does without where it has not.
