@@ -82,19 +82,13 @@ fn a_check_ends_with_2_where_rows_are_wrong() {
     assert!(code == 2 && error.contains("hint: "), "{error}");
 }
 
-/// A row of every layout in docs/data.md, as JSON lines, with what `show` prints of its first vote: the user, the prompt's end and the
-/// chosen response.
-fn layouts() -> Vec<(&'static str, Value, [&'static str; 3])> {
+/// Name of a layout, a row of it, and what `show` prints of the row's first vote: the user, the prompt's end and the chosen response.
+type Shown = (&'static str, Value, [&'static str; 3]);
+
+/// Rows of the layouts in docs/data.md whose columns a card may name.
+fn layouts() -> Vec<Shown> {
     let said = |role: &str, content: &str| json!({"role": role, "content": content});
     let talk = |last: &str| json!([said("user", "why so?"), said("assistant", last)]);
-    let turn = |role: &str, content: &str, score: Value, chosen: Value| json!({"turn": 0, "role": role, "content": content, "score": score, "if_chosen": chosen});
-    let aspects = |rating: &str| {
-        let rated = json!({"Rating": rating});
-        json!({"helpfulness": rated, "honesty": rated, "instruction_following": rated, "truthfulness": rated})
-    };
-    let judged = |pref: &str| json!([{"evaluator": "ann", "overall_pref": pref}]);
-    let from = |from: &str, value: &str| json!({"from": from, "value": value});
-    let summaries = json!([{"text": "yes it is"}, {"text": "no"}]);
     vec![
         (
             "votes",
@@ -142,6 +136,22 @@ fn layouts() -> Vec<(&'static str, Value, [&'static str; 3])> {
             json!({"user_id": "ann", "prompt": "why so?", "completions": ["yes it is", "no"], "ranks": [1, 2]}),
             ["ann", "why so?<|im_end|>", "yes it is"],
         ),
+    ]
+}
+
+/// The same for the shapes that data sets were published with.
+fn published_layouts() -> Vec<Shown> {
+    let said = |role: &str, content: &str| json!({"role": role, "content": content});
+    let talk = |last: &str| json!([said("user", "why so?"), said("assistant", last)]);
+    let turn = |role: &str, content: &str, score: Value, chosen: Value| json!({"turn": 0, "role": role, "content": content, "score": score, "if_chosen": chosen});
+    let aspects = |rating: &str| {
+        let rated = json!({"Rating": rating});
+        json!({"helpfulness": rated, "honesty": rated, "instruction_following": rated, "truthfulness": rated})
+    };
+    let judged = |pref: &str| json!([{"evaluator": "ann", "overall_pref": pref}]);
+    let from = |from: &str, value: &str| json!({"from": from, "value": value});
+    let summaries = json!([{"text": "yes it is"}, {"text": "no"}]);
+    vec![
         (
             "tldr",
             json!({"info": {"post": "why so?", "title": "a", "subreddit": "b", "article": null}, "summaries": summaries, "choice": 0, "worker": "ann"}),
@@ -202,7 +212,7 @@ fn every_layout_of_the_docs_is_recognised_or_told_what_its_card_needs() {
         assert!(text.contains(&format!("⟦{chosen}<|im_end|>⟧")), "{path}: {text}");
         error
     };
-    for (number, (kind, row, want)) in layouts().into_iter().enumerate() {
+    for (number, (kind, row, want)) in layouts().into_iter().chain(published_layouts()).enumerate() {
         let path = folder.path().join(format!("{number}-{kind}.jsonl"));
         fs_err::write(&path, format!("{row}\n")).unwrap();
         let path = path.display().to_string();
