@@ -69,6 +69,10 @@ pub struct Columns {
     /// By how much the better answer is better.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<String>,
+    /// Two columns of true and false: did the first response of a row (`response_a`, `chosen`) end by itself, and did the second? A response that
+    /// was cut at a limit of tokens does not teach where to end. For the layouts `votes` and `pairs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished: Option<[String; 2]>,
 }
 
 /// The shape of the source's rows. Names without a place for them are those that the data set was published with.
@@ -251,6 +255,11 @@ impl Card {
         let card: Self = toml::from_str(text).map_err(|e| {
             invalid(place, "a data set card", e.to_string(), "datasets/simulated/card.toml is an example")
         })?;
+        if card.columns.finished.is_some() && !matches!(card.layout, Layout::Votes { .. } | Layout::Pairs { .. }) {
+            let expected = "`finished` in [columns] only with the layouts `votes` and `pairs`";
+            let hint = "leave `finished` out: the other layouts have no first and second response in a row";
+            return Err(invalid(place, expected, "it with another layout", hint));
+        }
         card.check_one_user().map_err(|error| error.within(place))?;
         Ok(card)
     }

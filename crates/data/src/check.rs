@@ -223,14 +223,15 @@ impl Own {
                 .iter()
                 .map(|(role, content)| Message { role: (*role).into(), content: (*content).into() })
                 .collect();
-            let long = |answer: &str| match tokenizer.row(&messages, answer, Ending::Finished) {
-                Ok(row) => row.ids.len() > most,
-                Err(_) => false,
-            };
-            if [draft.first, draft.second].iter().any(|a| tokenizer.row(&messages, a, Ending::Finished).is_err()) {
+            let rows = [draft.first, draft.second].map(|answer| tokenizer.row(&messages, answer, Ending::Finished));
+            if rows.iter().any(Result::is_err) {
                 self.find(Level::Error, "a prompt that the chat template refuses", at, Some(name));
-            } else if long(draft.first) || long(draft.second) {
+            } else if rows.iter().flatten().any(|row| row.ids.len() > most) {
                 self.find(Level::Warning, "over-long row", at, Some(name));
+            }
+            let spelled = |text: &str| tokenizer.special_tokens_in(text).is_ok_and(|tokens| !tokens.is_empty());
+            if texts.clone().any(spelled) {
+                self.find(Level::Warning, "a special token spelled in a text", at, Some(name));
             }
         }
         self.distinct.push(Distinct { answer: false, key: prompt_key(&draft.turns, &mut self.room) });

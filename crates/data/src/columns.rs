@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, LargeStringArray, StringArray, StringViewArray, StructArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, LargeStringArray, StringArray, StringViewArray, StructArray,
+    new_null_array,
 };
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type};
+use arrow::util::display::array_value_to_string;
 use problem::{Problem, Result, invalid};
 use smallvec::smallvec;
 
@@ -178,6 +180,33 @@ impl Reals {
             None if self.values.is_valid(row) => Err(self.unusable("NaN".into())),
             None => Err(Flaw::null(&self.column)),
         }
+    }
+}
+
+/// A column of true and false.
+#[derive(Clone, Debug)]
+pub(crate) struct Flags(BooleanArray);
+
+impl Flags {
+    /// Booleans, the numbers 0 and 1, or the texts that mean one of these, such as `True`.
+    pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
+        let wrong = || place.wrong_type(column, "true or false", array.data_type());
+        let flags = cast_with_options(array, &DataType::Boolean, &CastOptions { safe: true, ..CastOptions::default() });
+        let flags = flags.map_err(|_| wrong())?.as_boolean().clone();
+        match (0..array.len()).find(|row| array.is_valid(*row) && flags.is_null(*row)) {
+            Some(row) => Err(invalid(
+                place.row(row, column),
+                "true or false",
+                array_value_to_string(array, row).map_or_else(|e| e.to_string(), |text| format!("`{text}`")),
+                "correct the value, or leave `finished` out of the card",
+            )),
+            None => Ok(Self(flags)),
+        }
+    }
+
+    /// The value at `row`; none if it is null.
+    pub(crate) fn get(&self, row: usize) -> Option<bool> {
+        self.0.is_valid(row).then(|| self.0.value(row))
     }
 }
 

@@ -231,6 +231,7 @@ fn row<'d>(draft: &'d Draft, split: Split, at: &At<'d>) -> RowRef<'d> {
         chosen,
         rejected,
         tie: draft.choice == Choice::Tie,
+        finished: draft.ranked_finished(),
         chosen_first: draft.chosen_first(),
         weight: draft.weight,
         margin: draft.margin,

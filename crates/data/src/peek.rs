@@ -26,6 +26,7 @@ pub fn first_votes(
             let draft = draft.map_err(|flaw| at.error(flaw))?;
             if user.is_none_or(|u| u == draft.user) {
                 let (chosen, rejected) = draft.ranked();
+                let [chosen_finished, rejected_finished] = draft.ranked_finished();
                 votes.push(Vote {
                     user_id: draft.user.to_string(),
                     prompt: draft
@@ -36,6 +37,8 @@ pub fn first_votes(
                     chosen: chosen.into(),
                     rejected: rejected.into(),
                     tie: draft.choice == crate::draft::Choice::Tie,
+                    chosen_finished,
+                    rejected_finished,
                     chosen_first: draft.chosen_first(),
                     weight: draft.weight,
                     margin: draft.margin,

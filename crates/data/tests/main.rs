@@ -4,6 +4,7 @@
 mod columns;
 mod common;
 mod damage;
+mod endings;
 mod formats;
 mod ingestion;
 mod layouts;

@@ -8,7 +8,7 @@ use problem::{Problem, Result, invalid};
 
 use crate::Card;
 use crate::card::{Columns, Users};
-use crate::columns::{Lists, Place, Reals, Talks, Texts, field};
+use crate::columns::{Flags, Lists, Place, Reals, Talks, Texts, field};
 use crate::draft::{Choice, Draft, Flaw, Turns};
 use crate::times::Times;
 
@@ -128,6 +128,7 @@ pub(crate) struct Extras {
     group: Option<Texts>,
     weight: Option<Reals>,
     margin: Option<Reals>,
+    finished: Option<[Flags; 2]>,
 }
 
 impl Extras {
@@ -135,6 +136,8 @@ impl Extras {
         let text = |name: &Option<String>| name.as_deref().map(|n| bound.texts(n)).transpose();
         let real = |name: &Option<String>| name.as_deref().map(|n| bound.reals(n)).transpose();
         let time = |n: &str| Times::bind(&bound.array(n)?, bound.place, n);
+        let flags = |name: &String| Flags::bind(&bound.array(name)?, bound.place, name);
+        let both = |[first, second]: &[String; 2]| -> Result<[Flags; 2]> { Ok([flags(first)?, flags(second)?]) };
         let file = bound.place.file.rsplit('/').next().unwrap_or_default();
         let fits =
             |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file) || p.matches(&bound.place.short));
@@ -147,6 +150,7 @@ impl Extras {
             group: text(&names.group)?,
             weight: real(&names.weight)?,
             margin: real(&names.margin)?,
+            finished: names.finished.as_ref().map(both).transpose()?,
             names: names.clone(),
         })
     }
@@ -182,6 +186,7 @@ impl Extras {
             first,
             second,
             choice,
+            finished: self.finished.as_ref().map_or(own.finished, |both| both.each_ref().map(|flags| flags.get(row))),
             weight: number(&self.weight, &self.names.weight, MOST_WEIGHT)?.unwrap_or(1.0) * own.weight,
             margin: if choice == Choice::Tie { None } else { margin },
             timestamp: self.timestamp.as_ref().map(|t| t.get(row)).transpose()?.flatten().or(own.timestamp),
@@ -219,6 +224,8 @@ pub(super) fn brief(text: &str) -> String {
 /// What a layout knows of a judgement beside its texts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Own {
+    /// Did the first and the second answer end by themselves?
+    pub(crate) finished: [Option<bool>; 2],
     pub(crate) weight: f32,
     pub(crate) margin: Option<f32>,
     pub(crate) timestamp: Option<i64>,
@@ -226,7 +233,7 @@ pub(crate) struct Own {
 
 impl Default for Own {
     fn default() -> Self {
-        Self { weight: 1.0, margin: None, timestamp: None }
+        Self { finished: [None; 2], weight: 1.0, margin: None, timestamp: None }
     }
 }
 
@@ -239,10 +246,10 @@ pub(super) fn without_columns<'a>(
     choice: Choice,
     own: Own,
 ) -> Draft<'a> {
-    let Own { weight, margin, timestamp } = own;
+    let Own { finished, weight, margin, timestamp } = own;
     let margin = if choice == Choice::Tie { None } else { margin };
     let user = Cow::Borrowed(user);
-    Draft { user, turns, first, second, choice, weight, margin, timestamp, split: None, group: None }
+    Draft { user, turns, first, second, choice, finished, weight, margin, timestamp, split: None, group: None }
 }
 
 /// Every two of k scored answers: (one, other, choice, margin). Who reads them gives each the weight `1 / (k - 1)`, so

@@ -44,7 +44,7 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
             user_id.iter().chain([prompt, responses, scores]).cloned().collect()
         }
         Layout::Ratings { user_id, item, rating, .. } => [user_id, item, rating].map(String::clone).to_vec(),
-        Layout::Canonical => canonical::PATHS.map(str::to_owned).to_vec(),
+        Layout::Canonical => canonical::paths(known),
         Layout::Hh { user_id } => with_users(user_id.as_ref(), &pairs::HH),
         Layout::Tldr => tldr::PATHS.map(str::to_owned).to_vec(),
         Layout::Prism => prism::PATHS.map(str::to_owned).to_vec(),
@@ -56,12 +56,23 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         Layout::Alpaca { user_id } => with_users(user_id.as_ref(), &llama_factory::ALPACA),
         Layout::Sharegpt { user_id } => with_users(user_id.as_ref(), &llama_factory::SHAREGPT),
     };
-    let Columns { system, split, split_names: _, split_files: _, timestamp, group, group_until: _, weight, margin } =
-        &card.columns;
-    let extra = [system, split, timestamp, group, weight, margin].into_iter().flatten().cloned();
+    let Columns {
+        system,
+        split,
+        split_names: _,
+        split_files: _,
+        timestamp,
+        group,
+        group_until: _,
+        weight,
+        margin,
+        finished,
+    } = &card.columns;
+    let extra =
+        [system, split, timestamp, group, weight, margin].into_iter().flatten().chain(finished.iter().flatten());
     let there = |name: &&&str| known.iter().any(|k| k == **name);
     let optional = optional(&card.layout).iter().filter(there).map(|name| (*name).to_owned());
-    own.into_iter().chain(extra).chain(optional).collect()
+    own.into_iter().chain(extra.cloned()).chain(optional).collect()
 }
 
 fn with_users(user_id: Option<&String>, fixed: &[&str]) -> Vec<String> {

@@ -63,7 +63,12 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                 .collect();
             let numbers: Vec<f64> = rated.iter().filter_map(|i| scores[*i - first]).collect();
             for (one, other, choice, gap) in every_two(&numbers) {
-                let own = Own { weight: 1.0 / (rated.len() - 1) as f32, margin: Some(gap), timestamp: None };
+                let own = Own {
+                    weight: 1.0 / (rated.len() - 1) as f32,
+                    margin: Some(gap),
+                    timestamp: None,
+                    ..Own::default()
+                };
                 let text = |i: usize| contents.get(rated[i]).unwrap_or_default();
                 emit(row, extras.draft(row, user, prompt.clone(), text(one), text(other), choice, own))?;
             }

@@ -49,7 +49,8 @@ pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emi
             }
         };
         for (one, other, choice, gap) in every_two(&numbers) {
-            let own = Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None };
+            let own =
+                Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None, ..Own::default() };
             emit(row, extras.draft(row, user, turns.clone(), texts[one], texts[other], choice, own))?;
         }
     }
@@ -104,7 +105,12 @@ pub(super) fn personalllm(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Re
                 }
             };
             for (one, other, choice, gap) in every_two(&values) {
-                let own = Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None };
+                let own = Own {
+                    weight: 1.0 / (texts.len() - 1) as f32,
+                    margin: Some(gap),
+                    timestamp: None,
+                    ..Own::default()
+                };
                 let user = user.to_owned();
                 emit(row, extras.draft(row, user, smallvec![("user", prompt)], texts[one], texts[other], choice, own))?;
             }

@@ -97,7 +97,7 @@ pub(super) fn finish(layout: &Layout, seed: u64, memory: &mut Memory, emit: &mut
         };
         // An item counts once, however many it is compared with.
         let weight = 0.5 * (1.0 / uses[i] as f32 + 1.0 / uses[j] as f32);
-        let own = Own { weight, margin: Some((one.1 - other.1).abs() as f32), timestamp: None };
+        let own = Own { weight, margin: Some((one.1 - other.1).abs() as f32), timestamp: None, ..Own::default() };
         let turns = smallvec![("user", prompt.as_str())];
         let draft = without_columns(&user, turns, &one.0, &other.0, choice, own);
         emit(0, Ok(draft))?;

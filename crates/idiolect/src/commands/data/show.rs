@@ -42,16 +42,18 @@ fn show(args: &ShowArgs) -> Result<()> {
     for vote in votes {
         let verdict = if vote.tie { "tie" } else { "decided" };
         print(&format!("── {} · user {} · {verdict}", vote.source_row, vote.user_id.escape_debug()))?;
-        for (name, answer) in [("chosen", &vote.chosen), ("rejected", &vote.rejected)] {
-            print(&shown(&tokenizer, &vote.prompt, name, answer)?)?;
+        let (chosen, rejected) = (vote.chosen_ending(), vote.rejected_ending());
+        for (name, answer, ending) in [("chosen", &vote.chosen, chosen), ("rejected", &vote.rejected, rejected)] {
+            let shown = shown(&tokenizer, &vote.prompt, (name, answer), ending);
+            print(&shown.map_err(|e| e.within(&vote.source_row))?)?;
         }
     }
     Ok(())
 }
 
 /// One row as the model sees it.
-fn shown(tokenizer: &Tokenizer, prompt: &[Message], name: &str, answer: &str) -> Result<String> {
-    let row = tokenizer.row(prompt, answer, Ending::Finished)?;
+fn shown(tokenizer: &Tokenizer, prompt: &[Message], (name, answer): (&str, &str), ending: Ending) -> Result<String> {
+    let row = tokenizer.row(prompt, answer, ending)?;
     let (before, after) = row.ids.split_at(row.answer_start);
     let straddles = if row.straddles { ", its first token begins inside the prompt" } else { "" };
     Ok(format!(
