@@ -314,7 +314,7 @@ fn a_blank_user_is_a_bad_row() {
 #[test]
 fn columns_that_nothing_reads_are_listed_and_usable_ones_are_pointed_at() {
     let dir = tempfile::tempdir().unwrap();
-    let row = json!({"user_id": "u", "prompt": "p", "chosen": "a", "rejected": "b", "annotator": "x", "created_at": 1, "weight": 2,
+    let row = json!({"user_id": "u", "prompt": "p", "chosen": "a", "rejected": "b", "annotator": "x", "created_at": 1_700_000_000, "weight": 2,
                      "split": "train", "system": "s", "tools": "t", "model": "m"});
     let path = written(dir.path(), "v.jsonl", lines(&[row]));
     let source = [path.display().to_string()];
