@@ -66,20 +66,22 @@ pub(crate) fn lora() -> LoraConfig {
     }
 }
 
-/// Ann likes answers of `x`, Bob of `z`; train and test have other prompts and lengths.
+/// Ann likes answers of `x`, Bob of `z`; train and test have other prompts and lengths. On both sides responses end by themselves or are cut.
 pub(crate) fn votes() -> Vec<Vote> {
     let mut votes = Vec::new();
     for i in 0..40usize {
         let (x, z) = ("x".repeat(2 + i % 5), "z".repeat(2 + (i / 5) % 5));
-        for (user, chosen, rejected) in [("ann", &x, &z), ("bob", &z, &x)] {
+        let [of_x, of_z] = finished(i).map(Some);
+        let users = [("ann", &x, &z, of_x, of_z), ("bob", &z, &x, of_z, of_x)];
+        for (user, chosen, rejected, chosen_finished, rejected_finished) in users {
             votes.push(Vote {
                 user_id: user.into(),
                 prompt: vec![Message::user(format!("what is {i}?"))],
                 chosen: chosen.clone(),
                 rejected: rejected.clone(),
                 tie: false,
-                chosen_finished: None,
-                rejected_finished: None,
+                chosen_finished,
+                rejected_finished,
                 chosen_first: None,
                 weight: 1.0,
                 margin: None,

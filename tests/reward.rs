@@ -109,7 +109,11 @@ fn neither_ending_nor_length_tells_which_response_of_a_vote_was_chosen() {
         let of = |v: &Vote| split.is_none_or(|s| s == v.split) && user.is_none_or(|u| u == v.user_id);
         share_of_rule(votes().iter().filter(|v| of(v)).map(|v| [v.chosen.len(), v.rejected.len()]))
     };
-    // Every pair is judged both ways, and every response is read as one that ended by itself.
+    let endings = |v: &Vote| [v.chosen_finished, v.rejected_finished].map(|f| usize::from(f == Some(true)));
+    for split in [Split::Train, Split::Test] {
+        assert_eq!(share_of_rule(votes().iter().filter(|v| v.split == split).map(endings)), 0.5);
+    }
+    // Every pair is judged both ways.
     assert_eq!((share(Some(Split::Train), None), share(Some(Split::Test), None)), (0.5, 0.5));
     for user in users() {
         let (trained, tested) = (share(Some(Split::Train), Some(&user)), share(Some(Split::Test), Some(&user)));

@@ -48,7 +48,7 @@ fn sft_gets_better_and_users_trained_together_get_what_training_alone_gives() {
     for (u, user) in ["ann", "bob"].into_iter().enumerate() {
         let own = &report.models[user];
         assert!(own.final_loss < own.first_loss - 0.5, "{user}: {own:?}");
-        // Every response that SFT reads ends by itself, so that the loss falls by the end token alone too. On other prompts the user's own
+        // Half of the responses that SFT reads end by themselves. On other prompts the user's own
         // responses gained more than the other user's, whether both sides end by themselves or neither, or only the other's does.
         for endings in [[true, true], [false, false], [false, true]] {
             let share = preferred(&bench, &together, u, endings);

@@ -143,7 +143,7 @@ fn cached_rows_equal_fresh_ones_and_each_text_is_made_once() {
         TokenCache::open(&other_format).unwrap()
     };
     assert!(!write("0").is_of(&tokenizer));
-    assert!(write("1").is_of(&tokenizer));
+    assert!(write("2").is_of(&tokenizer));
     // Another template: another identity. A cut file: an error.
     let other = tempfile::tempdir().unwrap();
     assert!(!cache.is_of(&self::tokenizer(other.path(), &format!("{TEMPLATE} "))));

@@ -133,13 +133,12 @@ fn config(golden: &Golden, play: &Play, budget: usize, activations: Activations)
     }
 }
 
-/// The responses of each of `users` users, all of whom gave the same. One that was cut has an end token that was not sampled.
+/// The responses of each of `users` users, all of whom gave the same. One that was cut has no end token.
 fn rollouts(golden: &Golden, play: &Play, users: usize) -> Vec<Rollout> {
     let of_user = |user: UserIndex| {
         play.responses.iter().map(move |Response { prompt, ids, .. }| {
             let (question, finished) = (&golden.prompts[*prompt], ids.last() == Some(&END));
-            let end: &[i64] = if finished { &[] } else { &[END] };
-            let row = TokenRow { ids: [question.as_slice(), ids, end].concat(), answer_start: question.len() };
+            let row = TokenRow { ids: [question.as_slice(), ids].concat(), answer_start: question.len() };
             let (sampled, logp) = (ids.len(), vec![0.0; ids.len()]);
             Rollout { user, prompt: *prompt, turn: *prompt, row, sampled, finished, text: String::new(), logp }
         })
