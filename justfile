@@ -50,18 +50,23 @@ gpu-check *ARGS: build
     strip -o target/gpu-check/idiolect {{program}}
     python3 tests/gpu_check.py --binary target/gpu-check/idiolect --out target/gpu-check/report.json {{ARGS}}
 
-# Make the golden numbers again; needs torch==2.11.0 transformers==5.23.0 gguf in PYTHON
-golden PYTHON="python3": setup
-    {{PYTHON}} tests/golden/make.py
+# Make the golden numbers again; needs torch==2.11.0 transformers==5.23.0 gguf peft==0.21.2 trl==1.16.0 datasets in PYTHON. TRL_PPO is a folder for
+# TRL 1.12.0, the last with PPO, which is fetched into it
+golden PYTHON="python3" TRL_PPO="target/trl-1.12.0" OUT="tests/golden": setup
+    {{PYTHON}} tests/golden/make.py --out {{OUT}}
+    {{PYTHON}} tests/golden/dpo_step.py {{OUT}}
+    test -e {{TRL_PPO}}/trl || {{PYTHON}} -m pip install --quiet --no-deps --target {{TRL_PPO}} trl==1.12.0
+    {{PYTHON}} tests/golden/ppo_round.py {{TRL_PPO}} {{OUT}}
 
-# Make every golden number anew with PYTHON (as for `golden`), compare with the committed ones and with ours; print the table
-parity PYTHON="python3": setup
+# Make the golden numbers anew with PYTHON (as for `golden`) but for share_lora.json, compare with the committed ones and with ours; print the table
+parity PYTHON="python3" TRL_PPO="target/trl-1.12.0":
     rm -rf target/parity && mkdir -p target/parity
-    {{PYTHON}} tests/golden/make.py --out target/parity
+    just golden {{PYTHON}} {{TRL_PPO}} target/parity
     {{PYTHON}} tests/golden/compare.py tests/golden target/parity
     IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity IDIOLECT_PARITY={{justfile_directory()}}/target/parity \
         cargo test --release --quiet --package lm --test references -- equal
     IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity cargo test --release --quiet --package text templates
+    IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity cargo test --release --quiet --package policy --lib equals_trl
     cat target/parity/families.md target/parity/smollm2.md
 
 # Generation and training step, compared with transformers + PEFT; needs torch==2.11.0 transformers==5.23.0 peft==0.21.2 in PYTHON

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 ENDINGS = ["parquet", "jsonl", "json", "csv", "arrow", "jsonl.gz", "csv.zst", "tsv"]
 HEAD = 'name="x"\nsource="y"\nlicence="z"\n[layout]\n'
+ONE = HEAD.replace("[layout]", 'one_user="all"\n[layout]')  # rows that name no user
 VOTES = HEAD + ('kind="votes"\nuser_id="u"\nprompt="q"\nresponse_a="a"\nresponse_b="b"\nlabel="l"\nlabel_a="1"\nlabel_b="2"\n'
                 'label_tie="="\n')
 TIMED = VOTES + '[columns]\ntimestamp="t"\nweight="w"\ngroup="g"\ngroup_until="-"\n'
@@ -108,8 +109,8 @@ write("timed-jsonl", TIMED, "jsonl", timed)
 write("timed-parquet", TIMED, "parquet", timed)
 for kind, some in NESTED.items():
     for ending in ("jsonl", "parquet"):
-        write("{}-{}".format(kind, ending), HEAD + 'kind="{}"\n'.format(kind), ending, some)
+        write("{}-{}".format(kind, ending), (ONE if kind in ("pairs", "hh", "alpaca", "sharegpt") else HEAD) + 'kind="{}"\n'.format(kind), ending, some)
 write("ratings-csv", HEAD + 'kind="ratings"\nuser_id="u"\nitem="i"\nrating="r"\nprompt="p"\nmin_gap=1.0\n', "jsonl",
       [{"u": "a", "i": "x", "r": 1.0}, {"u": "a", "i": "y", "r": 5.0}])
-write("rankings-jsonl", HEAD + 'kind="rankings"\nprompt="q"\nresponses="a"\nscores="s"\nhigher_is_better=true\n', "jsonl",
+write("rankings-jsonl", ONE + 'kind="rankings"\nprompt="q"\nresponses="a"\nscores="s"\nhigher_is_better=true\n', "jsonl",
       [{"q": "p", "a": ["x", "y", "z"], "s": [1, 2, 3]}])

@@ -5,8 +5,9 @@ use std::num::NonZero;
 use data::{Split, Vote};
 use device::Compute;
 use lm::{AdamWConfig, Blocks, InitBound, InitUsers, Lm, LoraConfig, Schedule, Targets};
+use policy::Policies;
 use run::{Identity, Run};
-use text::{Message, Tokenizer};
+use text::{Answer, Ending, Message, Tokenizer};
 
 use crate::tiny::write_model;
 
@@ -65,18 +66,22 @@ pub(crate) fn lora() -> LoraConfig {
     }
 }
 
-/// Ann likes answers of `x`, Bob of `z`; train and test have other prompts and lengths.
+/// Ann likes answers of `x`, Bob of `z`; train and test have other prompts and lengths. On both sides responses end by themselves or are cut.
 pub(crate) fn votes() -> Vec<Vote> {
     let mut votes = Vec::new();
     for i in 0..40usize {
         let (x, z) = ("x".repeat(2 + i % 5), "z".repeat(2 + (i / 5) % 5));
-        for (user, chosen, rejected) in [("ann", &x, &z), ("bob", &z, &x)] {
+        let [of_x, of_z] = finished(i).map(Some);
+        let users = [("ann", &x, &z, of_x, of_z), ("bob", &z, &x, of_z, of_x)];
+        for (user, chosen, rejected, chosen_finished, rejected_finished) in users {
             votes.push(Vote {
                 user_id: user.into(),
                 prompt: vec![Message::user(format!("what is {i}?"))],
                 chosen: chosen.clone(),
                 rejected: rejected.clone(),
                 tie: false,
+                chosen_finished,
+                rejected_finished,
                 chosen_first: None,
                 weight: 1.0,
                 margin: None,
@@ -87,4 +92,43 @@ pub(crate) fn votes() -> Vec<Vote> {
         }
     }
     votes
+}
+
+/// Does each response of a user's `n`-th pair end by itself, (chosen, rejected)? All four combinations come equally often, so that a learner
+/// which looks at the ending alone is right half the time.
+pub(crate) fn finished(n: usize) -> [bool; 2] {
+    [n.is_multiple_of(2), (n / 2).is_multiple_of(2)]
+}
+
+/// The share of (chosen, rejected) in which a rule is right that takes the larger number; one half where both are equal.
+pub(crate) fn share_of_rule(numbers: impl IntoIterator<Item = [usize; 2]>) -> f64 {
+    let right = |[chosen, rejected]: [usize; 2]| match chosen.cmp(&rejected) {
+        std::cmp::Ordering::Greater => 1.0,
+        std::cmp::Ordering::Equal => 0.5,
+        std::cmp::Ordering::Less => 0.0,
+    };
+    let each: Vec<f64> = numbers.into_iter().map(right).collect();
+    each.iter().sum::<f64>() / each.len() as f64
+}
+
+/// How much more likely a user's policy holds a response than the base does, nats.
+pub(crate) fn gain(bench: &Bench, policies: &Policies, user: usize, prompt: &[Message], response: &Answer) -> f64 {
+    let ending = if response.finished { Ending::Finished } else { Ending::Cut };
+    let row = bench.tokenizer.row(prompt, &response.text, ending).unwrap();
+    let adapter = (&policies.bank, lm::UserIndex(user).in_whole_bank());
+    let logp = |adapter| lm::full_logits(&bench.lm, &row.ids, adapter).log_softmax(-1, tch::Kind::Double);
+    let change = logp(Some(adapter)) - logp(None);
+    (row.answer_start..row.ids.len()).map(|t| change.double_value(&[t as i64 - 1, row.ids[t]])).sum()
+}
+
+/// The share of a user's votes on prompts that nothing was trained on in which the policy came to prefer the chosen response, where the two
+/// sides end as `finished` says.
+pub(crate) fn preferred(bench: &Bench, policies: &Policies, user: usize, finished: [bool; 2]) -> f64 {
+    let name = &policies.users[user];
+    let own: Vec<Vote> = votes().into_iter().filter(|v| v.user_id == *name && v.split == Split::Test).collect();
+    let of = |vote: &Vote, text: &str, finished| {
+        gain(bench, policies, user, &vote.prompt, &Answer { text: text.into(), finished })
+    };
+    let right = own.iter().filter(|v| of(v, &v.chosen, finished[0]) > of(v, &v.rejected, finished[1]));
+    right.count() as f64 / own.len() as f64
 }

@@ -228,7 +228,7 @@ fn issue_22_6_an_evaluation_on_another_base_does_not_go_on_and_is_one_processs()
 #[test]
 fn issue_22_7_the_date_that_a_template_reads_is_kept_with_the_base() {
     let workspace = Workspace::new();
-    let dated = "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}{{ m['content'] }}{% endfor %}";
+    let dated = "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}";
     let file = workspace.path("model/chat_template.jinja");
     fs_err::write(&file, dated).unwrap();
     let date = |day: &str| day.parse::<i64>().unwrap() * 86_400;

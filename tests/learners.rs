@@ -2,27 +2,64 @@
 
 use std::collections::BTreeMap;
 
-use data::Split;
+use data::{Split, Vote};
 use lm::Activations;
 use policy::{DpoConfig, Pair, PairLoss};
 use text::Answer;
 
-use crate::bench::{Bench, count, lora, optimizer, votes};
+use crate::bench::{Bench, count, finished, lora, optimizer, preferred, share_of_rule, votes};
 
+/// Users with different numbers of pairs, so that one leaves the batch before the other. On both sides responses end by themselves or are cut,
+/// and are long or short, equally often: see `neither_ending_nor_length_tells_which_response_was_chosen`.
 fn pairs() -> Vec<Pair> {
-    votes()
-        .into_iter()
-        .filter(|v| v.split == Split::Train)
-        // Users with different numbers of pairs, so that one leaves the batch before the other.
-        .filter(|v| v.user_id == "ann" || v.prompt[0].content.len() < 11)
-        .map(|v| Pair {
+    const OF_BOB: [usize; 12] = [1, 2, 3, 5, 7, 8, 10, 11, 13, 15, 16, 17]; // as many longer ones were chosen as shorter ones
+    let mut counts = BTreeMap::new();
+    let pair = |v: Vote| {
+        let n: &mut usize = counts.entry(v.user_id.clone()).or_default();
+        let [chosen, rejected] = finished(*n);
+        *n += 1;
+        Pair {
             user: v.user_id,
             prompt: v.prompt,
-            chosen: Answer { text: v.chosen, finished: true },
-            rejected: Answer { text: v.rejected, finished: false },
+            chosen: Answer { text: v.chosen, finished: chosen },
+            rejected: Answer { text: v.rejected, finished: rejected },
             weight: 1.0,
-        })
-        .collect()
+        }
+    };
+    let votes = votes().into_iter().filter(|v| v.split == Split::Train);
+    votes.filter(|v| v.user_id == "ann" || OF_BOB.iter().any(|n| v.source_row == format!("x:{n}"))).map(pair).collect()
+}
+
+#[test]
+fn neither_ending_nor_length_tells_which_response_was_chosen() {
+    for (user, count) in [("ann", 28), ("bob", 12)] {
+        let own: Vec<Pair> = pairs().into_iter().filter(|p| p.user == user).collect();
+        assert_eq!(own.len(), count);
+        let sides = || own.iter().map(|p| [&p.chosen, &p.rejected]);
+        assert_eq!(share_of_rule(sides().map(|both| both.map(|r| usize::from(r.finished)))), 0.5, "{user}");
+        let by_length = share_of_rule(sides().map(|both| both.map(|r| r.text.len())));
+        assert!((by_length - 0.5).abs() < 0.05, "{user}: {by_length}");
+        let both =
+            |[a, b]: [bool; 2]| own.iter().filter(|p| [p.chosen.finished, p.rejected.finished] == [a, b]).count();
+        let each = [[true, true], [true, false], [false, true], [false, false]].map(both);
+        assert_eq!(each, [count / 4; 4], "{user}");
+    }
+}
+
+#[test]
+fn dpo_learns_what_is_said_and_not_how_it_ends() {
+    let bench = Bench::new();
+    let users = ["ann", "bob"].map(String::from);
+    let (tokenizer, mut run) = (&bench.tokenizer, bench.run("dpo", "both"));
+    let (policies, _) =
+        policy::train_dpo(&dpo_config(), &bench.lm, tokenizer, &pairs(), &users, None, &mut run).unwrap();
+    for (user, name) in users.iter().enumerate() {
+        // On other prompts, and also where the ending alone would point to the rejected response.
+        for endings in [[true, true], [false, false], [true, false], [false, true]] {
+            let share = preferred(&bench, &policies, user, endings);
+            assert!(share > 0.9, "{name}, finished {endings:?}: {share}");
+        }
+    }
 }
 
 fn dpo_config() -> DpoConfig {

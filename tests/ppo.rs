@@ -116,9 +116,33 @@ fn assert_equal(a: &[lm::Tensor], b: &[lm::Tensor], what: &str) {
     }
 }
 
+/// A model some of whose responses end by themselves and some of which are cut: it stops at every third letter too, in the order of their worth,
+/// so that neither user's taste is for or against these.
+fn with_both_endings() -> Bench {
+    let mut bench = Bench::new();
+    let folder = bench.folder.path().join("model");
+    let worth = worth(&bench);
+    let mut letters: Vec<i64> = ('a'..='z').map(|c| bench.tokenizer.encode(&c.to_string()).unwrap()[0]).collect();
+    letters.sort_by(|a, b| worth[*a as usize].total_cmp(&worth[*b as usize]));
+    let stops: Vec<i64> = letters.into_iter().skip(1).step_by(3).chain([bench.tokenizer.end_id()]).collect();
+    run::write_json(&folder.join("generation_config.json"), &serde_json::json!({"eos_token_id": stops})).unwrap();
+    bench.tokenizer = text::Tokenizer::from_folder(&folder).unwrap();
+    bench
+}
+
+/// The scores of a user's responses in the last third of the rounds that end by themselves, or that were cut.
+fn late_scores(bench: &Bench, name: &str, user: &str, ended: bool) -> Vec<f64> {
+    let path = bench.folder.path().join(format!("{name}.partial/rollouts.parquet"));
+    let table = data::read_table(&path, &["user_id", "finished", "score"]).unwrap(); // in the order of the rounds
+    let (users, scores) = (table.full_text("user_id").unwrap(), table.full_real("score").unwrap());
+    let finished = table.full_boolean("finished").unwrap();
+    let late = table.rows() * 2 / 3..table.rows();
+    late.filter(|row| users[*row] == user && finished[*row] == ended).map(|row| scores[row]).collect()
+}
+
 #[test]
 fn every_method_gets_better_and_its_first_update_starts_where_the_policy_is() {
-    let bench = Bench::new();
+    let (bench, mut late) = (with_both_endings(), BTreeMap::new());
     for (name, method) in [("ppo", Method::Ppo(critic())), ("rloo", Method::Rloo), ("grpo", Method::Grpo)] {
         // At a temperature that decoder and training pass must both apply.
         let config = PpoConfig { method, temperature: 0.8, ..config() };
@@ -129,7 +153,20 @@ fn every_method_gets_better_and_its_first_update_starts_where_the_policy_is() {
             assert!(r.first_score.abs() < 0.7, "{name}, {user}: {r:?}");
             assert!(r.final_score > r.first_score + 0.5, "{name}, {user}: {r:?}");
             assert!(r.final_kl > 0.1, "{name}, {user}: {r:?}");
+            // What a response scores that ends at once: the best that an ending alone can give.
+            let scale = report.scales[user];
+            let of_none = f64::from(-scale.mean / scale.deviation);
+            assert!(r.final_score > of_none + 0.5, "{name}, {user}: {r:?}, {of_none}");
+            for ended in [true, false] {
+                let scores: &mut Vec<f64> = late.entry((user.clone(), ended)).or_default();
+                scores.extend(late_scores(&bench, name, user, ended));
+            }
         }
+    }
+    // The base's mean is 0. Responses of both endings are better than that: a policy that learnt how to end and nothing else has none.
+    for ((user, ended), scores) in late {
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        assert!(scores.len() >= 40 && mean > 0.7, "{user}, ended by itself {ended}: {mean} over {}", scores.len());
     }
     // TRL's names are in the log.
     let log = fs_err::read_to_string(bench.folder.path().join("ppo.partial/metrics.jsonl")).unwrap();

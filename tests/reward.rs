@@ -8,7 +8,7 @@ use reward::{
     Structure, Ties, Variant, Weighting,
 };
 
-use crate::bench::{Bench, count, lora, optimizer, votes};
+use crate::bench::{Bench, count, lora, optimizer, share_of_rule, votes};
 use crate::tiny::{write_model, write_model_with};
 
 pub(crate) fn phase(factors: Factors, epochs: f64) -> Phase {
@@ -100,6 +100,48 @@ fn personal_models_learn_opposite_tastes_and_a_global_one_cannot() {
         // The other's factors say the opposite.
         let swapped = e.swapped.unwrap();
         assert!(e.mean_accuracy > 0.85 && swapped < 0.35, "{name}: {} {swapped}", e.mean_accuracy);
+    }
+}
+
+#[test]
+fn neither_ending_nor_length_tells_which_response_of_a_vote_was_chosen() {
+    let share = |split: Option<Split>, user: Option<&str>| {
+        let of = |v: &Vote| split.is_none_or(|s| s == v.split) && user.is_none_or(|u| u == v.user_id);
+        share_of_rule(votes().iter().filter(|v| of(v)).map(|v| [v.chosen.len(), v.rejected.len()]))
+    };
+    let endings = |v: &Vote| [v.chosen_finished, v.rejected_finished].map(|f| usize::from(f == Some(true)));
+    for split in [Split::Train, Split::Test] {
+        assert_eq!(share_of_rule(votes().iter().filter(|v| v.split == split).map(endings)), 0.5);
+    }
+    // Every pair is judged both ways.
+    assert_eq!((share(Some(Split::Train), None), share(Some(Split::Test), None)), (0.5, 0.5));
+    for user in users() {
+        let (trained, tested) = (share(Some(Split::Train), Some(&user)), share(Some(Split::Test), Some(&user)));
+        assert!((trained - 0.5).abs() < 0.05 && (tested - 0.5).abs() < 0.2, "{user}: {trained} {tested}");
+    }
+}
+
+#[test]
+fn rewards_tell_what_is_said_and_not_how_it_ends() {
+    let bench = Bench::new();
+    let (model, _) = fit_on(&bench, &reward_config(Variant::PShareLora), &votes(), &users(), "endings");
+    let held_out: Vec<Vote> = votes().into_iter().filter(|v| v.split == Split::Test).collect();
+    let ending = |finished: bool| if finished { text::Ending::Finished } else { text::Ending::Cut };
+    // On other prompts, and also where the ending alone would point to the rejected response.
+    for endings in [[true, true], [false, false], [true, false], [false, true]] {
+        for (u, user) in users().iter().enumerate() {
+            let own: Vec<&Vote> = held_out.iter().filter(|v| v.user_id == *user).collect();
+            let row = |v: &Vote, response: &str, finished: bool| -> lm::TokenRow {
+                bench.tokenizer.row(&v.prompt, response, ending(finished)).unwrap().into()
+            };
+            let sides = |v: &&Vote| [row(v, &v.chosen, endings[0]), row(v, &v.rejected, endings[1])];
+            let rows: Vec<lm::TokenRow> = own.iter().flat_map(sides).collect();
+            let all: Vec<usize> = (0..rows.len()).collect();
+            let prefix = model.prefix(&bench.lm, rows, |_| ()).unwrap();
+            let scores = model.score(&bench.lm, &prefix, &all, lm::UserIndex(u));
+            let right = scores.chunks(2).filter(|both| both[0] > both[1]).count() as f64 / own.len() as f64;
+            assert!(right > 0.85, "{user}, finished {endings:?}: {right}");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use data::{Split, Vote};
 use lm::{Activations, Lm, LoraConfig, Tensor};
 use policy::{Policies, Scope, SftConfig, SftReport};
 
-use crate::bench::{Bench, count, lora, optimizer, votes};
+use crate::bench::{Bench, count, lora, optimizer, preferred, votes};
 
 fn config() -> SftConfig {
     SftConfig {
@@ -48,6 +48,12 @@ fn sft_gets_better_and_users_trained_together_get_what_training_alone_gives() {
     for (u, user) in ["ann", "bob"].into_iter().enumerate() {
         let own = &report.models[user];
         assert!(own.final_loss < own.first_loss - 0.5, "{user}: {own:?}");
+        // Half of the responses that SFT reads end by themselves. On other prompts the user's own
+        // responses gained more than the other user's, whether both sides end by themselves or neither, or only the other's does.
+        for endings in [[true, true], [false, false], [false, true]] {
+            let share = preferred(&bench, &together, u, endings);
+            assert!(share > 0.9, "{user}, finished {endings:?}: {share}");
+        }
         let (alone, _) = train(&bench, &config(), &[user], user).unwrap();
         assert_close(&factors(&together, u), &factors(&alone, 0));
     }

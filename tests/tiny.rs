@@ -30,7 +30,7 @@ pub(crate) fn write_tokenizer(folder: &Path) -> usize {
         unk_id: Some(0),
         pad_id: Some(2),
         chat_template:
-            "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}\
+            "{% for m in messages %}{{ '<|im_start|>' + ('a' if m['role'] == 'assistant' else m['role']) + '\n' + m['content'] + '<|im_end|>' + '\n' }}\
                         {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>a\n' }}{% endif %}"
                 .into(),
         context_length: 256,

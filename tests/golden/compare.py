@@ -2,7 +2,8 @@
 
     python tests/golden/compare.py COMMITTED NEW
 
-Machines add in other orders: the committed numbers come from one machine, the new ones from yours.
+Machines add in other orders: the committed numbers come from one machine, the new ones from yours. share_lora.json is not made anew: its script
+reads what a test of ours writes.
 """
 import json
 import os
@@ -32,7 +33,7 @@ def walk(a, b, place):
 
 
 worst = 0.0
-for name in sorted(n for n in os.listdir(committed) if n.endswith(".json")):
+for name in sorted(n for n in os.listdir(committed) if n.endswith(".json") and n != "share_lora.json"):
     difference = walk(json.load(open(os.path.join(committed, name))), json.load(open(os.path.join(new, name))), name)
     print("{}: largest difference to the committed numbers {:.1e}".format(name, difference))
     worst = max(worst, difference)

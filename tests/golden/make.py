@@ -15,6 +15,7 @@ import json
 import os
 
 import torch
+from tiny import formula
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -71,18 +72,6 @@ FAMILIES = {
 }
 LENGTHS = [9, 5, 30]  # the last exceeds the windows and llama3's original length
 STRIDE = 5
-
-
-def formula(model):
-    """Fills a model with numbers that the test can compute as well; gives (name, shape) of what its file holds."""
-    tied = {k for k in model.state_dict() if k in ("lm_head.weight",) and model.config.tie_word_embeddings}
-    named = sorted((k, v) for k, v in model.state_dict().items() if k not in tied and v.is_floating_point())
-    for k, (name, p) in enumerate(named):
-        i = torch.arange(p.numel(), dtype=torch.int64)
-        wave = ((i * i * 31 + i * 7919 + k * 10007) % 1009).double() / 504.5 - 1  # from -1 to 1, exact everywhere
-        scale, centre = (0.35, 0.0) if p.dim() > 1 else (0.1, 0.0) if name.endswith("bias") else (0.1, 1.0)
-        p.data.copy_((centre + scale * wave).reshape(p.shape).float())
-    return [[name, list(p.shape)] for name, p in named]
 
 
 def family(model_type, fields):

@@ -45,6 +45,8 @@ fn schema() -> SchemaRef {
         Field::new("chosen", DataType::Utf8, false),
         Field::new("rejected", DataType::Utf8, false),
         Field::new("tie", DataType::Boolean, false),
+        Field::new("chosen_finished", DataType::Boolean, true),
+        Field::new("rejected_finished", DataType::Boolean, true),
         Field::new("chosen_first", DataType::Boolean, true),
         Field::new("weight", DataType::Float32, false),
         Field::new("margin", DataType::Float32, true),
@@ -62,6 +64,8 @@ pub(crate) struct RowRef<'a> {
     pub(crate) chosen: &'a str,
     pub(crate) rejected: &'a str,
     pub(crate) tie: bool,
+    /// Did the better and the other answer end by themselves?
+    pub(crate) finished: [Option<bool>; 2],
     pub(crate) chosen_first: Option<bool>,
     pub(crate) weight: f32,
     pub(crate) margin: Option<f32>,
@@ -81,6 +85,8 @@ struct Columns {
     chosen: StringBuilder,
     rejected: StringBuilder,
     tie: BooleanBuilder,
+    chosen_finished: BooleanBuilder,
+    rejected_finished: BooleanBuilder,
     first: BooleanBuilder,
     weight: Float32Builder,
     margin: Float32Builder,
@@ -106,6 +112,8 @@ impl Columns {
         self.chosen.append_value(row.chosen);
         self.rejected.append_value(row.rejected);
         self.tie.append_value(row.tie);
+        self.chosen_finished.append_option(row.finished[0]);
+        self.rejected_finished.append_option(row.finished[1]);
         self.first.append_option(row.chosen_first);
         self.weight.append_value(row.weight);
         self.margin.append_option(row.margin);
@@ -129,6 +137,8 @@ impl Columns {
             Arc::new(self.chosen.finish()),
             Arc::new(self.rejected.finish()),
             Arc::new(self.tie.finish()),
+            Arc::new(self.chosen_finished.finish()),
+            Arc::new(self.rejected_finished.finish()),
             Arc::new(self.first.finish()),
             Arc::new(self.weight.finish()),
             Arc::new(self.margin.finish()),

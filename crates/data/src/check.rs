@@ -44,11 +44,11 @@ pub struct Finding {
     pub kind: String,
     /// How bad it is.
     pub level: Level,
-    /// Votes, rows or users.
+    /// Votes, rows, users or files.
     pub count: usize,
     /// Users whom it concerns.
     pub users: usize,
-    /// The first rows, `file:row`, or users.
+    /// The first rows, `file:row`, users or files.
     pub first: Vec<String>,
 }
 
@@ -94,6 +94,12 @@ pub struct Check {
     pub findings: Vec<Finding>,
     /// By user.
     pub users: BTreeMap<String, UserCheck>,
+    /// Columns of the source that nothing reads, sorted.
+    #[serde(default)]
+    pub unused_columns: Vec<String>,
+    /// Sentences on columns that may be missed: those that look usable, and those that only some files have. They are findings too.
+    #[serde(default)]
+    pub column_notes: Vec<String>,
     /// What was decided from the files and values themselves: separators, units of times, messages written as text, files left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -208,8 +214,8 @@ impl Own {
         if texts.clone().any(looks_like_messages) {
             self.find(Level::Warning, "messages written as text", at, Some(name));
         }
-        if name.trim() != name || name.is_empty() {
-            self.find(Level::Warning, "user id with outer spaces, or empty", at, Some(name));
+        if name.trim() != name {
+            self.find(Level::Warning, "user id with outer spaces", at, Some(name));
         }
         if let Some((tokenizer, most)) = options.tokens {
             let messages: Vec<Message> = draft
@@ -217,14 +223,15 @@ impl Own {
                 .iter()
                 .map(|(role, content)| Message { role: (*role).into(), content: (*content).into() })
                 .collect();
-            let long = |answer: &str| match tokenizer.row(&messages, answer, Ending::Finished) {
-                Ok(row) => row.ids.len() > most,
-                Err(_) => false,
-            };
-            if [draft.first, draft.second].iter().any(|a| tokenizer.row(&messages, a, Ending::Finished).is_err()) {
+            let rows = [draft.first, draft.second].map(|answer| tokenizer.row(&messages, answer, Ending::Finished));
+            if rows.iter().any(Result::is_err) {
                 self.find(Level::Error, "a prompt that the chat template refuses", at, Some(name));
-            } else if long(draft.first) || long(draft.second) {
+            } else if rows.iter().flatten().any(|row| row.ids.len() > most) {
                 self.find(Level::Warning, "over-long row", at, Some(name));
+            }
+            let spelled = |text: &str| tokenizer.special_tokens_in(text).is_ok_and(|tokens| !tokens.is_empty());
+            if texts.clone().any(spelled) {
+                self.find(Level::Warning, "a special token spelled in a text", at, Some(name));
             }
         }
         self.distinct.push(Distinct { answer: false, key: prompt_key(&draft.turns, &mut self.room) });
@@ -319,6 +326,14 @@ pub fn check(card: &Card, sources: &[String], options: &CheckOptions, folder: &P
         let first = places.into_iter().take(NAMED).map(name).collect();
         check.findings.push(Finding { kind: kind.into(), level, count, users: users.len(), first });
     }
+    let notes = source.notes();
+    check.column_notes = notes.missed_sentences();
+    for (kind, files) in notes.missed {
+        let count = if files.is_empty() { check.votes } else { files.len() };
+        let first = files.into_iter().take(NAMED).collect();
+        check.findings.push(Finding { kind, level: Level::Warning, count, users: 0, first });
+    }
+    check.unused_columns = notes.unused;
     for contradiction in source.contradictions() {
         let (kind, count) = (format!("{}: column `{}`", contradiction.kind, contradiction.column), contradiction.count);
         check.findings.push(Finding {

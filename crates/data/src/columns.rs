@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, LargeStringArray, StringArray, StringViewArray, StructArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, LargeStringArray, StringArray, StringViewArray, StructArray,
+    new_null_array,
 };
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type};
+use arrow::util::display::array_value_to_string;
 use problem::{Problem, Result, invalid};
 use smallvec::smallvec;
 
@@ -181,6 +183,33 @@ impl Reals {
     }
 }
 
+/// A column of true and false.
+#[derive(Clone, Debug)]
+pub(crate) struct Flags(BooleanArray);
+
+impl Flags {
+    /// Booleans, the numbers 0 and 1, or the texts that mean one of these, such as `True`.
+    pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
+        let wrong = || place.wrong_type(column, "true or false", array.data_type());
+        let flags = cast_with_options(array, &DataType::Boolean, &CastOptions { safe: true, ..CastOptions::default() });
+        let flags = flags.map_err(|_| wrong())?.as_boolean().clone();
+        match (0..array.len()).find(|row| array.is_valid(*row) && flags.is_null(*row)) {
+            Some(row) => Err(invalid(
+                place.row(row, column),
+                "true or false",
+                array_value_to_string(array, row).map_or_else(|e| e.to_string(), |text| format!("`{text}`")),
+                "correct the value, or leave `finished` out of the card",
+            )),
+            None => Ok(Self(flags)),
+        }
+    }
+
+    /// The value at `row`; none if it is null.
+    pub(crate) fn get(&self, row: usize) -> Option<bool> {
+        self.0.is_valid(row).then(|| self.0.value(row))
+    }
+}
+
 /// A column of lists.
 #[derive(Clone, Debug)]
 pub(crate) struct Lists {
@@ -266,24 +295,38 @@ enum TalkKind {
         roles: Texts,
         contents: Texts,
     },
+    /// One message in each row, not in a list.
+    Message {
+        roles: Texts,
+        contents: Texts,
+    },
     /// A row whose text is no list of messages holds the text's beginning.
     Written(Vec<Option<Result<Messages, String>>>),
+}
+
+/// Is this what a field of a message is called?
+pub(crate) fn is_message_field(name: &str) -> bool {
+    MESSAGE_FIELDS.iter().any(|(role, content)| name == *role || name == *content)
 }
 
 impl Talks {
     pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
         let is_list =
             matches!(array.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _));
-        let kind = if is_list {
-            let lists = Lists::bind(array, place, column)?;
-            let known = |name: &str| lists.values.as_struct_opt().is_some_and(|s| s.column_by_name(name).is_some());
+        let kind = if is_list || matches!(array.data_type(), DataType::Struct(_)) {
+            let lists = is_list.then(|| Lists::bind(array, place, column)).transpose()?;
+            let messages = lists.as_ref().map_or(array, |lists| &lists.values);
+            let known = |name: &str| messages.as_struct_opt().is_some_and(|s| s.column_by_name(name).is_some());
             let (role, content) = MESSAGE_FIELDS.into_iter().find(|(role, _)| known(role)).unwrap_or(MESSAGE_FIELDS[0]);
             let part = |name: &str| -> Result<Texts> {
                 let path = format!("{column}.{name}");
-                Texts::bind(&field(&lists.values, name, place, column)?, place, &path)
+                Texts::bind(&field(messages, name, place, column)?, place, &path)
             };
             let (roles, contents) = (part(role)?, part(content)?);
-            TalkKind::Messages { lists, roles, contents }
+            match lists {
+                Some(lists) => TalkKind::Messages { lists, roles, contents },
+                None => TalkKind::Message { roles, contents },
+            }
         } else {
             let texts = Texts::bind(array, place, column)?;
             if place.reader.all.are_messages(column) {
@@ -305,6 +348,10 @@ impl Talks {
                 let rows = lists.get(row).ok_or_else(null)?;
                 let turns: Option<Turns> = rows.map(|i| Some((plain_role(roles.get(i)?), contents.get(i)?))).collect();
                 turns.ok_or_else(null)
+            }
+            TalkKind::Message { roles, contents } => {
+                let (role, content) = roles.get(row).zip(contents.get(row)).ok_or_else(null)?;
+                Ok(smallvec![(plain_role(role), content)])
             }
             TalkKind::Written(rows) => match rows[row].as_ref().ok_or_else(null)? {
                 Ok(messages) => Ok(messages.iter().map(|(role, content)| (plain_role(role), content.as_str())).collect()),

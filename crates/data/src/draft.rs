@@ -17,6 +17,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) first: &'a str,
     pub(crate) second: &'a str,
     pub(crate) choice: Choice,
+    /// Did the first and the second answer end by themselves, where the source says so?
+    pub(crate) finished: [Option<bool>; 2],
     pub(crate) weight: f32,
     pub(crate) margin: Option<f32>,
     pub(crate) timestamp: Option<i64>,
@@ -40,6 +42,12 @@ impl Draft<'_> {
     /// The better answer (of a tie the first) and the other.
     pub(crate) fn ranked(&self) -> (&str, &str) {
         if self.choice == Choice::Second { (self.second, self.first) } else { (self.first, self.second) }
+    }
+
+    /// Did these two end by themselves?
+    pub(crate) fn ranked_finished(&self) -> [Option<bool>; 2] {
+        let [first, second] = self.finished;
+        if self.choice == Choice::Second { [second, first] } else { [first, second] }
     }
 
     /// Was the better answer (of a tie, the first) shown first?

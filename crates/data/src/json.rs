@@ -1,21 +1,19 @@
 //! JSON lines (or one array of objects) as record batches; a wrong line is a flaw in its place.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::BufRead;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::ReaderBuilder;
-use arrow::json::reader::{Decoder, infer_json_schema_from_iterator};
+use arrow::json::reader::Decoder;
 use arrow::record_batch::RecordBatch;
 use problem::{Problem, Result, invalid};
 
 use crate::draft::Flaw;
 use crate::jsonline::clean;
+use crate::shape::Shape;
 use crate::table::arrow_bug;
-
-/// Lines that a file's types are told from.
-const TYPES_FROM: usize = 1000;
 
 const BATCH_ROWS: usize = 4096;
 const BATCH_BYTES: usize = 16 << 20;
@@ -151,52 +149,36 @@ impl Objects {
     }
 }
 
-/// The columns and types of a file's first objects; lines that are none are left to those who read the rows.
+/// The columns and types of all of a file's objects: no key that first appears late is missed. Lines that are none are left to those
+/// who read the rows.
 pub(crate) fn infer(file: &Arc<str>, reader: Box<dyn BufRead + Send>) -> Result<SchemaRef> {
     let mut objects = Objects::new(file.clone(), reader);
-    let mut values: Vec<serde_json::Value> = Vec::new();
+    let mut shape = Shape::default();
     let mut line = Vec::new();
-    let mut wrong: Option<(usize, String)> = None;
-    while values.len() < TYPES_FROM && objects.next(&mut line)? {
+    let (mut good, mut wrong) = (false, None);
+    while objects.next(&mut line)? {
         let read = clean(&line, &|_| false).map_err(|flaw| flaw.found);
-        match read.and_then(|line| serde_json::from_slice(&line).map_err(|e| e.to_string())) {
-            Ok(value) => values.push(value),
+        match read.and_then(|line| shape.see(&line)) {
+            Ok(()) => good = true,
             Err(found) => wrong = wrong.or(Some((objects.line - 1, found))),
         }
         line.clear();
     }
-    if values.is_empty() {
+    if !good {
         let (row, found) = wrong.unwrap_or((0, "none".into()));
         objects.line = row;
         let spread = "is it one object spread over many lines? write each object on a line of its own, or all of them as one array";
         return Err(objects.broken(found).with_hint(spread));
     }
-    drop_rare_kinds(&mut values);
-    let schema = infer_json_schema_from_iterator(values.into_iter().map(Ok)).map_err(|e| objects.broken(e))?;
-    let fields: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), told(f.data_type()), true)).collect();
-    Ok(Arc::new(Schema::new(fields)))
+    let schema = shape.schema();
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_data_type(told(f.data_type())));
+    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 
-/// Leaves out values of another kind (single value, list or object) than most of their column's: their rows are bad ones.
-fn drop_rare_kinds(values: &mut [serde_json::Value]) {
-    let kind = |value: &serde_json::Value| match value {
-        serde_json::Value::Array(_) => 1,
-        serde_json::Value::Object(_) => 2,
-        _ => 0,
-    };
-    let mut counts: HashMap<String, [usize; 3]> = HashMap::new();
-    for (name, value) in values.iter().filter_map(|v| v.as_object()).flatten() {
-        counts.entry(name.clone()).or_default()[kind(value)] += usize::from(!value.is_null());
-    }
-    for object in values.iter_mut().filter_map(|v| v.as_object_mut()) {
-        object.retain(|name, value| counts[name][kind(value)] == counts[name].into_iter().max().unwrap_or(0));
-    }
-}
-
-/// Columns that are null in all of the first objects are taken for text, and so are numbers: their digits stay as they were written,
-/// and who needs a number reads it from them.
+/// Columns that are null in all objects are taken for text, and so are numbers: their digits stay as they were written, and who needs a
+/// number reads it from them.
 fn told(data_type: &DataType) -> DataType {
-    let of = |f: &Arc<Field>| Arc::new(Field::new(f.name(), told(f.data_type()), true));
+    let of = |f: &Arc<Field>| Arc::new(f.as_ref().clone().with_data_type(told(f.data_type())));
     match data_type {
         DataType::Null | DataType::Int64 | DataType::Float64 => DataType::Utf8,
         DataType::Boolean | DataType::Utf8 => data_type.clone(),
@@ -240,7 +222,7 @@ fn other_type(error: &str) -> Flaw {
     Flaw {
         kind: "a value of another type",
         column: column.into(),
-        expected: "a value of the type that the column has in the file's first rows".into(),
+        expected: "a value of the kind that the column has in most of the file's rows".into(),
         found: found.into(),
         hint: "correct the row, or set `bad_rows = \"drop\"`",
     }

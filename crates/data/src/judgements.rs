@@ -174,6 +174,7 @@ mod tests {
             first,
             second,
             choice,
+            finished: [None; 2],
             weight: 1.0,
             margin: None,
             timestamp: None,

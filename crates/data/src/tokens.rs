@@ -28,7 +28,7 @@ use crate::split::texts_key;
 use crate::table::damaged;
 
 /// Raised when the file's columns, or what they mean, change.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// What was tokenised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,7 +92,10 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
     let broken = |e: &dyn std::fmt::Display| damaged(&place, &e);
     let (file, _) = fs_err::File::open(votes)?.into_parts();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| broken(&e))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), ["prompt", "chosen", "rejected", "source_row"]);
+    let mask = ProjectionMask::columns(
+        builder.parquet_schema(),
+        ["prompt", "chosen", "rejected", "chosen_finished", "rejected_finished", "source_row"],
+    );
     let reader = builder.with_projection(mask).with_batch_size(TEXTS / 2).build().map_err(|e| broken(&e))?;
 
     let mut aside = run::Aside::new(out)?;
@@ -107,22 +110,22 @@ pub fn tokenise(votes: &Path, tokenizer: &Tokenizer, out: &Path, threads: usize)
             invalid(&place, "a table that ingestion wrote", "other columns or types", "run ingestion again")
         })?;
         // The batch's new texts.
-        let mut new: Vec<(u128, usize, &str)> = Vec::new();
-        for (row, (prompt, chosen, rejected, _)) in rows.iter().enumerate() {
-            for answer in [*chosen, *rejected] {
+        let mut new: Vec<(u128, usize, (&str, Ending))> = Vec::new();
+        for (row, (prompt, both, _)) in rows.iter().enumerate() {
+            for (answer, ending) in *both {
                 report.texts += 1;
-                let key = key(prompt, answer, Ending::Finished);
+                let key = key(prompt, answer, ending);
                 if known.insert(key) {
-                    new.push((key, row, answer));
+                    new.push((key, row, (answer, ending)));
                 }
             }
         }
         let part = new.len().div_ceil(threads).max(1);
-        let work = |some: &[(u128, usize, &str)]| -> Result<Vec<Row>> {
+        let work = |some: &[(u128, usize, (&str, Ending))]| -> Result<Vec<Row>> {
             some.iter()
-                .map(|(_, row, answer)| {
-                    let (prompt, _, _, source) = &rows[*row];
-                    tokenizer.row(prompt, answer, Ending::Finished).map_err(|e| e.within(source))
+                .map(|(_, row, (answer, ending))| {
+                    let (prompt, _, source) = &rows[*row];
+                    tokenizer.row(prompt, answer, *ending).map_err(|e| e.within(source))
                 })
                 .collect()
         };

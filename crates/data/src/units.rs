@@ -12,14 +12,16 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use problem::{Result, invalid};
 
-use crate::columns::Place;
+use crate::columns::{Place, is_message_field};
 use crate::csv::{CsvBatches, Shape, shape};
 use crate::decode::decoded;
 use crate::draft::Flaw;
 use crate::input::Section;
 use crate::json::{JsonBatches, infer};
 use crate::location::{Format, Packing, SourceFile};
+use crate::partitions::{Partition, partitions};
 use crate::readings::Reader;
+use crate::shape::without_mixed;
 use crate::table::damaged;
 use crate::trust::{
     PARQUET, arrow_blocks_fit, arrow_messages_fit, as_named, dictionary_fits, is_encrypted, not_read, unreadable,
@@ -39,8 +41,12 @@ const BATCH_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: SourceFile,
-    /// Its columns.
+    /// Its columns, then those that its folders name and the file itself lacks.
     pub(crate) columns: Vec<String>,
+    /// How many of them the file has itself.
+    own_columns: usize,
+    /// What its folders say of all of its rows.
+    partitions: Vec<Partition>,
     /// What was decided about how it is written, for those who read its rows.
     pub(crate) remark: Option<String>,
     /// Where it is told how values are understood.
@@ -120,8 +126,12 @@ fn opened(file: SourceFile) -> Result<Opened> {
             (Kind::Csv(shape), schema)
         }
     };
-    let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
-    Ok(Opened { file, columns, remark, reader: Reader::default(), kind })
+    let mut columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+    let own_columns = columns.len();
+    let partitions = partitions(&file)?;
+    let new = partitions.iter().filter(|p| !columns.contains(&p.name)).map(|p| p.name.clone());
+    columns.extend(new.collect::<Vec<_>>());
+    Ok(Opened { file, columns, own_columns, partitions, remark, reader: Reader::default(), kind })
 }
 
 /// A field whose texts, however deep, are views.
@@ -177,12 +187,11 @@ impl Opened {
         if self.columns.iter().any(|c| c == path) { path } else { path.split('.').next().unwrap_or(path) }
     }
 
-    /// Refuses a path without its column, and a column named twice. Columns that a layout can do without are left out.
-    pub(crate) fn check(&self, paths: &[String], optional: &[&str]) -> Result<()> {
+    /// Refuses a path without its column, and a column named twice.
+    pub(crate) fn check(&self, paths: &[String]) -> Result<()> {
         for path in paths {
             let root = self.root(path);
             match self.columns.iter().filter(|c| *c == root).count() {
-                0 if optional.contains(&root) => {}
                 0 => return Err(crate::layouts::missing(&self.file.name, root, &self.columns)),
                 1 => {}
                 _ => {
@@ -202,7 +211,7 @@ impl Opened {
     fn reader(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
         let broken = |e: &dyn std::fmt::Display| unreadable(self.file.name.as_ref(), e);
         let roots: Vec<usize> =
-            (0..self.columns.len()).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
+            (0..self.own_columns).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
         let source: Source = match &self.kind {
             Kind::Parquet(metadata) => {
                 let parquet = metadata.metadata();
@@ -255,7 +264,10 @@ impl Opened {
                 Source::Arrow(Box::new(reader))
             }
             Kind::Json(schema) => {
-                let schema = schema.project(&roots).map_err(|e| broken(&e))?;
+                let read = |name: &str| {
+                    is_message_field(name) || paths.iter().any(|p| p.split('.').skip(1).any(|part| part == name))
+                };
+                let schema = without_mixed(&schema.project(&roots).map_err(|e| broken(&e))?, &read);
                 let reader = text_reader(&self.file)?;
                 Source::Text(Box::new(JsonBatches::new(self.file.name.clone(), reader, Arc::new(schema))))
             }
@@ -267,6 +279,17 @@ impl Opened {
         let SourceFile { name, short, .. } = &self.file;
         let (file, short, reader) = (name.clone(), short.clone(), self.reader.clone());
         Ok(Batches { source, place: Place { file, short, reader, first_row: unit.first_row } })
+    }
+
+    /// Columns that no path reads, those of folders included.
+    pub(crate) fn unread(&self, paths: &[String]) -> impl Iterator<Item = &String> {
+        self.columns.iter().filter(|column| !paths.iter().any(|p| self.root(p) == column.as_str()))
+    }
+
+    /// A batch of the file with the columns of `paths` that the folders name.
+    pub(crate) fn with_partitions(&self, batch: RecordBatch, place: &Place, paths: &[String]) -> Result<RecordBatch> {
+        let read = |p: &&Partition| paths.iter().any(|path| self.root(path) == p.name);
+        self.partitions.iter().filter(read).try_fold(batch, |batch, partition| partition.join(batch, place))
     }
 
     /// Does a card's path need this Parquet leaf? Between a list and its items Parquet has names of its own.

@@ -76,13 +76,14 @@ pub fn write_users(card: &UsersCard, sources: &[String], wanted: &BTreeSet<Strin
         .collect();
     for file in resolve(sources)?.files {
         let opened = open(file)?;
-        opened.check(&paths, &[])?;
+        opened.check(&paths)?;
         for unit in opened.units(0, true) {
             for batch in opened.batches(unit, &paths)? {
                 let (place, batch) = match batch? {
                     Piece::Rows(place, batch) => (place, batch),
                     Piece::Bad(place, flaw) => return Err(flaw.at(&place.file, place.first_row + 1)),
                 };
+                let batch = opened.with_partitions(batch, &place, &paths)?;
                 let bound = Bound { batch: &batch, place: &place };
                 let ids = bound.texts(&card.user_id)?;
                 let numbers = card.numeric.iter().map(|c| bound.reals(c)).collect::<Result<Vec<Reals>>>()?;

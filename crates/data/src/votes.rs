@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::datatypes::{Float32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use problem::{Result, invalid};
-use text::Message;
+use text::{Ending, Message};
 
 use crate::Split;
 use crate::canonical::{RowRef, TableWriter};
@@ -25,6 +25,10 @@ pub struct Vote {
     pub rejected: String,
     /// Could the user not tell?
     pub tie: bool,
+    /// Did `chosen` end by itself? False if it was cut at a limit of tokens; unknown in most sources, where it counts as ended.
+    pub chosen_finished: Option<bool>,
+    /// The same of `rejected`.
+    pub rejected_finished: Option<bool>,
     /// Was `chosen` shown first? Unknown in many sources.
     pub chosen_first: Option<bool>,
     /// How much the vote counts.
@@ -37,6 +41,22 @@ pub struct Vote {
     pub split: Split,
     /// File and row (from 1), for messages.
     pub source_row: String,
+}
+
+impl Vote {
+    /// How the row of `chosen` ends: only an answer that ended by itself teaches where to end.
+    pub fn chosen_ending(&self) -> Ending {
+        ending(self.chosen_finished)
+    }
+
+    /// How the row of `rejected` ends.
+    pub fn rejected_ending(&self) -> Ending {
+        ending(self.rejected_finished)
+    }
+}
+
+fn ending(finished: Option<bool>) -> Ending {
+    if finished == Some(false) { Ending::Cut } else { Ending::Finished }
 }
 
 /// The distinct users, sorted: a user's index is the position here.
@@ -58,6 +78,7 @@ pub fn write_votes(path: &Path, votes: &[Vote]) -> Result<()> {
             chosen: &vote.chosen,
             rejected: &vote.rejected,
             tie: vote.tie,
+            finished: [vote.chosen_finished, vote.rejected_finished],
             chosen_first: vote.chosen_first,
             weight: vote.weight,
             margin: vote.margin,
@@ -70,12 +91,14 @@ pub fn write_votes(path: &Path, votes: &[Vote]) -> Result<()> {
     table.finish()
 }
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 13] = [
     "user_id",
     "prompt",
     "chosen",
     "rejected",
     "tie",
+    "chosen_finished",
+    "rejected_finished",
     "chosen_first",
     "weight",
     "margin",
@@ -93,13 +116,17 @@ pub fn read_votes(path: &Path) -> Result<Vec<Vote>> {
     let wrong = |what: &str| {
         invalid(path.display(), format!("`{what}` as ingestion writes it"), "another type", "run ingestion again")
     };
-    let first = table.array("chosen_first")?.as_boolean_opt().ok_or_else(|| wrong("chosen_first"))?;
+    let arrays = ["chosen_first", "chosen_finished", "rejected_finished"].map(|name| (name, table.array(name)));
+    let [first, chosen_finished, rejected_finished] =
+        arrays.map(|(name, array)| array.and_then(|a| a.as_boolean_opt().cloned().ok_or_else(|| wrong(name))));
+    let (first, chosen_finished, rejected_finished) = (first?, chosen_finished?, rejected_finished?);
     let weight = table.array("weight")?.as_primitive_opt::<Float32Type>().ok_or_else(|| wrong("weight"))?;
     let margin = table.array("margin")?.as_primitive_opt::<Float32Type>().ok_or_else(|| wrong("margin"))?;
     let timestamp = table.array("timestamp")?;
     let timestamp = timestamp.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| wrong("timestamp"))?;
     let prompts = table.array("prompt")?.as_list_opt::<i32>().ok_or_else(|| wrong("prompt"))?;
     let some = |valid: bool, value: f32| valid.then_some(value);
+    let flag = |array: &BooleanArray, i: usize| array.is_valid(i).then(|| array.value(i));
     (0..table.rows())
         .map(|i| {
             let turns = prompts.value(i);
@@ -115,7 +142,9 @@ pub fn read_votes(path: &Path) -> Result<Vec<Vote>> {
                 chosen: chosen[i].clone(),
                 rejected: rejected[i].clone(),
                 tie: ties[i],
-                chosen_first: first.is_valid(i).then(|| first.value(i)),
+                chosen_finished: flag(&chosen_finished, i),
+                rejected_finished: flag(&rejected_finished, i),
+                chosen_first: flag(&first, i),
                 weight: weight.value(i),
                 margin: some(margin.is_valid(i), margin.value(i)),
                 timestamp: timestamp.is_valid(i).then(|| timestamp.value(i)),
@@ -126,13 +155,16 @@ pub fn read_votes(path: &Path) -> Result<Vec<Vote>> {
         .collect()
 }
 
-/// Prompt, both answers, source.
-pub(crate) type Texts<'b> = (Vec<Message>, &'b str, &'b str, &'b str);
+/// Prompt, both answers with their endings, source.
+pub(crate) type Texts<'b> = (Vec<Message>, [(&'b str, Ending); 2], &'b str);
 
-/// Prompt, both answers and the source of each row of a canonical table's batch.
+/// Prompt, both answers with their endings, and the source of each row of a canonical table's batch.
 pub(crate) fn texts(batch: &RecordBatch) -> Option<Vec<Texts<'_>>> {
     let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
     let (chosen, rejected, sources) = (text("chosen")?, text("rejected")?, text("source_row")?);
+    let flags = |name: &str| batch.column_by_name(name)?.as_boolean_opt();
+    let (chosen_finished, rejected_finished) = (flags("chosen_finished")?, flags("rejected_finished")?);
+    let ending = |array: &BooleanArray, i: usize| ending(array.is_valid(i).then(|| array.value(i)));
     let prompts = batch.column_by_name("prompt")?.as_list_opt::<i32>()?;
     let turns = prompts.values().as_struct_opt()?;
     let roles = turns.column_by_name("role")?.as_string_opt::<i32>()?;
@@ -141,7 +173,8 @@ pub(crate) fn texts(batch: &RecordBatch) -> Option<Vec<Texts<'_>>> {
     let offsets = prompts.value_offsets();
     let row = |i: usize| {
         let prompt = (offsets[i] as usize..offsets[i + 1] as usize).map(message).collect();
-        (prompt, chosen.value(i), rejected.value(i), sources.value(i))
+        let both = [(chosen.value(i), ending(chosen_finished, i)), (rejected.value(i), ending(rejected_finished, i))];
+        (prompt, both, sources.value(i))
     };
     Some((0..batch.num_rows()).map(row).collect())
 }
@@ -156,12 +189,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let vote = |user: &str, tie, first, margin, timestamp| Vote {
+        let vote = |user: &str, tie, first, margin: Option<f32>, timestamp| Vote {
             user_id: user.into(),
             prompt: vec![Message::system("be brief"), Message::user("héllo\n🙂")],
             chosen: "a".into(),
             rejected: String::new(),
             tie,
+            chosen_finished: first,
+            rejected_finished: margin.map(|_| false),
             chosen_first: first,
             weight: 0.5,
             margin,

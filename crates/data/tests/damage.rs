@@ -246,7 +246,7 @@ fn strange_users_and_huge_texts_go_through() {
     let (_dir, path) = in_file(&with("rater", &texts(&users)));
     let (read, _) = ingest(&votes(), &path, &all()).unwrap();
     assert_eq!(read.iter().map(|v| v.user_id.as_str()).collect::<Vec<_>>(), users);
-    let users = ["", " ", "con\n\"quote\"/..\\"];
+    let users = [".", " a ", "con\n\"quote\"/..\\"];
     let (_dir, path) = in_file(&with("rater", &texts(&users)));
     let (read, _) = ingest(&votes(), &path, &all()).unwrap();
     assert_eq!(read.iter().map(|v| v.user_id.as_str()).collect::<Vec<_>>(), users);

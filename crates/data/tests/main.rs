@@ -1,8 +1,10 @@
 //! Ingestion as its users see it: files in, the canonical table and a report out.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod columns;
 mod common;
 mod damage;
+mod endings;
 mod formats;
 mod ingestion;
 mod layouts;

@@ -94,6 +94,8 @@ proptest! {
             chosen,
             rejected,
             tie,
+            chosen_finished: None,
+            rejected_finished: None,
             chosen_first: [None, Some(true), Some(false)][i % 3],
             weight: if weight.is_nan() { 0.0 } else { weight },
             margin: (i % 2 == 0).then_some(0.5),

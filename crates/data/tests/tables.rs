@@ -69,7 +69,7 @@ fn contexts_are_standardised_one_hot_and_explicit_about_what_is_missing() {
 }
 
 /// A word-level tokenizer with a chat template.
-fn tokenizer(folder: &Path, template: &str) -> Tokenizer {
+pub(crate) fn tokenizer(folder: &Path, template: &str) -> Tokenizer {
     let words = ["<s>", "</s>", "<unk>", "user", "assistant", "one", "two", "three", "four"];
     let vocabulary: serde_json::Map<_, _> =
         words.iter().enumerate().map(|(i, w)| ((*w).to_owned(), i.into())).collect();
@@ -90,7 +90,8 @@ pub(crate) fn words(folder: &Path) {
     _ = tokenizer(folder, TEMPLATE);
 }
 
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}assistant ";
+pub(crate) const TEMPLATE: &str = "{% for m in messages %}{{ m.role }} {{ m.content }} {% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}\
+                        {% if add_generation_prompt %}assistant {% endif %}";
 
 #[test]
 fn cached_rows_equal_fresh_ones_and_each_text_is_made_once() {
@@ -142,7 +143,7 @@ fn cached_rows_equal_fresh_ones_and_each_text_is_made_once() {
         TokenCache::open(&other_format).unwrap()
     };
     assert!(!write("0").is_of(&tokenizer));
-    assert!(write("1").is_of(&tokenizer));
+    assert!(write("2").is_of(&tokenizer));
     // Another template: another identity. A cut file: an error.
     let other = tempfile::tempdir().unwrap();
     assert!(!cache.is_of(&self::tokenizer(other.path(), &format!("{TEMPLATE} "))));

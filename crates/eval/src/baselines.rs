@@ -79,6 +79,8 @@ mod tests {
             chosen: chosen.into(),
             rejected: rejected.into(),
             tie,
+            chosen_finished: None,
+            rejected_finished: None,
             chosen_first: None,
             weight: 1.0,
             margin: None,

@@ -6,8 +6,11 @@ use problem::Result;
 
 /// Features of each vote's `chosen` minus those of its `rejected`, `[d]`; none where a row is over the limit.
 pub(crate) fn differences(reader: &mut reward::Reader, votes: &[&Vote]) -> Result<Vec<Option<Vec<f64>>>> {
-    let texts: Vec<reward::Text> =
-        votes.iter().flat_map(|v| [(&v.prompt[..], v.chosen.as_str()), (&v.prompt[..], v.rejected.as_str())]).collect();
+    let mut texts: Vec<reward::Text> = Vec::with_capacity(2 * votes.len());
+    for vote in votes {
+        texts.push((&vote.prompt, &vote.chosen, vote.chosen_ending()));
+        texts.push((&vote.prompt, &vote.rejected, vote.rejected_ending()));
+    }
     let mut bar = run::Progress::new("reading texts", 0, 0);
     let (features, _) = reader.features(&texts, |done, all| bar.reach(done, all))?;
     drop(bar);

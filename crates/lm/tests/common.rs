@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use device::Compute;
 use lm::Lm;
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+
+pub(crate) use crate::formula::formula;
 
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -44,22 +45,6 @@ pub(crate) struct Row {
     pub(crate) left: Vec<f32>,
     pub(crate) right: Vec<f32>,
     pub(crate) greedy: Vec<i64>,
-}
-
-/// The weights of make.py's `formula`.
-pub(crate) fn formula(names: &[(String, Vec<i64>)]) -> Vec<(String, Tensor)> {
-    let tensor = |(k, (name, shape)): (usize, &(String, Vec<i64>))| {
-        let count: i64 = shape.iter().product();
-        let number = |i: i64| ((i * i * 31 + i * 7919 + k as i64 * 10007) % 1009) as f64 / 504.5 - 1.0;
-        let wave = Tensor::from_slice(&(0..count).map(number).collect::<Vec<f64>>());
-        let (scale, centre) = match shape.len() {
-            1 if name.ends_with("bias") => (0.1, 0.0),
-            1 => (0.1, 1.0),
-            _ => (0.35, 0.0),
-        };
-        (name.clone(), (wave * scale + centre).view(shape.as_slice()).to_kind(Kind::Float))
-    };
-    names.iter().enumerate().map(tensor).collect()
 }
 
 /// Writes a family's folder.

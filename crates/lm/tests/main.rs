@@ -8,6 +8,8 @@ mod batches;
 mod common;
 /// Damaged GGUF files and configurations.
 mod damage;
+/// Weights that are a formula.
+mod formula;
 /// The optimiser against libtorch's.
 mod learning;
 /// Every family against transformers.

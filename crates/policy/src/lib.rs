@@ -12,6 +12,8 @@
 
 mod combine;
 mod dpo;
+#[cfg(test)]
+mod golden;
 mod learners;
 mod maths;
 mod model;

@@ -6,7 +6,7 @@ use data::{Column, Split, Vote, read_table, write_table};
 use problem::{Result, invalid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use text::{Answer, Message};
+use text::{Answer, Ending, Message};
 
 /// One user's preference between two responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,14 +92,14 @@ pub fn rank_pairs(
 
 /// The decided training votes as pairs.
 pub fn vote_pairs(votes: &[Vote]) -> Vec<Pair> {
-    let whole = |text: &str| Answer { text: text.into(), finished: true };
+    let answer = |text: &str, ending: Ending| Answer { text: text.into(), finished: ending == Ending::Finished };
     let decided = votes.iter().filter(|v| v.split == Split::Train && !v.tie);
     decided
         .map(|v| Pair {
             user: v.user_id.clone(),
             prompt: v.prompt.clone(),
-            chosen: whole(&v.chosen),
-            rejected: whole(&v.rejected),
+            chosen: answer(&v.chosen, v.chosen_ending()),
+            rejected: answer(&v.rejected, v.rejected_ending()),
             weight: v.weight.max(f32::MIN_POSITIVE),
         })
         .collect()

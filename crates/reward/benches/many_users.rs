@@ -82,6 +82,8 @@ fn vote(user: usize, name: &str) -> Vote {
         chosen: answer(chosen),
         rejected: answer(if rejected == chosen { (rejected + 1) % 64 } else { rejected }),
         tie: false,
+        chosen_finished: None,
+        rejected_finished: None,
         chosen_first: None,
         weight: 1.0,
         margin: None,

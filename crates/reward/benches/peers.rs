@@ -46,6 +46,8 @@ fn main() {
             chosen: chosen[i].clone(),
             rejected: rejected[i].clone(),
             tie: false,
+            chosen_finished: None,
+            rejected_finished: None,
             chosen_first: None,
             weight: 1.0,
             margin: None,

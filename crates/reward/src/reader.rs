@@ -41,7 +41,7 @@ const HEADER: &str = "idiolect.features";
 const FEATURES: &str = "features";
 
 /// A prompt and an answer.
-pub type Text<'t> = (&'t [Message], &'t str);
+pub type Text<'t> = (&'t [Message], &'t str, Ending);
 
 impl<'a> Reader<'a> {
     /// A reader whose features are kept in `file`, if one is given. `of_model` is what tells this model from others, such as the hash of
@@ -96,8 +96,8 @@ impl<'a> Reader<'a> {
         let mut counts = RowCounts::default();
         let mut keys = Vec::with_capacity(texts.len());
         let mut new: BTreeMap<String, TokenRow> = BTreeMap::new();
-        for (prompt, answer) in texts {
-            let row: TokenRow = self.tokenizer.row(prompt, answer, Ending::Finished)?.into();
+        for (prompt, answer, ending) in texts {
+            let row: TokenRow = self.tokenizer.row(prompt, answer, *ending)?.into();
             if row.ids.len() > self.max_row_tokens {
                 counts.dropped += 1;
                 keys.push(None);

@@ -58,7 +58,8 @@ impl<F: Fn(&str) -> Option<Taste>> Scorer for ByTaste<'_, F> {
     fn scores(&mut self, user: &str, texts: &[(&str, &str)]) -> Result<Vec<(f64, f64)>> {
         let taste = (self.taste)(user).ok_or_else(|| unknown(user, 0))?;
         let prompts: Vec<[Message; 1]> = texts.iter().map(|(prompt, _)| [Message::user(*prompt)]).collect();
-        let asked: Vec<crate::Text> = prompts.iter().zip(texts).map(|(p, (_, answer))| (&p[..], *answer)).collect();
+        let asked: Vec<crate::Text> =
+            prompts.iter().zip(texts).map(|(p, (_, answer))| (&p[..], *answer, Ending::Finished)).collect();
         let (features, counts) = self.reader.features(&asked, |_, _| ())?;
         if counts.dropped > 0 {
             return Err(invalid(

@@ -30,8 +30,9 @@ impl<'a> Texts<'a> {
         let (mut kept, mut pairs) = (Vec::new(), Vec::new());
         for vote in votes {
             let mut index =
-                |answer: &'a str| set.index(&vote.prompt, answer, Ending::Finished, || vote.source_row.clone());
-            let (chosen, rejected) = (index(&vote.chosen)?, index(&vote.rejected)?);
+                |answer: &'a str, ending: Ending| set.index(&vote.prompt, answer, ending, || vote.source_row.clone());
+            let chosen = index(&vote.chosen, vote.chosen_ending())?;
+            let rejected = index(&vote.rejected, vote.rejected_ending())?;
             if let Some(pair) = chosen.zip(rejected) {
                 kept.push(vote);
                 pairs.push(pair);

@@ -268,7 +268,7 @@ fn let_vote(
                 decided += 1;
                 agree += usize::from((choice == Choice::First) == (difference > 0.0));
             }
-            table.push(rater, truth.system.as_deref(), &prompts[p], [&a.text, &b.text], choice, name);
+            table.push(rater, truth.system.as_deref(), &prompts[p], [a, b], choice, name);
         }
     }
     agree as f64 / decided.max(1) as f64
@@ -318,6 +318,8 @@ struct VoteTable {
     second: Vec<String>,
     choice: Vec<String>,
     part: Vec<String>,
+    /// Did the first and the second answer end by themselves?
+    finished: [Vec<bool>; 2],
 }
 
 impl VoteTable {
@@ -326,7 +328,7 @@ impl VoteTable {
         rater: &str,
         system: Option<&str>,
         question: &str,
-        answers: [&str; 2],
+        answers: [&Answer; 2],
         choice: Choice,
         part: &str,
     ) {
@@ -338,14 +340,15 @@ impl VoteTable {
         self.rater.push(rater.into());
         self.instruction.push(system.unwrap_or_default().into());
         self.question.push(question.into());
-        self.first.push(answers[0].into());
-        self.second.push(answers[1].into());
+        self.first.push(answers[0].text.clone());
+        self.second.push(answers[1].text.clone());
         self.choice.push(word.into());
         self.part.push(part.into());
+        self.finished.iter_mut().zip(answers).for_each(|(column, answer)| column.push(answer.finished));
     }
 
     fn write(self, path: &Path) -> Result<()> {
-        let Self { rater, instruction, question, first, second, choice, part } = self;
+        let Self { rater, instruction, question, first, second, choice, part, finished } = self;
         let columns = [
             ("rater", rater),
             ("instruction", instruction),
@@ -355,7 +358,10 @@ impl VoteTable {
             ("choice", choice),
             ("part", part),
         ];
-        write_table(path, &columns.map(|(name, values)| (name, Column::Text(values))))
+        let [first_finished, second_finished] = finished.map(Column::Boolean);
+        let mut columns = columns.map(|(name, values)| (name, Column::Text(values))).to_vec();
+        columns.extend([("first_finished", first_finished), ("second_finished", second_finished)]);
+        write_table(path, &columns)
     }
 }
 

@@ -131,6 +131,11 @@ impl ChatTemplate {
         Ok(self.render_with(&Value::from_serialize(messages), None, true)?.text)
     }
 
+    /// The conversation as text, without an opening of the assistant's turn after it.
+    pub fn render_closed(&self, messages: &[Message]) -> Result<String> {
+        Ok(self.render_with(&Value::from_serialize(messages), None, false)?.text)
+    }
+
     /// A conversation (a list of maps), with `tools` if the template knows any, and with or without the assistant's opening
     /// after it.
     pub fn render_with(&self, messages: &Value, tools: Option<&Value>, open: bool) -> Result<Rendered> {

@@ -1,8 +1,11 @@
 //! Text in, token ids out, and back.
 //!
-//! [`Tokenizer`] is a published `tokenizer.json` together with its chat template. It renders a conversation, finds the
-//! boundary between prompt and answer **from one tokenisation, by character offsets**, and decodes samples. Rendering
-//! never adds special tokens on top of those that the template wrote, so a BOS is never doubled.
+//! [`Tokenizer`] is a published `tokenizer.json` together with its chat template. A row is **what the template renders** of a conversation
+//! with its response, up to the token that ends the turn; the boundary between prompt and answer is found from one tokenisation, by
+//! character offsets. Rendering never adds special tokens on top of those that the template wrote, so a BOS is never doubled.
+//!
+//! The spelling of a special token inside a text is that token, as by default in transformers (`split_special_tokens=False`), unless the folder's
+//! `tokenizer_config.json` sets `split_special_tokens`. [`Tokenizer::special_tokens_in`] finds such texts.
 //!
 //! ```no_run
 //! # fn main() -> problem::Result<()> {
@@ -12,15 +15,19 @@
 //! # Ok(()) }
 //! ```
 
+mod added;
 mod chat;
 mod chat_json;
 mod chat_limits;
+mod row;
 mod row_counts;
 mod tokenizer;
+mod turn;
 mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, Rendered};
 pub use chrono::NaiveDate;
+pub use row::{Answer, Ending, Fitted, OverLong, Row};
 pub use row_counts::RowCounts;
-pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer};
+pub use tokenizer::{KnownRows, Tokenizer};
 pub use vocabulary::Vocabulary;

@@ -3,103 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use problem::{Problem, Result, invalid, mistake, unless_it_panics};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::Encoding;
 
+use crate::added::add_tokens;
 use crate::chat::noon;
-use crate::{ChatTemplate, Message, NaiveDate};
-
-/// Did the speaker stop by itself? Only then does the row end with the end-of-turn token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ending {
-    /// The answer is complete.
-    Finished,
-    /// The answer was cut at a token limit.
-    Cut,
-}
-
-/// What was said to a prompt.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Answer {
-    /// The words.
-    pub text: String,
-    /// Did the speaker stop by itself? An answer that was cut does not teach where to stop.
-    pub finished: bool,
-}
-
-impl Answer {
-    /// How a row of this answer ends.
-    pub fn ending(&self) -> Ending {
-        if self.finished { Ending::Finished } else { Ending::Cut }
-    }
-}
-
-/// One tokenised prompt with its answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Token ids of prompt and answer, `[T]`.
-    pub ids: Vec<i64>,
-    /// Index of the answer's first token. A token that straddles the boundary belongs to the answer.
-    pub answer_start: usize,
-    /// Does the answer's first token begin inside the prompt?
-    pub straddles: bool,
-}
-
-/// What becomes of a row that is longer than the limit. An answer is never cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OverLong {
-    /// An error that names it.
-    Error,
-    /// It is left out, and counted.
-    Drop,
-    /// The prompt loses its first tokens, and the row is counted; an answer that alone is too long is an error.
-    TruncatePromptLeft,
-}
-
-/// A row held against a limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fitted {
-    /// Within the limit.
-    Whole(Row),
-    /// Without the prompt's first tokens.
-    Truncated(Row),
-    /// Left out.
-    Dropped,
-}
-
-impl Row {
-    fn over_long(&self, max_tokens: usize) -> Problem {
-        let (tokens, answer) = (self.ids.len(), self.ids.len() - self.answer_start);
-        invalid(
-            "the row",
-            format!("at most {max_tokens} tokens of prompt and answer"),
-            format!("{tokens} ({answer} of them the answer's)"),
-            "raise `max_row_tokens`, or set `over_long` to \"drop\" or \"truncate-prompt-left\"",
-        )
-    }
-
-    /// Holds the row against a limit of tokens.
-    ///
-    /// # Errors
-    /// A row that is too long where that is an error.
-    pub fn fit(mut self, max_tokens: usize, over_long: OverLong) -> Result<Fitted> {
-        let surplus = self.ids.len().saturating_sub(max_tokens);
-        match over_long {
-            _ if surplus == 0 => Ok(Fitted::Whole(self)),
-            OverLong::Drop => Ok(Fitted::Dropped),
-            // A prompt keeps at least the token that the answer's first is predicted from.
-            OverLong::TruncatePromptLeft if surplus < self.answer_start => {
-                self.ids.drain(..surplus);
-                self.answer_start -= surplus;
-                Ok(Fitted::Truncated(self))
-            }
-            OverLong::Error | OverLong::TruncatePromptLeft => Err(self.over_long(max_tokens)),
-        }
-    }
-}
+use crate::turn::{Turn, refuse_without_opening};
+use crate::{ChatTemplate, Ending, Message, NaiveDate, Row};
 
 /// `tokenizer.json`, the chat template and the stop tokens of one model folder.
 #[derive(Debug)]
@@ -108,7 +18,9 @@ pub struct Tokenizer {
     template: Option<ChatTemplate>,
     folder: PathBuf,
     bos_id: Option<u32>,
-    eos_token: String,
+    eos_id: u32,
+    /// How the template ends a turn; none if it has no turn of the assistant that rows can be made of.
+    turn: Option<Turn>,
     stop_ids: Vec<i64>,
     identity: String,
     known: Option<Box<dyn KnownRows>>,
@@ -142,6 +54,35 @@ fn template_in(value: &Value) -> Option<String> {
     let named = |v: &Value| v["name"] == "default";
     let listed = || value.as_array()?.iter().find(|v| named(v))?["template"].as_str();
     value.as_str().or_else(listed).map(str::to_owned)
+}
+
+/// The Jinja text: a file of its own, or in the config, or (of models with images) in `chat_template.json`.
+fn template_source(folder: &Path, config: &Value) -> Result<Option<String>> {
+    let [jinja, json] = ["chat_template.jinja", "chat_template.json"].map(|name| folder.join(name));
+    if jinja.exists() {
+        return Ok(Some(fs_err::read_to_string(&jinja)?));
+    }
+    if let Some(source) = template_in(&config["chat_template"]) {
+        return Ok(Some(source));
+    }
+    if json.exists() { Ok(template_in(&read_json(&json)?["chat_template"])) } else { Ok(None) }
+}
+
+/// `eos_token`, and what `generation_config.json` says, or `config.json` where there is no such file.
+fn stop_ids(folder: &Path, eos_id: u32) -> Result<Vec<i64>> {
+    let mut ids = vec![i64::from(eos_id)];
+    let files = ["generation_config.json", "config.json"].map(|name| folder.join(name));
+    if let Some(path) = files.iter().find(|path| path.exists()) {
+        let value = read_json(path)?["eos_token_id"].clone();
+        let listed = value.as_array().cloned().unwrap_or_else(|| vec![value]);
+        for id in listed.iter().filter(|id| !id.is_null()) {
+            let wrong = || bad(path, "`eos_token_id` as one token's id or a list of them", id.to_string());
+            ids.push(id.as_i64().filter(|id| *id >= 0).ok_or_else(wrong)?);
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
 }
 
 /// Rows that were made before, such as those of a file.
@@ -182,7 +123,7 @@ impl Tokenizer {
         fs_err::metadata(&path)?;
         let bytes = fs_err::read(&path)?;
         let read = unless_it_panics(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()));
-        let inner = read
+        let mut inner = read
             .unwrap_or_else(|| Err("one that its reader cannot make sense of".into()))
             .map_err(|found| bad(&path, "a tokenizer of the `tokenizers` library", found))?;
         let config_path = folder.join("tokenizer_config.json");
@@ -191,6 +132,15 @@ impl Tokenizer {
             let path = folder.join(name);
             if path.exists() { read_json(&path) } else { Ok(Value::Null) }
         };
+        // What the file's author last did with the tokenizer is no property of the model.
+        inner.with_padding(None);
+        guarded(folder, || inner.with_truncation(None).map(|_| ()))?;
+        let older = optional("added_tokens.json")?;
+        match unless_it_panics(|| add_tokens(&mut inner, folder, &config, &older)) {
+            Some(added) => added?,
+            None => return Err(bad(&config_path, "tokens that the tokenizer can add", "ones that it cannot")),
+        }
+        inner.set_encode_special_tokens(config["split_special_tokens"] == true);
         let (map, model) = (optional("special_tokens_map.json")?, optional("config.json")?);
         let by_id = |key: &str| model[key].as_u64().and_then(|id| inner.id_to_token(u32::try_from(id).ok()?));
         // Old checkpoints name their special tokens elsewhere, or give an id alone.
@@ -203,44 +153,88 @@ impl Tokenizer {
             .token_to_id(&eos_token)
             .ok_or_else(|| bad(&config_path, format!("`eos_token` to be in {}", path.display()), eos_token.clone()))?;
         let bos_token = special("bos_token").unwrap_or_default();
-        let template_path = folder.join("chat_template.jinja");
-        let source = if template_path.exists() {
-            Some(fs_err::read_to_string(&template_path)?)
-        } else {
-            template_in(&config["chat_template"])
-        };
-        let mut stop_ids = vec![i64::from(eos_id)];
-        let generation_path = folder.join("generation_config.json");
-        if generation_path.exists() {
-            match &read_json(&generation_path)?["eos_token_id"] {
-                Value::Array(ids) => stop_ids.extend(ids.iter().filter_map(Value::as_i64)),
-                other => stop_ids.extend(other.as_i64()),
-            }
-            stop_ids.sort_unstable();
-            stop_ids.dedup();
-        }
+        let source = template_source(folder, &config)?;
         let template = source.as_deref().map(|s| ChatTemplate::new(s, &bos_token, &eos_token, date)).transpose()?;
-        // A probe shows what a template takes from elsewhere. It may not come to where the date is read: that is added.
-        let probe = template.as_ref().and_then(|t| t.render(&[Message::user("probe")]).ok());
-        let mut identity = xxhash_rust::xxh3::Xxh3::new();
-        let texts = [source.as_deref(), probe.as_deref(), Some(bos_token.as_str()), Some(eos_token.as_str())];
-        for part in texts.iter().map(|t| t.unwrap_or_default().as_bytes()).chain([bytes.as_slice()]) {
-            identity.update(&(part.len() as u64).to_le_bytes());
-            identity.update(part);
-        }
-        if let Some(template) = template.as_ref().filter(|t| t.reads_the_date()) {
-            identity.update(template.now().to_rfc3339().as_bytes());
-        }
-        Ok(Self {
-            identity: format!("{:032x}", identity.digest128()),
+        let mut tokenizer = Self {
+            identity: String::new(),
             known: None,
             bos_id: inner.token_to_id(&bos_token),
             template,
             folder: folder.to_owned(),
+            stop_ids: stop_ids(folder, eos_id)?,
             inner,
-            eos_token,
-            stop_ids,
-        })
+            eos_id,
+            turn: None,
+        };
+        tokenizer.turn = tokenizer.learn_turn().ok();
+        if let Some(id) = tokenizer.turn_end_id()? {
+            tokenizer.stop_ids.push(id);
+            tokenizer.stop_ids.sort_unstable();
+            tokenizer.stop_ids.dedup();
+        }
+        tokenizer.identity = tokenizer.identity_of(&bytes, &[&config, &older], [&bos_token, &eos_token]);
+        Ok(tokenizer)
+    }
+
+    fn identity_of(&self, bytes: &[u8], added: &[&Value], special: [&str; 2]) -> String {
+        let template = self.template.as_ref();
+        // A probe shows what a template takes from elsewhere. It may not come to where the date is read: that is added.
+        let probe = template.and_then(|t| t.render(&[Message::user("probe")]).ok()).unwrap_or_default();
+        let added: Vec<String> = added.iter().map(|v| v["added_tokens_decoder"].to_string()).collect();
+        let source = template.map(ChatTemplate::source).unwrap_or_default();
+        let end = self.turn.as_ref().and_then(Turn::end).unwrap_or_default();
+        let texts = [source, &probe, special[0], special[1], end].into_iter().chain(added.iter().map(String::as_str));
+        let mut identity = xxhash_rust::xxh3::Xxh3::new();
+        for part in texts.map(str::as_bytes).chain([bytes]) {
+            identity.update(&(part.len() as u64).to_le_bytes());
+            identity.update(part);
+        }
+        if let Some(template) = template.filter(|t| t.reads_the_date()) {
+            identity.update(template.now().to_rfc3339().as_bytes());
+        }
+        format!("{:032x}", identity.digest128())
+    }
+
+    fn learn_turn(&self) -> Result<Turn> {
+        let template = self.template()?;
+        refuse_without_opening(template)?;
+        Turn::learn(template, |closing| self.first_end(closing))
+    }
+
+    /// Where in a text the first token ends that is special or stops generation.
+    fn first_end(&self, text: &str) -> Result<Option<usize>> {
+        let encoding = self.encoding(text, false)?;
+        let ends = |id: &u32| self.is_special(*id) || self.stop_ids.contains(&i64::from(*id));
+        let token = encoding.get_ids().iter().position(ends);
+        Ok(token.map(|at| encoding.get_offsets()[at].1).filter(|end| text.is_char_boundary(*end)))
+    }
+
+    /// The token that ends a turn.
+    fn turn_end_id(&self) -> Result<Option<i64>> {
+        let Some(end) = self.turn.as_ref().and_then(Turn::end) else { return Ok(None) };
+        Ok(self.encoding(end, false)?.get_ids().last().map(|id| i64::from(*id)))
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        added.simple_id_to_token(id).is_some_and(|token| added.is_special_token(&token))
+    }
+
+    /// How the template renders the assistant's turn.
+    ///
+    /// # Errors
+    /// A model without a template, and a template that rows cannot be made of.
+    fn turn(&self) -> Result<&Turn> {
+        match &self.turn {
+            Some(turn) => Ok(turn),
+            None => Err(self.learn_turn().err().unwrap_or_else(|| {
+                problem::bug(
+                    self.folder.display(),
+                    "a template that fails to render a turn",
+                    "one that does not fail again",
+                )
+            })),
+        }
     }
 
     /// The chat template.
@@ -262,18 +256,32 @@ impl Tokenizer {
         guarded(&self.folder, || self.inner.encode(text, special))
     }
 
-    /// Ids of a plain text as transformers' `tokenizer(text)` gives them, special tokens of the post-processor included.
+    /// Ids of a plain text as transformers' `tokenizer(text)` gives them: the special tokens of the post-processor are around it, and
+    /// `add_bos_token` of `tokenizer_config.json` changes nothing, as in transformers 5.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>> {
         let encoding = self.encoding(text, true)?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
-    /// Ids of a conversation up to where the assistant is to speak.
+    /// Ids of a conversation up to where the assistant is to speak, or to go on where the conversation ends in a message of the assistant.
     pub fn prompt(&self, messages: &[Message]) -> Result<Vec<i64>> {
-        let text = self.template()?.render(messages)?;
+        let template = self.template()?;
+        let continues = messages.last().is_some_and(|m| m.role == "assistant");
+        let text = if continues { self.turn()?.prompt(template, messages)? } else { template.render(messages)? };
+        if self.turn.is_none() {
+            refuse_without_opening(template)?;
+        }
         let encoding = self.encoding(text, false)?;
         self.refuse_double_bos(encoding.get_ids())?;
         Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+    }
+
+    /// The special tokens that are spelled inside a text, each once, in the order of their ids. In a row they are these tokens.
+    pub fn special_tokens_in(&self, text: &str) -> Result<Vec<String>> {
+        let encoding = self.encoding(text, false)?;
+        let ids: std::collections::BTreeSet<u32> =
+            encoding.get_ids().iter().copied().filter(|id| self.is_special(*id)).collect();
+        Ok(ids.into_iter().filter_map(|id| self.inner.id_to_token(id)).collect())
     }
 
     /// A hash of the vocabulary, the chat template with the date that it reads, and the special tokens: equal ones make equal rows.
@@ -287,20 +295,23 @@ impl Tokenizer {
         self
     }
 
-    /// Prompt and answer as one row. The text is tokenised once, as a whole; the boundary is found by offsets.
+    /// Prompt and answer as one row: what the template renders of both, up to the token that ends the turn, which is there only if the answer has
+    /// ended. The text is tokenised once, as a whole; the boundary is found by offsets.
+    ///
+    /// # Errors
+    /// A template that rows cannot be made of (see [`Turn`]), an answer without tokens, a BOS that is there twice.
     pub fn row(&self, messages: &[Message], answer: &str, ending: Ending) -> Result<Row> {
         if let Some(row) = self.known.as_ref().and_then(|known| known.row(messages, answer, ending)) {
             return Ok(row);
         }
-        let prompt = self.template()?.render(messages)?;
-        let boundary = prompt.len();
-        let eos = if ending == Ending::Finished { self.eos_token.as_str() } else { "" };
-        let text = format!("{prompt}{answer}{eos}");
-        let encoding = self.encoding(text, false)?;
+        let whole = self.turn()?.row(self.template()?, messages, answer, ending)?;
+        let boundary = whole.prompt;
+        let encoding = self.encoding(whole.text.as_str(), false)?;
         self.refuse_double_bos(encoding.get_ids())?;
         let offsets = encoding.get_offsets(); // bytes of the text, end exclusive
         let answer_start = offsets.iter().take_while(|(_, end)| *end <= boundary).count();
         if answer.is_empty() || answer_start == offsets.len() {
+            let prompt = &whole.text[..boundary];
             let text = format!("an answer is empty after tokenisation (prompt: `{prompt}`)");
             return Err(mistake(text, "drop the row"));
         }
@@ -323,14 +334,14 @@ impl Tokenizer {
         guarded(&self.folder, || self.inner.decode(&ids, false))
     }
 
-    /// Tokens after which generation stops.
+    /// Tokens after which generation stops: `eos_token`, those of the generation config, and the one that ends a turn of the template.
     pub fn stop_ids(&self) -> &[i64] {
         &self.stop_ids
     }
 
-    /// The token that ends a finished answer's row.
+    /// The token that ends a finished answer's row: the one that the template ends a turn with, else `eos_token`.
     pub fn end_id(&self) -> i64 {
-        self.inner.token_to_id(&self.eos_token).map_or(0, i64::from) // checked when the folder was read
+        self.turn_end_id().ok().flatten().unwrap_or(i64::from(self.eos_id))
     }
 
     /// The largest id that this tokenizer can yield.
@@ -348,22 +359,5 @@ impl Tokenizer {
             }
             _ => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_over_long_row_follows_its_policy_and_keeps_its_answer() {
-        let row = || Row { ids: (0..10).collect(), answer_start: 6, straddles: false };
-        assert_eq!(row().fit(10, OverLong::Error).unwrap(), Fitted::Whole(row()));
-        assert_eq!(row().fit(9, OverLong::Drop).unwrap(), Fitted::Dropped);
-        let error = row().fit(9, OverLong::Error).unwrap_err().to_string();
-        assert_eq!(error, "the row: expected at most 9 tokens of prompt and answer, found 10 (4 of them the answer's)");
-        let Fitted::Truncated(cut) = row().fit(5, OverLong::TruncatePromptLeft).unwrap() else { panic!("not cut") };
-        assert_eq!((cut.ids.as_slice(), cut.answer_start), (&[5, 6, 7, 8, 9][..], 1));
-        assert!(row().fit(4, OverLong::TruncatePromptLeft).is_err(), "no prompt would be left");
     }
 }

@@ -209,7 +209,7 @@ mod tests {
     fn a_token_across_the_boundary_belongs_to_the_answer_and_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let mut vocabulary = tiny("gpt-2");
-        vocabulary.chat_template = "{{ messages[0].content }}".into(); // nothing between prompt and answer
+        vocabulary.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}".into(); // nothing between prompt and answer
         vocabulary.write(folder.path()).unwrap();
         let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
         let row = tokenizer.row(&[Message::user("xh")], "ey", Ending::Cut).unwrap(); // x|he|y

@@ -3,7 +3,7 @@
 use problem::Result;
 
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own, named};
 use crate::times::Times;
 
 pub(super) const PATHS: [&str; 7] = [
@@ -22,7 +22,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
     let times = Times::bind(&bound.array("tstamp")?, bound.place, "tstamp")?;
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
-            let user = judges.get(row).ok_or_else(|| Flaw::null("judge"))?;
+            let user = judges.get(row).ok_or_else(|| Flaw::null("judge")).and_then(|user| named(user, "judge"))?;
             let choice = match winners.get(row).ok_or_else(|| Flaw::null("winner"))? {
                 "model_a" => Choice::First,
                 "model_b" => Choice::Second,

@@ -141,7 +141,12 @@ pub(super) fn ultrafeedback(bound: &Bound, extras: &Extras, emit: &mut Emit) -> 
             }
             let scores: Vec<f64> = rated.iter().map(|(_, s)| *s).collect();
             for (one, other, choice, gap) in every_two(&scores) {
-                let own = Own { weight: 1.0 / (rated.len() - 1) as f32, margin: Some(gap), timestamp: None };
+                let own = Own {
+                    weight: 1.0 / (rated.len() - 1) as f32,
+                    margin: Some(gap),
+                    timestamp: None,
+                    ..Own::default()
+                };
                 let turns = smallvec![("user", prompt)];
                 let draft: Result<Draft, Flaw> =
                     extras.draft(row, *aspect, turns, rated[one].0, rated[other].0, choice, own);

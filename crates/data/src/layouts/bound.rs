@@ -6,13 +6,11 @@ use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 use problem::{Problem, Result, invalid};
 
-use crate::card::Columns;
-use crate::columns::{Lists, Place, Reals, Talks, Texts, field};
+use crate::Card;
+use crate::card::{Columns, Users};
+use crate::columns::{Flags, Lists, Place, Reals, Talks, Texts, field};
 use crate::draft::{Choice, Draft, Flaw, Turns};
 use crate::times::Times;
-
-/// The user of rows that name none.
-pub(crate) const EVERYONE: &str = "everyone";
 
 /// One batch of a source, by column names.
 pub(crate) struct Bound<'b> {
@@ -60,6 +58,38 @@ impl Bound<'_> {
     }
 }
 
+/// The users of a batch's rows.
+pub(super) struct RowUsers<'c> {
+    /// Texts of the column that names users, and its name.
+    column: Option<(Texts, &'c str)>,
+    one: &'c str,
+}
+
+impl<'c> RowUsers<'c> {
+    pub(super) fn bind(card: &'c Card, bound: &Bound) -> Result<Self> {
+        let column = match card.layout.users() {
+            Users::Column(name) => Some((bound.texts(name)?, name)),
+            Users::Unsaid | Users::Layout => None,
+        };
+        Ok(Self { column, one: card.one_user() })
+    }
+
+    pub(super) fn get(&self, row: usize) -> Result<&str, Flaw> {
+        match &self.column {
+            Some((texts, name)) => texts.get(row).ok_or_else(|| Flaw::null(name)).and_then(|user| named(user, name)),
+            None => Ok(self.one),
+        }
+    }
+}
+
+/// A user's id, unless it is blank.
+pub(super) fn named<'u>(user: &'u str, column: &str) -> Result<&'u str, Flaw> {
+    if user.trim().is_empty() {
+        return Err(Flaw { kind: "a blank user id", found: format!("`{user}`"), ..Flaw::null(column) });
+    }
+    Ok(user)
+}
+
 pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> Problem {
     invalid(
         file,
@@ -98,6 +128,7 @@ pub(crate) struct Extras {
     group: Option<Texts>,
     weight: Option<Reals>,
     margin: Option<Reals>,
+    finished: Option<[Flags; 2]>,
 }
 
 impl Extras {
@@ -105,6 +136,8 @@ impl Extras {
         let text = |name: &Option<String>| name.as_deref().map(|n| bound.texts(n)).transpose();
         let real = |name: &Option<String>| name.as_deref().map(|n| bound.reals(n)).transpose();
         let time = |n: &str| Times::bind(&bound.array(n)?, bound.place, n);
+        let flags = |name: &String| Flags::bind(&bound.array(name)?, bound.place, name);
+        let both = |[first, second]: &[String; 2]| -> Result<[Flags; 2]> { Ok([flags(first)?, flags(second)?]) };
         let file = bound.place.file.rsplit('/').next().unwrap_or_default();
         let fits =
             |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file) || p.matches(&bound.place.short));
@@ -117,6 +150,7 @@ impl Extras {
             group: text(&names.group)?,
             weight: real(&names.weight)?,
             margin: real(&names.margin)?,
+            finished: names.finished.as_ref().map(both).transpose()?,
             names: names.clone(),
         })
     }
@@ -133,7 +167,7 @@ impl Extras {
         own: Own,
     ) -> Result<Draft<'a>, Flaw> {
         if let Some(system) = self.system.as_ref().and_then(|s| s.get(row)).filter(|s| !s.is_empty()) {
-            turns.insert(0, ("system", system));
+            put_system_first(system, &mut turns, self.names.system.as_deref().unwrap_or_default())?;
         }
         let number = |column: &Option<Reals>, name: &Option<String>, most: f64| {
             let Some(column) = column else { return Ok(None) };
@@ -152,6 +186,7 @@ impl Extras {
             first,
             second,
             choice,
+            finished: self.finished.as_ref().map_or(own.finished, |both| both.each_ref().map(|flags| flags.get(row))),
             weight: number(&self.weight, &self.names.weight, MOST_WEIGHT)?.unwrap_or(1.0) * own.weight,
             margin: if choice == Choice::Tie { None } else { margin },
             timestamp: self.timestamp.as_ref().map(|t| t.get(row)).transpose()?.flatten().or(own.timestamp),
@@ -161,9 +196,36 @@ impl Extras {
     }
 }
 
+/// Puts a system instruction in front of a prompt, which may begin with the same one already.
+pub(super) fn put_system_first<'a>(system: &'a str, turns: &mut Turns<'a>, column: &str) -> Result<(), Flaw> {
+    match turns.first() {
+        Some((role, content)) if *role == "system" && *content == system => {}
+        Some((role, content)) if *role == "system" => {
+            return Err(Flaw {
+                kind: "two system instructions",
+                column: column.into(),
+                expected: "the instruction that the prompt's messages begin with, or none".into(),
+                found: format!("`{}` and `{}`", brief(system), brief(content)),
+                hint: "keep one of them",
+            });
+        }
+        _ => turns.insert(0, ("system", system)),
+    }
+    Ok(())
+}
+
+/// A text's beginning, for messages.
+pub(super) fn brief(text: &str) -> String {
+    const SHOWN: usize = 40;
+    let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at);
+    format!("{}{}", &text[..end], if end < text.len() { "..." } else { "" }).replace('\n', "\\n")
+}
+
 /// What a layout knows of a judgement beside its texts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Own {
+    /// Did the first and the second answer end by themselves?
+    pub(crate) finished: [Option<bool>; 2],
     pub(crate) weight: f32,
     pub(crate) margin: Option<f32>,
     pub(crate) timestamp: Option<i64>,
@@ -171,7 +233,7 @@ pub(crate) struct Own {
 
 impl Default for Own {
     fn default() -> Self {
-        Self { weight: 1.0, margin: None, timestamp: None }
+        Self { finished: [None; 2], weight: 1.0, margin: None, timestamp: None }
     }
 }
 
@@ -184,10 +246,10 @@ pub(super) fn without_columns<'a>(
     choice: Choice,
     own: Own,
 ) -> Draft<'a> {
-    let Own { weight, margin, timestamp } = own;
+    let Own { finished, weight, margin, timestamp } = own;
     let margin = if choice == Choice::Tie { None } else { margin };
     let user = Cow::Borrowed(user);
-    Draft { user, turns, first, second, choice, weight, margin, timestamp, split: None, group: None }
+    Draft { user, turns, first, second, choice, finished, weight, margin, timestamp, split: None, group: None }
 }
 
 /// Every two of k scored answers: (one, other, choice, margin). Who reads them gives each the weight `1 / (k - 1)`, so

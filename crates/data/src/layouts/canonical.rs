@@ -4,21 +4,32 @@ use arrow::array::{Array, AsArray, BooleanArray};
 use problem::{Result, invalid};
 
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, MOST_MARGIN, MOST_WEIGHT, Own, single};
+use crate::layouts::bound::{Bound, Extras, MOST_MARGIN, MOST_WEIGHT, Own, named, single};
 use crate::times::Times;
 
 pub(super) const PATHS: [&str; 9] =
     ["user_id", "prompt", "chosen", "rejected", "tie", "chosen_first", "weight", "margin", "timestamp"];
 
+/// Columns that tables of earlier versions do not have.
+const NEWER: [&str; 2] = ["chosen_finished", "rejected_finished"];
+
+/// The columns to read; `known` are those of the source.
+pub(super) fn paths(known: &[String]) -> Vec<String> {
+    let newer = NEWER.iter().filter(|name| known.iter().any(|k| k == *name));
+    PATHS.iter().chain(newer).map(|name| (*name).to_owned()).collect()
+}
+
 pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
     let (users, prompts) = (bound.texts("user_id")?, bound.talks("prompt")?);
     let (chosen, rejected) = (bound.texts("chosen")?, bound.texts("rejected")?);
     let (ties, firsts) = (booleans(bound, "tie")?, booleans(bound, "chosen_first")?);
+    let newer = |name: &str| bound.batch.column_by_name(name).map(|_| booleans(bound, name)).transpose();
+    let finished = [newer(NEWER[0])?, newer(NEWER[1])?];
     let (weights, margins) = (bound.reals("weight")?, bound.reals("margin")?);
     let times = Times::bind(&bound.array("timestamp")?, bound.place, "timestamp")?;
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
-            let user = users.get(row).ok_or_else(|| Flaw::null("user_id"))?;
+            let user = users.get(row).ok_or_else(|| Flaw::null("user_id")).and_then(|user| named(user, "user_id"))?;
             let turns = prompts.get(row, "user")?;
             let better = chosen.get(row).ok_or_else(|| Flaw::null("chosen"))?;
             let worse = rejected.get(row).ok_or_else(|| Flaw::null("rejected"))?;
@@ -31,7 +42,11 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                 (false, Some(false)) => (worse, better, Choice::Second),
                 (false, None) => (better, worse, Choice::Unordered),
             };
+            let told = finished
+                .each_ref()
+                .map(|flags| flags.as_ref().and_then(|flags| flags.is_valid(row).then(|| flags.value(row))));
             let own = Own {
+                finished: if choice == Choice::Second { [told[1], told[0]] } else { told },
                 weight: single(weights.number(row)?, "weight", MOST_WEIGHT)?,
                 margin: margins.get(row)?.map(|m| single(m, "margin", MOST_MARGIN)).transpose()?,
                 timestamp: times.get(row)?,

@@ -4,7 +4,7 @@ use problem::Result;
 
 use crate::columns::{Reals, Texts, field};
 use crate::draft::{Emit, Flaw, Turns};
-use crate::layouts::bound::{Bound, Extras, Own, every_two};
+use crate::layouts::bound::{Bound, Extras, Own, every_two, named};
 
 pub(super) const PATHS: [&str; 6] = [
     "user_id",
@@ -26,14 +26,14 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
     let chosen = part("if_chosen")?;
     let chosen = |i: usize| arrow::array::AsArray::as_boolean_opt(&chosen).is_some_and(|c| c.value(i));
     for row in 0..bound.batch.num_rows() {
-        let (user, messages) = match (users.get(row), history.get(row)) {
-            (Some(user), Some(messages)) => (user, messages),
-            (None, _) => {
-                emit(row, Err(Flaw::null("user_id")))?;
-                continue;
-            }
-            (_, None) => {
-                emit(row, Err(Flaw::null("conversation_history")))?;
+        let read = (|| {
+            let user = users.get(row).ok_or_else(|| Flaw::null("user_id")).and_then(|user| named(user, "user_id"))?;
+            Ok((user, history.get(row).ok_or_else(|| Flaw::null("conversation_history"))?))
+        })();
+        let (user, messages) = match read {
+            Ok(read) => read,
+            Err(flaw) => {
+                emit(row, Err(flaw))?;
                 continue;
             }
         };
@@ -63,7 +63,12 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                 .collect();
             let numbers: Vec<f64> = rated.iter().filter_map(|i| scores[*i - first]).collect();
             for (one, other, choice, gap) in every_two(&numbers) {
-                let own = Own { weight: 1.0 / (rated.len() - 1) as f32, margin: Some(gap), timestamp: None };
+                let own = Own {
+                    weight: 1.0 / (rated.len() - 1) as f32,
+                    margin: Some(gap),
+                    timestamp: None,
+                    ..Own::default()
+                };
                 let text = |i: usize| contents.get(rated[i]).unwrap_or_default();
                 emit(row, extras.draft(row, user, prompt.clone(), text(one), text(other), choice, own))?;
             }

@@ -3,26 +3,23 @@
 use problem::Result;
 use smallvec::smallvec;
 
-use crate::Layout;
 use crate::columns::{Reals, Texts};
 use crate::draft::{Emit, Flaw};
-use crate::layouts::bound::{Bound, EVERYONE, Extras, Own, every_two, missing};
+use crate::layouts::bound::{Bound, Extras, Own, RowUsers, every_two, missing};
+use crate::{Card, Layout};
 
-pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
-    let Layout::Rankings { user_id, prompt, responses, scores, higher_is_better } = layout else {
+pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
+    let Layout::Rankings { user_id: _, prompt, responses, scores, higher_is_better } = &card.layout else {
         unreachable!("the dispatch looked")
     };
-    let users = user_id.as_deref().map(|n| bound.texts(n)).transpose()?;
+    let users = RowUsers::bind(card, bound)?;
     let prompts = bound.talks(prompt)?;
     let (answers, numbers) = (bound.lists(responses)?, bound.lists(scores)?);
     let texts = Texts::bind(&answers.values, bound.place, responses)?;
     let reals = Reals::bind(&numbers.values, bound.place, scores)?;
     for row in 0..bound.batch.num_rows() {
         let read = (|| {
-            let user = match &users {
-                Some(users) => users.get(row).ok_or_else(|| Flaw::null(user_id.as_deref().unwrap_or_default()))?,
-                None => EVERYONE,
-            };
+            let user = users.get(row)?;
             let turns = prompts.get(row, "user")?;
             let answers = answers.get(row).ok_or_else(|| Flaw::null(responses))?;
             let numbers = numbers.get(row).ok_or_else(|| Flaw::null(scores))?;
@@ -52,7 +49,8 @@ pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut
             }
         };
         for (one, other, choice, gap) in every_two(&numbers) {
-            let own = Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None };
+            let own =
+                Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None, ..Own::default() };
             emit(row, extras.draft(row, user, turns.clone(), texts[one], texts[other], choice, own))?;
         }
     }
@@ -107,7 +105,12 @@ pub(super) fn personalllm(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Re
                 }
             };
             for (one, other, choice, gap) in every_two(&values) {
-                let own = Own { weight: 1.0 / (texts.len() - 1) as f32, margin: Some(gap), timestamp: None };
+                let own = Own {
+                    weight: 1.0 / (texts.len() - 1) as f32,
+                    margin: Some(gap),
+                    timestamp: None,
+                    ..Own::default()
+                };
                 let user = user.to_owned();
                 emit(row, extras.draft(row, user, smallvec![("user", prompt)], texts[one], texts[other], choice, own))?;
             }

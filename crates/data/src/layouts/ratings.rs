@@ -7,7 +7,7 @@ use smallvec::smallvec;
 
 use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own, without_columns};
+use crate::layouts::bound::{Bound, Extras, Own, named, without_columns};
 
 /// The user whose rows are being read, with what they rated.
 #[derive(Debug, Default)]
@@ -34,6 +34,10 @@ pub(super) fn drafts(
             emit(row, Err(Flaw::null(column)))?;
             continue;
         };
+        if let Err(flaw) = named(user, user_id) {
+            emit(row, Err(flaw))?;
+            continue;
+        }
         if memory.user.as_deref() != Some(user) {
             finish(layout, seed, memory, emit)?;
             if !memory.done.insert(xxhash_rust::xxh3::xxh3_64(user.as_bytes())) {
@@ -93,7 +97,7 @@ pub(super) fn finish(layout: &Layout, seed: u64, memory: &mut Memory, emit: &mut
         };
         // An item counts once, however many it is compared with.
         let weight = 0.5 * (1.0 / uses[i] as f32 + 1.0 / uses[j] as f32);
-        let own = Own { weight, margin: Some((one.1 - other.1).abs() as f32), timestamp: None };
+        let own = Own { weight, margin: Some((one.1 - other.1).abs() as f32), timestamp: None, ..Own::default() };
         let turns = smallvec![("user", prompt.as_str())];
         let draft = without_columns(&user, turns, &one.0, &other.0, choice, own);
         emit(0, Ok(draft))?;

@@ -2,20 +2,21 @@
 
 use problem::Result;
 
-use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw, Turns};
-use crate::layouts::bound::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own, RowUsers};
+use crate::{Card, Layout};
 
-pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
-    let Layout::Votes { user_id, prompt, response_a, response_b, label, label_a, label_b, label_tie } = layout else {
+pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
+    let Layout::Votes { user_id: _, prompt, response_a, response_b, label, label_a, label_b, label_tie } = &card.layout
+    else {
         unreachable!("the dispatch looked")
     };
-    let (users, prompts) = (bound.texts(user_id)?, bound.talks(prompt)?);
+    let (users, prompts) = (RowUsers::bind(card, bound)?, bound.talks(prompt)?);
     let (first, second, labels) = (bound.talks(response_a)?, bound.talks(response_b)?, bound.texts(label)?);
     let ties = label_tie.all();
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
-            let user = users.get(row).ok_or_else(|| Flaw::null(user_id))?;
+            let user = users.get(row)?;
             let first = single_text(first.get(row, "assistant")?, response_a)?;
             let second = single_text(second.get(row, "assistant")?, response_b)?;
             let value = labels.get(row).ok_or_else(|| Flaw::null(label))?;

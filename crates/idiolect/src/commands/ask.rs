@@ -98,6 +98,7 @@ fn run(args: &AskArgs) -> Result<()> {
         let Candidate { vote, difference } = left.swap_remove(question.pair);
         let turned = rng.random::<bool>();
         let (first, second) = if turned { (&vote.rejected, &vote.chosen) } else { (&vote.chosen, &vote.rejected) };
+        let finished = [vote.chosen_finished, vote.rejected_finished];
         show(vote, first, second, answered + 1, question.gain)?;
         let Some(answer) = read(&mut input)? else { break "you left".into() };
         let (chosen_is_first, is_tie) = match answer {
@@ -113,12 +114,16 @@ fn run(args: &AskArgs) -> Result<()> {
         let outcome = if is_tie { 0.5 } else { f64::from(u8::from(chosen_is_first)) };
         judged.push(&signed, outcome, 1.0);
         let (chosen, rejected) = if chosen_is_first { (first, second) } else { (second, first) };
+        let [chosen_finished, rejected_finished] =
+            if chosen_is_first == turned { [finished[1], finished[0]] } else { finished };
         votes.push(Vote {
             user_id: args.user.clone(),
             prompt: vote.prompt.clone(),
             chosen: chosen.clone(),
             rejected: rejected.clone(),
             tie: is_tie,
+            chosen_finished,
+            rejected_finished,
             chosen_first: Some(chosen_is_first),
             weight: 1.0,
             margin: None,

@@ -26,7 +26,7 @@ pub(crate) struct Trained {
 
 impl Stage for DpoConfig {
     const KIND: &'static str = "dpo";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
     type Report = Trained;

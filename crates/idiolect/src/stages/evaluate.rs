@@ -11,7 +11,7 @@ use super::{Artifact, Inputs, Source, Stage};
 
 impl Stage for EvaluateConfig {
     const KIND: &'static str = "evaluate";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const PATHS: &'static [&'static str] = &["neutral"];
     const LAST_BITS: &'static [&'static str] = &["sampling.batch_rows"];
     type Report = Report;

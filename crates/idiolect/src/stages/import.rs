@@ -82,7 +82,7 @@ pub(crate) struct Imported {
 
 impl Stage for ImportConfig {
     const KIND: &'static str = "import";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const PATHS: &'static [&'static str] = &["gguf", "folder", "chat_template"];
     type Report = Imported;
 

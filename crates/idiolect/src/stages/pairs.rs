@@ -13,7 +13,7 @@ use run::{Progress, Run};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use study::SamplingConfig;
-use text::{Answer, Ending, Message, Tokenizer};
+use text::{Answer, Message, Tokenizer};
 
 use super::budget::{Budget, Sizes};
 use super::stage::{as_table, stopped_before};
@@ -95,7 +95,7 @@ pub(crate) struct Made {
 
 impl Stage for PairsConfig {
     const KIND: &'static str = "pairs";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const LAST_BITS: &'static [&'static str] = &["sampling.batch_rows"];
     type Report = Made;
 
@@ -229,7 +229,7 @@ fn ranked_samples(
 /// Which row is an answer's, prompt by prompt; none for an empty answer.
 pub(crate) type RowOf = Vec<Vec<Option<usize>>>;
 
-/// Rows of the answers to each prompt, as reward models read votes: with the end-of-turn token.
+/// Rows of the answers to each prompt, as reward models read votes: with the token that ends the turn if the answer ended by itself.
 pub(crate) fn answer_rows(
     tokenizer: &Tokenizer,
     prompts: &[Vec<Message>],
@@ -244,7 +244,7 @@ pub(crate) fn answer_rows(
                 continue;
             }
             own.push(Some(rows.len()));
-            rows.push(tokenizer.row(prompt, &answer.text, Ending::Finished)?.into());
+            rows.push(tokenizer.row(prompt, &answer.text, answer.ending())?.into());
         }
         row_of.push(own);
     }

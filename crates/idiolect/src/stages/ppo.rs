@@ -33,7 +33,7 @@ pub(crate) struct Trained {
 
 impl Stage for PpoConfig {
     const KIND: &'static str = "ppo";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations", "rollout_rows", "fixed_shapes"];
     type Report = Trained;

@@ -33,7 +33,7 @@ pub(crate) struct Fitted {
 
 impl Stage for RewardConfig {
     const KIND: &'static str = "reward";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps", "personal_factors", "frozen_states"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
     type Report = Fitted;

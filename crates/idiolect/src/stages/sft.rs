@@ -13,7 +13,7 @@ use crate::base;
 
 impl Stage for SftConfig {
     const KIND: &'static str = "sft";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
     type Report = SftReport;

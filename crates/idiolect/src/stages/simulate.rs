@@ -12,7 +12,7 @@ use super::{Artifact, Inputs, Source, Stage};
 
 impl Stage for SimulateConfig {
     const KIND: &'static str = "simulate";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const PATHS: &'static [&'static str] = &["prompts"];
     const LAST_BITS: &'static [&'static str] = &["sampling.batch_rows"];
     type Report = SimulationReport;

@@ -34,7 +34,8 @@ pub(crate) struct Planned {
     pub(crate) own: Vec<usize>,
     /// Rows left out or changed.
     pub(crate) counts: RowCounts,
-    ld_alpha: f32,
+    /// What counts of a token beyond the length of the shorter response.
+    pub(crate) ld_alpha: f32,
 }
 
 /// All pairs as rows, and the batches of every user but those `without` a start. The order is a stream that only the user's id and the epoch

@@ -67,7 +67,12 @@ pub(crate) fn update(inputs: &Inputs, turn: &Turn, adam: &mut AdamW, place: &str
 
 /// Gradients of the sum over users of their pairs' weighted mean loss, in the order of the parameters, and what was seen of each pair. A
 /// user's gradient does not depend on who else is in the batch. The batch is computed in parts; gradients and metrics are those of the whole.
-fn gradients(inputs: &Inputs, turn: &Turn, place: &str, run: &Run) -> Result<OrFault<(Vec<Tensor>, Vec<PairMetrics>)>> {
+pub(crate) fn gradients(
+    inputs: &Inputs,
+    turn: &Turn,
+    place: &str,
+    run: &Run,
+) -> Result<OrFault<(Vec<Tensor>, Vec<PairMetrics>)>> {
     let Inputs { config, lm, bank, prefix, planned, reference, users } = *inputs;
     let objective = config.objective();
     let betas: Vec<f32> = turn.present.users().iter().map(|user| config.beta_of(&users[user.0]) as f32).collect();

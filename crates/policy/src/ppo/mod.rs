@@ -4,6 +4,8 @@ mod advantages;
 mod ask;
 mod begin;
 pub(crate) mod config;
+#[cfg(test)]
+mod golden;
 pub(crate) mod guard;
 mod models;
 mod observe;

@@ -16,9 +16,9 @@ pub struct Rollout {
     pub prompt: usize,
     /// Which of the user's asks it belongs to; responses to one follow each other.
     pub turn: usize,
-    /// Prompt and response, always ending with the stop token, as rewards were learnt.
+    /// Prompt and response, which ends with the stop token if it ended by itself.
     pub row: TokenRow,
-    /// How many of the response's tokens were sampled: one less than the row's if the stop token was not.
+    /// How many of the response's tokens were sampled: all of them.
     pub sampled: usize,
     /// Did it stop by itself?
     pub finished: bool,
@@ -66,11 +66,12 @@ pub fn roll_out(
         let samples = generate(lm, bank.map(|b| (b, places.as_slice())), &prompts, &seeds, sampling, hooks);
         for ((n, sample), logp) in samples.into_iter().enumerate().zip(logp) {
             let ask = &some[n / copies];
+            // A response that was cut has no end of turn: nothing sampled it, and rewards read such votes without it.
             let stop = match sample.stop {
-                Stop::Token(id) => id,
-                Stop::Length | Stop::Text(_) => tokenizer.end_id(),
+                Stop::Token(id) => Some(id),
+                Stop::Length | Stop::Text(_) => None,
             };
-            let ids = [ask.ids.as_slice(), &sample.ids, &[stop]].concat();
+            let ids: Vec<i64> = ask.ids.iter().chain(&sample.ids).copied().chain(stop).collect();
             out.push(Rollout {
                 user: ask.user,
                 prompt: ask.prompt,

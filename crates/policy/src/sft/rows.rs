@@ -6,7 +6,7 @@ use data::{Split, Vote};
 use lm::{Plan, RowCounts, RowSet, TokenRow};
 use problem::Result;
 use run::Run;
-use text::{Ending, Tokenizer};
+use text::Tokenizer;
 
 use crate::learners::only_planned;
 use crate::sft::config::{Scope, SftConfig};
@@ -39,7 +39,7 @@ pub(crate) fn planned(
     let mut set = RowSet::new(tokenizer, config.max_row_tokens, config.over_long);
     let mut chosen = Vec::new(); // (user, row) of every vote
     for vote in votes.iter().filter(|v| v.split == Split::Train && !v.tie) {
-        let row = set.index(&vote.prompt, &vote.chosen, Ending::Finished, || vote.source_row.clone())?;
+        let row = set.index(&vote.prompt, &vote.chosen, vote.chosen_ending(), || vote.source_row.clone())?;
         chosen.extend(row.map(|row| (vote.user_id.as_str(), row)));
     }
     let own = own_rows(config.scope, models, &chosen);

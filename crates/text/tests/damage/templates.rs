@@ -138,7 +138,7 @@ fn what_templates_do_is_allowed_and_comes_out_as_before() {
     assert_eq!(tokenizer.template().unwrap().render(&conversation).unwrap().len(), 2000 * 500);
 }
 
-const DATED: &str = "{{ strftime_now('%d %B %Y') }}{{ messages[0].content }}";
+const DATED: &str = "{{ strftime_now('%d %B %Y') }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}";
 
 #[test]
 fn any_format_of_dates_ends_in_a_text_or_a_message() {

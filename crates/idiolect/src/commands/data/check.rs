@@ -70,6 +70,10 @@ fn check(args: &CheckArgs) -> Result<()> {
     } else {
         print(&report::markdown(&["level", "finding", "count", "users", "first"], &findings))?;
     }
+    if !check.unused_columns.is_empty() {
+        print("")?;
+        print(&format!("Columns that are not used: {}", check.unused_columns.join(", ")))?;
+    }
     print("")?;
     print(&users(&check, args.top))?;
     if check.has(Level::Error) || (args.strict && check.has(Level::Warning)) {

@@ -6,7 +6,7 @@ use clap::Args;
 use problem::{Result, mistake};
 use text::{Ending, Message, Tokenizer};
 
-use super::source::SourceArgs;
+use super::source::{SourceArgs, tell_columns};
 use crate::table::print;
 
 #[derive(Args)]
@@ -33,7 +33,8 @@ impl ShowArgs {
 fn show(args: &ShowArgs) -> Result<()> {
     let card = args.source.card()?;
     let tokenizer = Tokenizer::from_folder(&args.tokenizer)?;
-    let votes = data::first_votes(&card, &args.source.sources, args.rows, args.user.as_deref())?;
+    let (votes, notes) = data::first_votes(&card, &args.source.sources, args.rows, args.user.as_deref())?;
+    tell_columns(&notes.missed_sentences(), &notes.unused);
     if votes.is_empty() {
         let found = args.user.as_ref().map_or("none".into(), |u| format!("none of user `{u}`"));
         return Err(mistake(format!("expected votes, found {found}"), "look at `idiolect data check`"));
@@ -41,16 +42,18 @@ fn show(args: &ShowArgs) -> Result<()> {
     for vote in votes {
         let verdict = if vote.tie { "tie" } else { "decided" };
         print(&format!("── {} · user {} · {verdict}", vote.source_row, vote.user_id.escape_debug()))?;
-        for (name, answer) in [("chosen", &vote.chosen), ("rejected", &vote.rejected)] {
-            print(&shown(&tokenizer, &vote.prompt, name, answer)?)?;
+        let (chosen, rejected) = (vote.chosen_ending(), vote.rejected_ending());
+        for (name, answer, ending) in [("chosen", &vote.chosen, chosen), ("rejected", &vote.rejected, rejected)] {
+            let shown = shown(&tokenizer, &vote.prompt, (name, answer), ending);
+            print(&shown.map_err(|e| e.within(&vote.source_row))?)?;
         }
     }
     Ok(())
 }
 
 /// One row as the model sees it.
-fn shown(tokenizer: &Tokenizer, prompt: &[Message], name: &str, answer: &str) -> Result<String> {
-    let row = tokenizer.row(prompt, answer, Ending::Finished)?;
+fn shown(tokenizer: &Tokenizer, prompt: &[Message], (name, answer): (&str, &str), ending: Ending) -> Result<String> {
+    let row = tokenizer.row(prompt, answer, ending)?;
     let (before, after) = row.ids.split_at(row.answer_start);
     let straddles = if row.straddles { ", its first token begins inside the prompt" } else { "" };
     Ok(format!(
