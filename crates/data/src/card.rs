@@ -25,6 +25,9 @@ pub struct Card {
     /// SHA-256 of files by name; a local file of that name must have it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sha256: BTreeMap<String, String>,
+    /// The user whose votes all rows are, where no column names users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_user: Option<String>,
     /// The shape of its rows.
     pub layout: Layout,
     /// Columns that any layout may have.
@@ -78,8 +81,9 @@ pub struct Columns {
 pub enum Layout {
     /// Two answers as shown and a label that says which is better.
     Votes {
-        /// Column of the user's id.
-        user_id: String,
+        /// Column of the user's id; without it the card's `one_user` says whose votes all rows are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_id: Option<String>,
         /// Column of the prompt, a text or a list of messages.
         prompt: String,
         /// Column of the answer shown first.
@@ -95,10 +99,10 @@ pub enum Layout {
         /// The label's values for ties.
         label_tie: OneOrMore,
     },
-    /// A better and a worse answer, as texts or messages; without a prompt column both are whole conversations and their common
-    /// beginning is the prompt. The shapes of TRL.
+    /// A better and a worse answer, as texts or messages; without a prompt column the prompt is what both begin with. The shapes of
+    /// TRL.
     Pairs {
-        /// Column of the user's id; without it all rows are `everyone`'s.
+        /// Column of the user's id; without it the card's `one_user` says whose votes all rows are.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user_id: Option<String>,
         /// Column of the prompt.
@@ -114,10 +118,14 @@ pub enum Layout {
     /// The table that ingestion and `idiolect ask` write.
     Canonical,
     /// HH-RLHF: `chosen` and `rejected` are whole conversations, `\n\nHuman: ...\n\nAssistant: ...`.
-    Hh,
+    Hh {
+        /// Column of the user's id; without it the card's `one_user` says whose votes all rows are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_id: Option<String>,
+    },
     /// A prompt with k answers and a number for each, such as ranks or scores: every two of them are a vote.
     Rankings {
-        /// Column of the user's id; without it all rows are `everyone`'s.
+        /// Column of the user's id; without it the card's `one_user` says whose votes all rows are.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user_id: Option<String>,
         /// Column of the prompt.
@@ -159,10 +167,53 @@ pub enum Layout {
     Personalllm,
     /// MultiPref: several annotators a comparison.
     Multipref,
-    /// LLaMA-Factory's alpaca shape for rankings: `instruction`, `input`, `chosen`, `rejected`.
-    Alpaca,
-    /// LLaMA-Factory's sharegpt shape for rankings: `conversations`, `chosen`, `rejected`.
-    Sharegpt,
+    /// LLaMA-Factory's alpaca shape for rankings: `instruction`, `chosen`, `rejected`; where there are such columns, `input`, `system`
+    /// and `history` too.
+    Alpaca {
+        /// Column of the user's id; without it the card's `one_user` says whose votes all rows are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_id: Option<String>,
+    },
+    /// LLaMA-Factory's sharegpt shape for rankings: `conversations`, `chosen`, `rejected`; where there is such a column, `system` too.
+    Sharegpt {
+        /// Column of the user's id; without it the card's `one_user` says whose votes all rows are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user_id: Option<String>,
+    },
+}
+
+/// Who says whose vote a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Users<'l> {
+    /// This column.
+    Column(&'l str),
+    /// Nobody: the layout's `user_id` could.
+    Unsaid,
+    /// The layout itself: columns or parts of rows stand for users.
+    Layout,
+}
+
+impl Layout {
+    /// Could a key name the prompt's column, and does none?
+    pub(crate) fn lacks_prompt(&self) -> bool {
+        matches!(self, Self::Pairs { prompt: None, .. })
+    }
+
+    pub(crate) fn users(&self) -> Users<'_> {
+        match self {
+            Self::Votes { user_id, .. }
+            | Self::Pairs { user_id, .. }
+            | Self::Hh { user_id }
+            | Self::Rankings { user_id, .. }
+            | Self::Alpaca { user_id }
+            | Self::Sharegpt { user_id } => user_id.as_deref().map_or(Users::Unsaid, Users::Column),
+            Self::Ratings { user_id, .. } => Users::Column(user_id),
+            Self::Canonical | Self::Prism => Users::Column("user_id"),
+            Self::Tldr => Users::Column("worker"),
+            Self::Arena => Users::Column("judge"),
+            Self::Helpsteer2 | Self::Ultrafeedback | Self::Personalllm | Self::Multipref => Users::Layout,
+        }
+    }
 }
 
 /// One text or several.
@@ -214,6 +265,44 @@ impl Card {
             let hint = "leave `finished` out: the other layouts have no first and second response in a row";
             return Err(invalid(place, expected, "it with another layout", hint));
         }
+        card.check_one_user().map_err(|error| error.within(place))?;
         Ok(card)
     }
+
+    /// Takes all rows for the votes of one user.
+    ///
+    /// # Errors
+    /// A layout that has users already; a blank id.
+    pub fn with_one_user(self, user: &str) -> Result<Self> {
+        let card = Self { one_user: Some(user.to_owned()), ..self };
+        card.check_one_user()?;
+        Ok(card)
+    }
+
+    fn check_one_user(&self) -> Result<()> {
+        let Some(user) = &self.one_user else { return Ok(()) };
+        let wrong = |expected: &str, found: String| {
+            let hint = "`one_user` is for sources without a column of users: leave it out of the card, or `user_id` of its layout";
+            Err(invalid(format!("card `{}`, `one_user`", self.name), expected, found, hint))
+        };
+        match self.layout.users() {
+            _ if user.trim().is_empty() => wrong("the user's id", format!("`{user}`")),
+            Users::Unsaid => Ok(()),
+            Users::Column(column) => wrong("no other word on users", format!("users in the column `{column}`")),
+            Users::Layout => wrong("no other word on users", "a layout that has users of its own".into()),
+        }
+    }
+
+    /// The user of rows that name none.
+    pub(crate) fn one_user(&self) -> &str {
+        self.one_user.as_deref().unwrap_or(EVERYONE)
+    }
+
+    /// Does nobody say whose votes the rows are: neither a column, nor the layout, nor the card's `one_user`?
+    pub fn lacks_users(&self) -> bool {
+        self.layout.users() == Users::Unsaid && self.one_user.is_none()
+    }
 }
+
+/// The user of rows that name none, as long as nobody gives the user another name.
+const EVERYONE: &str = "everyone";

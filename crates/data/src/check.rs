@@ -11,6 +11,7 @@ use text::{Ending, Message, Tokenizer};
 use crate::Card;
 use crate::draft::{Choice, Draft};
 use crate::judgements::{Agreement, Judgement, Sums};
+use crate::literals::looks_like_messages;
 use crate::spill::{Record, Spill};
 use crate::split::{prompt_key, texts_key};
 use crate::walk::{At, Source};
@@ -43,11 +44,11 @@ pub struct Finding {
     pub kind: String,
     /// How bad it is.
     pub level: Level,
-    /// Votes, rows or users.
+    /// Votes, rows, users or files.
     pub count: usize,
     /// Users whom it concerns.
     pub users: usize,
-    /// The first rows, `file:row`, or users.
+    /// The first rows, `file:row`, users or files.
     pub first: Vec<String>,
 }
 
@@ -93,6 +94,15 @@ pub struct Check {
     pub findings: Vec<Finding>,
     /// By user.
     pub users: BTreeMap<String, UserCheck>,
+    /// Columns of the source that nothing reads, sorted.
+    #[serde(default)]
+    pub unused_columns: Vec<String>,
+    /// Sentences on columns that may be missed: those that look usable, and those that only some files have. They are findings too.
+    #[serde(default)]
+    pub column_notes: Vec<String>,
+    /// What was decided from the files and values themselves: separators, units of times, messages written as text, files left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 impl Check {
@@ -198,8 +208,14 @@ impl Own {
         if texts.clone().any(damaged) {
             self.find(Level::Warning, "encoding damage", at, Some(name));
         }
-        if name.trim() != name || name.is_empty() {
-            self.find(Level::Warning, "user id with outer spaces, or empty", at, Some(name));
+        if texts.clone().any(escaped_for_html) {
+            self.find(Level::Warning, "HTML-escaped text", at, Some(name));
+        }
+        if texts.clone().any(looks_like_messages) {
+            self.find(Level::Warning, "messages written as text", at, Some(name));
+        }
+        if name.trim() != name {
+            self.find(Level::Warning, "user id with outer spaces", at, Some(name));
         }
         if let Some((tokenizer, most)) = options.tokens {
             let messages: Vec<Message> = draft
@@ -232,6 +248,23 @@ fn damaged(text: &str) -> bool {
     }
     text.chars().any(|c| c == '\u{fffd}' || (c.is_control() && !matches!(c, '\n' | '\r' | '\t')))
         || MOJIBAKE.iter().any(|m| text.contains(m))
+}
+
+/// Does a text hold characters as HTML writes them: `&lt;`, `&amp;quot;`, `&#39;`?
+fn escaped_for_html(text: &str) -> bool {
+    const NAMES: [&str; 7] = ["amp;", "lt;", "gt;", "quot;", "apos;", "nbsp;", "#"];
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('&') {
+        if let Some(name) = NAMES.iter().find(|name| after.starts_with(**name)) {
+            let digits =
+                after[name.len()..].trim_start_matches(['x', 'X']).trim_start_matches(|c: char| c.is_ascii_hexdigit());
+            if *name != "#" || (digits.starts_with(';') && digits.len() < after.len() - 1) {
+                return true;
+            }
+        }
+        rest = after;
+    }
+    false
 }
 
 /// Looks at every row of a source. `folder` takes what does not fit into memory, and is left as it was.
@@ -293,6 +326,25 @@ pub fn check(card: &Card, sources: &[String], options: &CheckOptions, folder: &P
         let first = places.into_iter().take(NAMED).map(name).collect();
         check.findings.push(Finding { kind: kind.into(), level, count, users: users.len(), first });
     }
+    let notes = source.notes();
+    check.column_notes = notes.missed_sentences();
+    for (kind, files) in notes.missed {
+        let count = if files.is_empty() { check.votes } else { files.len() };
+        let first = files.into_iter().take(NAMED).collect();
+        check.findings.push(Finding { kind, level: Level::Warning, count, users: 0, first });
+    }
+    check.unused_columns = notes.unused;
+    for contradiction in source.contradictions() {
+        let (kind, count) = (format!("{}: column `{}`", contradiction.kind, contradiction.column), contradiction.count);
+        check.findings.push(Finding {
+            kind,
+            level: Level::Error,
+            count,
+            users: 0,
+            first: source.rows_of(&contradiction),
+        });
+    }
+    check.remarks = source.remarks();
     let few: Vec<&String> =
         check.users.iter().filter(|(_, u)| u.votes - u.ties < options.min_votes).map(|(name, _)| name).collect();
     if !few.is_empty() {
@@ -390,6 +442,16 @@ mod tests {
         }
         for bad in ["a\0b", "donâ€™t", "cafÃ©", "what\u{fffd}", "bell\u{7}"] {
             assert!(damaged(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn html_is_told_from_plain_ampersands() {
+        for bad in ["a &lt;b&gt;", "she said &amp;quot;yes", "it&#39;s", "it&#x27;s", "x&nbsp;y", "R&D &amp; more"] {
+            assert!(escaped_for_html(bad), "{bad}");
+        }
+        for good in ["", "R&D", "a & b", "&#;", "&#39", "?a=1&b=2;", "&ltd", "if (a && b)"] {
+            assert!(!escaped_for_html(good), "{good}");
         }
     }
 

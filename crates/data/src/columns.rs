@@ -1,18 +1,21 @@
 //! Typed views of a batch's columns, whatever Arrow type a writer chose for them. Nothing is copied where types allow it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, LargeStringArray, StringArray, StringViewArray, StructArray,
-    TimestampMicrosecondArray, new_null_array,
+    new_null_array,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Float64Type};
 use arrow::util::display::array_value_to_string;
 use problem::{Problem, Result, invalid};
 use smallvec::smallvec;
 
-use crate::draft::Turns;
+use crate::draft::{Flaw, Turns};
+use crate::literals::{MESSAGE_FIELDS, Messages, Writer, messages};
+use crate::readings::{Form, Reader};
 use crate::table::arrow_bug;
 
 /// Where a batch is from, for messages.
@@ -20,6 +23,10 @@ use crate::table::arrow_bug;
 pub(crate) struct Place {
     /// The file, as the user would name it.
     pub(crate) file: Arc<str>,
+    /// The file's path below what the user gave.
+    pub(crate) short: Arc<str>,
+    /// How values are understood is told here.
+    pub(crate) reader: Reader,
     /// The file's row, from 0, that is the batch's first.
     pub(crate) first_row: usize,
 }
@@ -35,7 +42,12 @@ impl Place {
         format!("{}, row {}, column `{column}`", self.file, self.first_row + row + 1)
     }
 
-    fn wrong_type(&self, column: &str, expected: &str, found: &DataType) -> Problem {
+    /// Tells how values of a column were understood; `row` of the batch is the first of them.
+    pub(crate) fn tell(&self, column: &str, form: Form, count: usize, row: usize) {
+        self.reader.all.add(column, form, count, (self.reader.file, self.first_row + row + 1));
+    }
+
+    pub(crate) fn wrong_type(&self, column: &str, expected: &str, found: &DataType) -> Problem {
         invalid(
             self.column(column),
             format!("{expected} values"),
@@ -100,21 +112,74 @@ impl Texts {
 
 /// A number column.
 #[derive(Clone, Debug)]
-pub(crate) struct Reals(Float64Array);
+pub(crate) struct Reals {
+    column: String,
+    values: Float64Array,
+    /// Rows whose text is no number, with the text.
+    wrong: HashMap<usize, String>,
+}
+
+/// Larger numbers, and their differences, would leave the range of `f32`.
+const LARGEST: f64 = 1e30;
 
 impl Reals {
+    /// Numbers of any type, and texts that are numbers; an empty text is null.
     pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
         let wrong = || place.wrong_type(column, "number", array.data_type());
-        let fits = array.data_type().is_numeric() || matches!(array.data_type(), DataType::Null);
-        if !fits {
-            return Err(wrong());
+        let of = |values: Float64Array, wrong| Self { column: column.to_owned(), values, wrong };
+        match array.data_type() {
+            t if t.is_numeric() || matches!(t, DataType::Null) => {
+                let reals = cast(array, &DataType::Float64).map_err(|_| wrong())?;
+                Ok(of(reals.as_primitive::<Float64Type>().clone(), HashMap::new()))
+            }
+            DataType::Dictionary(_, value) => Self::bind(&cast(array, value).map_err(|_| wrong())?, place, column),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                let texts = Texts::bind(array, place, column)?;
+                let mut odd = HashMap::new();
+                let values = (0..array.len()).map(|row| {
+                    let text = texts.get(row).map(str::trim).filter(|text| !text.is_empty())?;
+                    let value = text.parse::<f64>();
+                    if value.is_err() {
+                        odd.insert(row, text.chars().take(40).collect());
+                    }
+                    value.ok()
+                });
+                let values: Float64Array = values.collect();
+                Ok(of(values, odd))
+            }
+            _ => Err(wrong()),
         }
-        Ok(Self(cast(array, &DataType::Float64).map_err(|_| wrong())?.as_primitive::<Float64Type>().clone()))
     }
 
-    /// The number at `row`; none if it is null.
-    pub(crate) fn get(&self, row: usize) -> Option<f64> {
-        self.0.is_valid(row).then(|| self.0.value(row))
+    fn unusable(&self, found: String) -> Flaw {
+        Flaw {
+            kind: "unusable number",
+            column: self.column.clone(),
+            expected: format!("a finite number of at most {LARGEST:e}"),
+            found,
+            hint: "correct the number, leave the column out of the card if it can be, or set `bad_rows = \"drop\"`",
+        }
+    }
+
+    /// The number at `row`; none if it is null, or NaN, which is how pandas writes a missing one.
+    pub(crate) fn get(&self, row: usize) -> Result<Option<f64>, Flaw> {
+        if let Some(text) = self.wrong.get(&row) {
+            return Err(self.unusable(format!("`{text}`")));
+        }
+        let value = self.values.is_valid(row).then(|| self.values.value(row)).filter(|x| !x.is_nan());
+        match value {
+            Some(x) if x.abs() > LARGEST => Err(self.unusable(x.to_string())),
+            value => Ok(value),
+        }
+    }
+
+    /// The number at `row`, which must be there.
+    pub(crate) fn number(&self, row: usize) -> Result<f64, Flaw> {
+        match self.get(row)? {
+            Some(x) => Ok(x),
+            None if self.values.is_valid(row) => Err(self.unusable("NaN".into())),
+            None => Err(Flaw::null(&self.column)),
+        }
     }
 }
 
@@ -145,51 +210,6 @@ impl Flags {
     }
 }
 
-/// A column of moments.
-#[derive(Clone, Debug)]
-pub(crate) enum Times {
-    Moments(TimestampMicrosecondArray),
-    /// Seconds since 1970.
-    Seconds(Reals),
-}
-
-impl Times {
-    /// Timestamps of any unit and zone (without a zone they are UTC), dates, ISO 8601 texts, or numbers of seconds since 1970.
-    pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
-        let wrong = || place.wrong_type(column, "timestamp", array.data_type());
-        let target = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
-        match array.data_type() {
-            DataType::Timestamp(_, _) | DataType::Date32 | DataType::Date64 => Ok(Self::Moments(
-                cast(array, &target).map_err(|_| wrong())?.as_primitive::<TimestampMicrosecondType>().clone(),
-            )),
-            t if t.is_numeric() || matches!(t, DataType::Null) => Ok(Self::Seconds(Reals::bind(array, place, column)?)),
-            _ => {
-                let texts = Texts::bind(array, place, column)?;
-                let plain: ArrayRef = Arc::new(StringArray::from_iter((0..array.len()).map(|i| texts.get(i))));
-                let lenient = CastOptions { safe: true, ..CastOptions::default() };
-                let moments = cast_with_options(&plain, &target, &lenient).map_err(|_| wrong())?;
-                if let Some(row) = (0..array.len()).find(|i| plain.is_valid(*i) && moments.is_null(*i)) {
-                    return Err(invalid(
-                        place.row(row, column),
-                        "a moment such as 2026-01-31T08:15:00Z",
-                        format!("`{}`", texts.get(row).unwrap_or_default()),
-                        "write ISO 8601, or leave `timestamp` out of the card",
-                    ));
-                }
-                Ok(Self::Moments(moments.as_primitive::<TimestampMicrosecondType>().clone()))
-            }
-        }
-    }
-
-    /// Microseconds since 1970 at `row`; none if it is null or no number.
-    pub(crate) fn get(&self, row: usize) -> Option<i64> {
-        match self {
-            Self::Moments(a) => a.is_valid(row).then(|| a.value(row)),
-            Self::Seconds(a) => a.get(row).filter(|s| s.is_finite()).map(|s| (s * 1e6).round() as i64),
-        }
-    }
-}
-
 /// A column of lists.
 #[derive(Clone, Debug)]
 pub(crate) struct Lists {
@@ -200,7 +220,10 @@ pub(crate) struct Lists {
 
 impl Lists {
     pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
-        let range = |i: usize, from: i64, to: i64| array.is_valid(i).then_some((from as usize, to as usize));
+        let range = |i: usize, from: i64, to: i64| {
+            let offset = |o: i64| usize::try_from(o).expect("Arrow's offsets are not negative");
+            array.is_valid(i).then(|| (offset(from), offset(to)))
+        };
         let (ranges, values) = match array.data_type() {
             DataType::List(_) => {
                 let lists = array.as_list::<i32>();
@@ -257,43 +280,143 @@ pub(crate) fn field(array: &ArrayRef, name: &str, place: &Place, column: &str) -
     arrow::compute::nullif(found, &hidden).map_err(|e| arrow_bug(place.column(column), &e))
 }
 
-/// A prompt, an answer or a whole conversation: plain text, or a list of messages.
+/// A prompt, an answer or a whole conversation: plain text, a list of messages, or a list of messages written as text.
 #[derive(Clone, Debug)]
-pub(crate) enum Talks {
-    Plain(Texts),
-    Messages { lists: Lists, roles: Texts, contents: Texts },
+pub(crate) struct Talks {
+    column: String,
+    kind: TalkKind,
 }
 
-/// What the two fields of a message are called, in the order in which they are tried.
-const MESSAGE_FIELDS: [(&str, &str); 2] = [("role", "content"), ("from", "value")];
+#[derive(Clone, Debug)]
+enum TalkKind {
+    Plain(Texts),
+    Messages {
+        lists: Lists,
+        roles: Texts,
+        contents: Texts,
+    },
+    /// One message in each row, not in a list.
+    Message {
+        roles: Texts,
+        contents: Texts,
+    },
+    /// A row whose text is no list of messages holds the text's beginning.
+    Written(Vec<Option<Result<Messages, String>>>),
+}
+
+/// Is this what a field of a message is called?
+pub(crate) fn is_message_field(name: &str) -> bool {
+    MESSAGE_FIELDS.iter().any(|(role, content)| name == *role || name == *content)
+}
 
 impl Talks {
     pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
         let is_list =
             matches!(array.data_type(), DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _));
-        if !is_list {
-            return Ok(Self::Plain(Texts::bind(array, place, column)?));
-        }
-        let lists = Lists::bind(array, place, column)?;
-        let known = |name: &str| lists.values.as_struct_opt().is_some_and(|s| s.column_by_name(name).is_some());
-        let (role, content) = MESSAGE_FIELDS.into_iter().find(|(role, _)| known(role)).unwrap_or(MESSAGE_FIELDS[0]);
-        let part = |name: &str| -> Result<Texts> {
-            let path = format!("{column}.{name}");
-            Texts::bind(&field(&lists.values, name, place, column)?, place, &path)
+        let kind = if is_list || matches!(array.data_type(), DataType::Struct(_)) {
+            let lists = is_list.then(|| Lists::bind(array, place, column)).transpose()?;
+            let messages = lists.as_ref().map_or(array, |lists| &lists.values);
+            let known = |name: &str| messages.as_struct_opt().is_some_and(|s| s.column_by_name(name).is_some());
+            let (role, content) = MESSAGE_FIELDS.into_iter().find(|(role, _)| known(role)).unwrap_or(MESSAGE_FIELDS[0]);
+            let part = |name: &str| -> Result<Texts> {
+                let path = format!("{column}.{name}");
+                Texts::bind(&field(messages, name, place, column)?, place, &path)
+            };
+            let (roles, contents) = (part(role)?, part(content)?);
+            match lists {
+                Some(lists) => TalkKind::Messages { lists, roles, contents },
+                None => TalkKind::Message { roles, contents },
+            }
+        } else {
+            let texts = Texts::bind(array, place, column)?;
+            if place.reader.all.are_messages(column) {
+                TalkKind::Written(written(&texts, array.len(), place, column))
+            } else {
+                look_for_messages(&texts, array.len(), place, column);
+                TalkKind::Plain(texts)
+            }
         };
-        let (roles, contents) = (part(role)?, part(content)?);
-        Ok(Self::Messages { lists, roles, contents })
+        Ok(Self { column: column.to_owned(), kind })
     }
 
-    /// The messages at `row`, a plain text as one message of `role`. None if the row or a part of it is null.
-    pub(crate) fn get<'a>(&'a self, row: usize, role: &'a str) -> Option<Turns<'a>> {
-        match self {
-            Self::Plain(texts) => texts.get(row).map(|text| smallvec![(role, text)]),
-            Self::Messages { lists, roles, contents } => {
-                lists.get(row)?.map(|i| Some((plain_role(roles.get(i)?), contents.get(i)?))).collect()
+    /// The messages at `row`, a plain text as one message of `role`. Null if the row or a part of it is.
+    pub(crate) fn get<'a>(&'a self, row: usize, role: &'a str) -> Result<Turns<'a>, Flaw> {
+        let null = || Flaw::null(&self.column);
+        match &self.kind {
+            TalkKind::Plain(texts) => texts.get(row).map(|text| smallvec![(role, text)]).ok_or_else(null),
+            TalkKind::Messages { lists, roles, contents } => {
+                let rows = lists.get(row).ok_or_else(null)?;
+                let turns: Option<Turns> = rows.map(|i| Some((plain_role(roles.get(i)?), contents.get(i)?))).collect();
+                turns.ok_or_else(null)
             }
+            TalkKind::Message { roles, contents } => {
+                let (role, content) = roles.get(row).zip(contents.get(row)).ok_or_else(null)?;
+                Ok(smallvec![(plain_role(role), content)])
+            }
+            TalkKind::Written(rows) => match rows[row].as_ref().ok_or_else(null)? {
+                Ok(messages) => Ok(messages.iter().map(|(role, content)| (plain_role(role), content.as_str())).collect()),
+                Err(text) => Err(Flaw {
+                    kind: "plain text among messages written as text",
+                    column: self.column.clone(),
+                    expected: "a list of messages with a role and a content, written as JSON or as Python prints it, as in the file's first rows"
+                        .into(),
+                    found: format!("`{text}`"),
+                    hint: "write the column's texts in one way, best as lists in Parquet, or set `bad_rows = \"drop\"`",
+                }),
+            },
         }
     }
+}
+
+/// Texts of a column of messages written as text.
+fn written(texts: &Texts, rows: usize, place: &Place, column: &str) -> Vec<Option<Result<Messages, String>>> {
+    let mut seen: [Option<(usize, usize)>; 2] = [None; 2];
+    let read = |row: usize| {
+        let text = texts.get(row)?;
+        Some(match messages(text) {
+            Some((writer, messages)) => {
+                seen[usize::from(writer == Writer::Python)].get_or_insert((0, row)).0 += 1;
+                Ok(messages)
+            }
+            None => Err(text.chars().take(60).collect()),
+        })
+    };
+    let all = (0..rows).map(read).collect();
+    for (form, counted) in [Form::Json, Form::Python].into_iter().zip(seen) {
+        if let Some((count, row)) = counted {
+            place.tell(column, form, count, row);
+        }
+    }
+    all
+}
+
+/// Counts messages written as text in a column of plain texts.
+fn look_for_messages(texts: &Texts, rows: usize, place: &Place, column: &str) {
+    let mut seen: [Option<(usize, usize)>; 2] = [None; 2];
+    for row in 0..rows {
+        if let Some(text) = texts.get(row) {
+            let found = seen[usize::from(messages(text).is_some())].get_or_insert((0, row));
+            found.0 += 1;
+        }
+    }
+    for (form, counted) in [Form::Plain, Form::Unread].into_iter().zip(seen) {
+        if let Some((count, row)) = counted {
+            place.tell(column, form, count, row);
+        }
+    }
+}
+
+/// Are most of a column's first texts messages written as text? None for a column of another type, or without texts.
+pub(crate) fn mostly_messages(array: &ArrayRef, place: &Place) -> Option<bool> {
+    const LOOKED_AT: usize = 100;
+    if !matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+        return None;
+    }
+    let texts = Texts::bind(array, place, "").ok()?;
+    let first = (0..array.len()).filter_map(|row| texts.get(row)).take(LOOKED_AT);
+    let (all, found) =
+        first.fold((0, 0), |(all, found), text| (all + 1, found + usize::from(messages(text).is_some())));
+    (all > 0).then_some(found * 2 > all)
 }
 
 /// ShareGPT's names of roles are read as those of chat templates.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use problem::Result;
+use problem::{Problem, Result, invalid};
 use smallvec::SmallVec;
 
 /// (role, content) of each message; most prompts have one or two.
@@ -87,6 +87,12 @@ pub(crate) struct Flaw {
 }
 
 impl Flaw {
+    /// The flaw as an error; rows count from 1. A flaw of the whole row names no column.
+    pub(crate) fn at(self, file: &str, row: usize) -> Problem {
+        let column = if self.column.is_empty() { String::new() } else { format!(", column `{}`", self.column) };
+        invalid(format!("{file}, row {row}{column}"), self.expected, self.found, self.hint)
+    }
+
     pub(crate) fn null(column: &str) -> Self {
         Self {
             kind: "null",

@@ -192,7 +192,10 @@ pub(crate) fn fetch(dataset: &str) -> Result<Vec<(String, PathBuf)>> {
     let wrong = |found: String| invalid(place, "files of a data set on the hub", found, HINT);
     let pattern = if path.ends_with('/') { format!("{path}**") } else { path.to_owned() };
     let pattern = glob::Pattern::new(&pattern).map_err(|e| wrong(e.to_string()))?;
-    let mut names: Vec<&String> = all.iter().filter(|n| pattern.matches(n)).collect();
+    // A folder or a pattern of a repository holds more than data: README.md, dataset_infos.json.
+    let file_name = |name: &str| name.rsplit('/').next().unwrap_or(name).to_owned();
+    let all = all.iter().filter(|n| crate::location::is_data(&file_name(n)));
+    let mut names: Vec<&String> = all.filter(|n| pattern.matches(n)).collect();
     names.sort();
     if names.is_empty() {
         return Err(wrong("no file of that name".into()));

@@ -3,7 +3,7 @@
 //! Memory grows with the users and by a byte a vote, not with the texts (folds keep a hash of every prompt too). Rules that need a row alone take one pass; those that need a user's other votes (a
 //! minimum, a share, an order in time) take two, with what must be remembered of each vote spilled to disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use problem::{Result, bug, invalid};
@@ -12,6 +12,7 @@ use crate::canonical::{RowRef, TableWriter};
 use crate::draft::{Choice, Draft, Flaw};
 use crate::leakage::{Guard, Offence, Seen, guards, look};
 use crate::plan::{Plan, SPILL_AFTER, group_key, of_row, refuse, usable, user_key};
+use crate::roles::{Role, role};
 use crate::select::Fate;
 use crate::spill::Spill;
 use crate::split::{HashedSet, prompt_key};
@@ -21,7 +22,7 @@ use crate::{Card, Report, Selection, Split, SplitRule};
 /// Reads, checks and splits a source (files, folders, globs, addresses), and writes the canonical table to `out`.
 ///
 /// # Errors
-/// A missing column, a null, an unknown label or split (`bad_rows = "drop"` counts these), anything on two sides, no user
+/// Nobody says whose votes the rows are; a missing column, a null, an unknown label or split (`bad_rows = "drop"` counts these), anything on two sides, no user
 /// left; with `strict`, any dropped user. Nothing is written then.
 pub fn ingest(card: &Card, sources: &[String], selection: &Selection, seed: u64, out: &Path) -> Result<Report> {
     ingest_on(card, sources, selection, seed, out, 0)
@@ -38,20 +39,30 @@ pub fn ingest_on(
 ) -> Result<Report> {
     selection.check(card)?;
     let source = Source::open(card, sources, seed, threads)?;
+    refuse_unsaid_users(card, &source)?;
     let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let place = sources.join(", ");
-    let mut report = Report { files: source.files.len(), ..Report::default() };
+    let notes = source.notes();
+    let mut report = Report {
+        files: source.files.len(),
+        column_notes: notes.missed_sentences(),
+        unused_columns: notes.unused,
+        ..Report::default()
+    };
     let of_all = selection.needs_facts() || selection.min_votes > 0 || selection.top_users.is_some();
     let plan = if of_all || card.may_weigh_0() {
         Some(Plan::make(&source, selection, seed, folder, &place, &mut report)?)
     } else {
         None
     };
+    source.forget_readings();
     let table = TableWriter::new(out)?;
     let pass = Pass { source: &source, selection, seed, plan: plan.as_ref(), table: &table };
     let seen: Spill<Seen> = Spill::new(folder, SPILL_AFTER);
     let counts = pass.write(&seen)?;
     add_up(counts, &mut report);
+    source.refuse_contradictions()?;
+    report.remarks = source.remarks();
     let offence;
     (report.leakage, report.prompts, offence) = look(&seen, &selection.split)?;
     refuse_nothing_kept(&report)?;
@@ -248,6 +259,29 @@ fn add_up(counts: Vec<Counts>, report: &mut Report) {
         }
     }
     report.users = users.len();
+}
+
+/// Nobody's votes become those of one user unless that was said.
+fn refuse_unsaid_users(card: &Card, source: &Source) -> Result<()> {
+    if !card.lacks_users() {
+        return Ok(());
+    }
+    let notes = source.notes();
+    let column = notes.unused.iter().find(|c| role(c) == Some(Role::User));
+    let named = match column {
+        Some(column) => format!("`user_id = {column:?}` under [layout] of a card reads `{column}`"),
+        None => "`user_id` under [layout] of a card names one".to_owned(),
+    };
+    let columns: BTreeSet<&str> = source.files.iter().flat_map(|f| &f.columns).map(String::as_str).collect();
+    let found = format!(
+        "no word on whose votes these are in the columns {}",
+        columns.into_iter().collect::<Vec<_>>().join(", ")
+    );
+    let hint = format!(
+        "{named}; if all votes are one user's, say so: `one_user = \"everyone\"` above [layout] in the card, or --one-user everyone"
+    );
+    let place = source.files.first().map_or_else(String::new, |f| f.file.name.to_string());
+    Err(invalid(place, "a column that names the user", found, hint))
 }
 
 fn refuse_nothing_kept(report: &Report) -> Result<()> {

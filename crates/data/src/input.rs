@@ -42,6 +42,15 @@ impl Input {
         }
     }
 
+    /// The first bytes, at most so many.
+    pub(crate) fn head(&self, most: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.size()).unwrap_or(most).min(most)];
+        if !bytes.is_empty() {
+            self.read_at(&mut bytes, 0)?;
+        }
+        Ok(bytes)
+    }
+
     /// All bytes, in order.
     pub(crate) fn reader(&self) -> Section {
         Section { input: self.clone(), at: 0, buffer: Vec::new(), used: 0 }
@@ -96,7 +105,7 @@ impl Read for Section {
                 Input::Remote(_) => 8 * STEP, // a request each
             };
             let wanted = step.min(self.input.size().saturating_sub(self.at));
-            self.buffer.resize(wanted as usize, 0);
+            self.buffer.resize(wanted as usize, 0); // at most eight steps
             self.used = 0;
             if wanted == 0 {
                 return Ok(0);

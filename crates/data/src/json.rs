@@ -1,21 +1,26 @@
-//! JSON lines (or one array of objects) as record batches; a wrong line is named.
+//! JSON lines (or one array of objects) as record batches; a wrong line is a flaw in its place.
 
+use std::collections::VecDeque;
 use std::io::BufRead;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::ReaderBuilder;
-use arrow::json::reader::{Decoder, infer_json_schema_from_iterator};
+use arrow::json::reader::Decoder;
 use arrow::record_batch::RecordBatch;
 use problem::{Problem, Result, invalid};
 
+use crate::draft::Flaw;
+use crate::jsonline::clean;
+use crate::shape::Shape;
 use crate::table::arrow_bug;
-
-/// Lines that a file's types are told from.
-const TYPES_FROM: usize = 1000;
 
 const BATCH_ROWS: usize = 4096;
 const BATCH_BYTES: usize = 16 << 20;
+
+fn unreadable(file: &str, rows: usize, error: &std::io::Error) -> Problem {
+    invalid(format!("{file}, after row {rows}"), "text that can be read", error.to_string(), crate::decode::hint(error))
+}
 
 /// The objects of a file, one at a time.
 struct Objects {
@@ -35,7 +40,7 @@ impl Objects {
 
     fn broken(&self, found: impl std::fmt::Display) -> Problem {
         let place = format!("{}, row {}", self.file, self.line + 1);
-        let hint = "the file is damaged or cut, or is no JSON lines: fetch or write it again";
+        let hint = "JSON lines have one object on each line; an array has `[` before all of them and `]` after";
         invalid(place, "one JSON object a line", found.to_string(), hint)
     }
 
@@ -43,26 +48,40 @@ impl Objects {
     fn next(&mut self, out: &mut Vec<u8>) -> Result<bool> {
         if !self.started {
             self.started = true;
-            let head = self.reader.fill_buf().map_err(|e| invalid(&self.file, "text", e.to_string(), "is it cut?"))?;
-            let bom = head.starts_with(b"\xef\xbb\xbf");
-            let first = head.iter().skip(if bom { 3 } else { 0 }).position(|b| !b.is_ascii_whitespace());
-            let skip = first.map_or(0, |at| at + if bom { 3 } else { 0 });
-            self.array = head.get(skip) == Some(&b'[');
-            self.reader.consume(if self.array {
-                skip + 1
-            } else if bom {
-                3
-            } else {
-                0
-            });
+            let bracket = loop {
+                let head = self.reader.fill_buf().map_err(|e| unreadable(&self.file, self.line, &e))?;
+                match head.iter().position(|b| !b.is_ascii_whitespace()) {
+                    Some(at) => break head[at] == b'[',
+                    None if head.is_empty() => break false,
+                    None => {
+                        let blank = head.len();
+                        self.reader.consume(blank);
+                    }
+                }
+            };
+            if bracket {
+                self.array = self.begin_array()?;
+            }
         }
         if self.array { self.next_of_array(out) } else { self.next_line(out) }
+    }
+
+    /// The first line begins with `[`: does an array of objects begin there, and not a line with a list? Its bracket is taken.
+    fn begin_array(&mut self) -> Result<bool> {
+        let head = self.reader.fill_buf().map_err(|e| unreadable(&self.file, self.line, &e))?;
+        let at = head.iter().position(|b| *b == b'[').unwrap_or_default();
+        let then = head[at + 1..].iter().find(|b| !b.is_ascii_whitespace());
+        let array = matches!(then, None | Some(b'{' | b']'));
+        if array {
+            self.reader.consume(at + 1);
+        }
+        Ok(array)
     }
 
     fn next_line(&mut self, out: &mut Vec<u8>) -> Result<bool> {
         loop {
             let start = out.len();
-            let read = self.reader.read_until(b'\n', out).map_err(|e| self.broken(e))?;
+            let read = self.reader.read_until(b'\n', out).map_err(|e| unreadable(&self.file, self.line, &e))?;
             if read == 0 {
                 return Ok(false);
             }
@@ -81,7 +100,7 @@ impl Objects {
         loop {
             let bytes = match self.reader.fill_buf() {
                 Ok(bytes) => bytes,
-                Err(error) => return Err(self.broken(error)),
+                Err(error) => return Err(unreadable(&self.file, self.line, &error)),
             };
             if bytes.is_empty() {
                 return Err(self.broken("the end of the file inside the array"));
@@ -130,48 +149,50 @@ impl Objects {
     }
 }
 
-/// The columns and types of a file's first objects.
+/// The columns and types of all of a file's objects: no key that first appears late is missed. Lines that are none are left to those
+/// who read the rows.
 pub(crate) fn infer(file: &Arc<str>, reader: Box<dyn BufRead + Send>) -> Result<SchemaRef> {
     let mut objects = Objects::new(file.clone(), reader);
-    let mut values = Vec::new();
+    let mut shape = Shape::default();
     let mut line = Vec::new();
-    while values.len() < TYPES_FROM && objects.next(&mut line)? {
-        let value: serde_json::Value = serde_json::from_slice(&line).map_err(|e| {
-            objects.line -= 1;
-            objects.broken(e)
-        })?;
-        if !value.is_object() {
-            objects.line -= 1;
-            return Err(objects.broken("another JSON value"));
+    let (mut good, mut wrong) = (false, None);
+    while objects.next(&mut line)? {
+        let read = clean(&line, &|_| false).map_err(|flaw| flaw.found);
+        match read.and_then(|line| shape.see(&line)) {
+            Ok(()) => good = true,
+            Err(found) => wrong = wrong.or(Some((objects.line - 1, found))),
         }
-        values.push(value);
         line.clear();
     }
-    if values.is_empty() {
-        return Err(objects.broken("none"));
+    if !good {
+        let (row, found) = wrong.unwrap_or((0, "none".into()));
+        objects.line = row;
+        let spread = "is it one object spread over many lines? write each object on a line of its own, or all of them as one array";
+        return Err(objects.broken(found).with_hint(spread));
     }
-    let schema = infer_json_schema_from_iterator(values.into_iter().map(Ok)).map_err(|e| objects.broken(e))?;
-    let fields: Vec<Field> = schema.fields().iter().map(|f| Field::new(f.name(), told(f.data_type()), true)).collect();
-    Ok(Arc::new(Schema::new(fields)))
+    let schema = shape.schema();
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_data_type(told(f.data_type())));
+    Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 
-/// Columns that are null in all of the first objects are taken for text.
+/// Columns that are null in all objects are taken for text, and so are numbers: their digits stay as they were written, and who needs a
+/// number reads it from them.
 fn told(data_type: &DataType) -> DataType {
-    let of = |f: &Arc<Field>| Arc::new(Field::new(f.name(), told(f.data_type()), true));
+    let of = |f: &Arc<Field>| Arc::new(f.as_ref().clone().with_data_type(told(f.data_type())));
     match data_type {
-        DataType::Null => DataType::Utf8,
-        DataType::Boolean | DataType::Int64 | DataType::Float64 | DataType::Utf8 => data_type.clone(),
+        DataType::Null | DataType::Int64 | DataType::Float64 => DataType::Utf8,
+        DataType::Boolean | DataType::Utf8 => data_type.clone(),
         DataType::List(item) => DataType::List(of(item)),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(of).collect()),
         other => other.clone(),
     }
 }
 
-/// A file's objects, batch by batch.
+/// A file's objects, batch by batch; a line that is none, or not of its columns' types, is a flaw in its place.
 pub(crate) struct JsonBatches {
     objects: Objects,
-    decoder: Decoder,
     schema: SchemaRef,
+    waiting: VecDeque<(usize, Result<RecordBatch, Flaw>)>,
     ended: bool,
 }
 
@@ -183,64 +204,115 @@ fn decoder(schema: &SchemaRef) -> Result<Decoder> {
         .map_err(|e| arrow_bug("json", &e))
 }
 
+/// Lines as one batch; none with what is wrong if they do not decode.
+fn decode(schema: &SchemaRef, lines: &[u8], rows: usize) -> Result<Result<RecordBatch, String>> {
+    let mut decoder = decoder(schema)?;
+    Ok(match decoder.decode(lines).and_then(|_| decoder.flush()) {
+        Ok(Some(batch)) if batch.num_rows() == rows => Ok(batch),
+        Ok(_) => Err("another number of objects than lines".into()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// A line whose values are not of its columns' types; Arrow names the column in its message.
+fn other_type(error: &str) -> Flaw {
+    let error = error.strip_prefix("Json error: ").unwrap_or(error);
+    let named = error.strip_prefix("whilst decoding field '").and_then(|rest| rest.split_once("': "));
+    let (column, found) = named.unwrap_or(("", error));
+    Flaw {
+        kind: "a value of another type",
+        column: column.into(),
+        expected: "a value of the kind that the column has in most of the file's rows".into(),
+        found: found.into(),
+        hint: "correct the row, or set `bad_rows = \"drop\"`",
+    }
+}
+
 impl JsonBatches {
-    pub(crate) fn new(file: Arc<str>, reader: Box<dyn BufRead + Send>, schema: SchemaRef) -> Result<Self> {
-        Ok(Self { objects: Objects::new(file, reader), decoder: decoder(&schema)?, schema, ended: false })
+    pub(crate) fn new(file: Arc<str>, reader: Box<dyn BufRead + Send>, schema: SchemaRef) -> Self {
+        Self { objects: Objects::new(file, reader), schema, waiting: VecDeque::new(), ended: false }
     }
 
-    /// The first of these lines that does not decode, counted from 0, and why.
-    fn culprit(&self, lines: &[u8], ends: &[usize]) -> Option<(usize, String)> {
-        let mut from = 0;
-        for (i, end) in ends.iter().enumerate() {
-            let mut one = decoder(&self.schema).ok()?;
-            let tried = one.decode(&lines[from..*end]).and_then(|_| one.flush());
-            if let Err(error) = tried {
-                return Some((i, error.to_string()));
+    /// Reads lines to fill a batch, or up to one that is no object, and decodes them.
+    fn gather(&mut self) -> Result<()> {
+        let first = self.objects.line;
+        let (mut lines, mut ends, mut bad) = (Vec::new(), Vec::new(), None);
+        while ends.len() < BATCH_ROWS && lines.len() < BATCH_BYTES {
+            let start = lines.len();
+            if !self.objects.next(&mut lines)? {
+                self.ended = true;
+                break;
             }
-            from = *end;
+            let cleaned = clean(&lines[start..], &|name| self.schema.index_of(name).is_ok()).map(|line| match line {
+                std::borrow::Cow::Borrowed(_) => None,
+                std::borrow::Cow::Owned(line) => Some(line),
+            });
+            match cleaned {
+                Ok(None) => ends.push(lines.len()),
+                Ok(Some(line)) => {
+                    lines.truncate(start);
+                    lines.extend_from_slice(&line);
+                    ends.push(lines.len());
+                }
+                Err(flaw) => {
+                    lines.truncate(start);
+                    bad = Some((self.objects.line - 1, Err(flaw)));
+                    break;
+                }
+            }
         }
-        None
+        self.decode_all(first, &lines, &ends)?;
+        self.waiting.extend(bad);
+        Ok(())
+    }
+
+    /// Decodes lines to batches, with a flaw in the place of each line that does not decode.
+    fn decode_all(&mut self, first: usize, lines: &[u8], ends: &[usize]) -> Result<()> {
+        if ends.is_empty() {
+            return Ok(());
+        }
+        if let Ok(batch) = decode(&self.schema, lines, ends.len())? {
+            self.waiting.push_back((first, Ok(batch)));
+            return Ok(());
+        }
+        // Runs of good lines between the bad ones.
+        let start = |line: usize| if line == 0 { 0 } else { ends[line - 1] };
+        let mut from = 0;
+        for (line, end) in ends.iter().enumerate() {
+            let Err(error) = decode(&self.schema, &lines[start(line)..*end], 1)? else { continue };
+            if line > from {
+                self.waiting.push_back((first + from, self.run(&lines[start(from)..start(line)], line - from)?));
+            }
+            self.waiting.push_back((first + line, Err(other_type(&error))));
+            from = line + 1;
+        }
+        if ends.len() > from {
+            self.waiting.push_back((first + from, self.run(&lines[start(from)..], ends.len() - from)?));
+        }
+        Ok(())
+    }
+
+    /// Lines each of which decodes.
+    fn run(&self, lines: &[u8], rows: usize) -> Result<Result<RecordBatch, Flaw>> {
+        decode(&self.schema, lines, rows)?.map(Ok).map_err(|error| arrow_bug(&self.objects.file, &error))
     }
 }
 
 impl Iterator for JsonBatches {
-    type Item = Result<(usize, RecordBatch)>;
+    type Item = Result<(usize, Result<RecordBatch, Flaw>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let first = self.objects.line;
-        let (mut lines, mut ends) = (Vec::new(), Vec::new());
-        while ends.len() < BATCH_ROWS && lines.len() < BATCH_BYTES {
-            match self.objects.next(&mut lines) {
-                Ok(true) => ends.push(lines.len()),
-                Ok(false) => {
-                    self.ended = true;
-                    break;
-                }
-                Err(error) => {
-                    self.ended = true;
-                    return Some(Err(error));
-                }
+        loop {
+            if let Some(next) = self.waiting.pop_front() {
+                return Some(Ok(next));
             }
-        }
-        if ends.is_empty() {
-            return None;
-        }
-        let decoded = self.decoder.decode(&lines).and_then(|_| self.decoder.flush());
-        Some(match decoded {
-            Ok(Some(batch)) if batch.num_rows() == ends.len() => Ok((first, batch)),
-            other => {
+            if self.ended {
+                return None;
+            }
+            if let Err(error) = self.gather() {
                 self.ended = true;
-                let found = match other {
-                    Err(error) => error.to_string(),
-                    Ok(_) => "another number of objects than lines".into(),
-                };
-                let (row, found) = self.culprit(&lines, &ends).unwrap_or((0, found));
-                self.objects.line = first + row;
-                Err(self.objects.broken(found))
+                return Some(Err(error));
             }
-        })
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use problem::{Result, invalid};
 
 use crate::input::Input;
+use crate::varieties::{HEAD, variety};
 
 /// In front of data sets of the hub.
 pub(crate) const HUB: &str = "hf://datasets/";
@@ -14,7 +15,7 @@ pub(crate) const HUB: &str = "hf://datasets/";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Parquet,
-    /// An Arrow IPC file.
+    /// An Arrow IPC file or stream.
     Arrow,
     /// JSON lines, or one JSON array of objects.
     Json,
@@ -49,9 +50,13 @@ const KNOWN: &str = ".parquet, .arrow, .feather, .jsonl, .ndjson, .json, .csv or
 
 impl SourceFile {
     pub(crate) fn new(name: String, short: String, input: Input) -> Result<Self> {
-        let (format, packing) = encoding(&short).ok_or_else(|| {
-            invalid(&name, format!("a file ending in {KNOWN}"), "another ending", "rename the file as what it is")
-        })?;
+        let Some((format, packing)) = encoding(&short) else {
+            let (found, hint) = match variety(&input.head(HEAD)?) {
+                Some(found) => (found.what, found.hint),
+                None => ("another ending", "rename the file as what it is"),
+            };
+            return Err(invalid(&name, format!("a file ending in {KNOWN}"), found, hint));
+        };
         Ok(Self { name: name.into(), short: short.into(), format, packing, input, path: None })
     }
 }
@@ -80,7 +85,7 @@ fn encoding(name: &str) -> Option<(Format, Packing)> {
 pub fn local_files(sources: &[String]) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for source in sources.iter().filter(|s| !is_remote(s)) {
-        files.extend(local(source)?);
+        files.extend(local(source)?.files);
     }
     Ok(files)
 }
@@ -90,56 +95,221 @@ pub fn is_remote(source: &str) -> bool {
     source.contains("://")
 }
 
-/// Paths of a local source, and each below what was given.
-pub(crate) fn local(source: &str) -> Result<Vec<(PathBuf, String)>> {
+/// A local source's files, each with its path below what was given, and what a reader should know of others there.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    pub(crate) files: Vec<(PathBuf, String)>,
+    pub(crate) remarks: Vec<String>,
+}
+
+/// The files of a local source: a file, a folder, or a pattern.
+pub(crate) fn local(source: &str) -> Result<Local> {
     let path = Path::new(source);
-    let short = |p: &Path, root: &Path| p.strip_prefix(root).unwrap_or(p).display().to_string();
     if path.is_dir() {
-        let mut found = Vec::new();
-        shards(path, &mut found)?;
-        found.sort();
-        if found.is_empty() {
-            return Err(invalid(
-                source,
-                format!("a folder with files ending in {KNOWN}"),
-                "none",
-                "name another folder",
-            ));
-        }
-        return Ok(found.into_iter().map(|p| (p.clone(), short(&p, path))).collect());
+        return folder(source, path);
     }
     if path.exists() || !source.contains(['*', '?', '[']) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         fs_err::metadata(path)?;
-        return Ok(vec![(path.to_owned(), name)]);
+        return Ok(Local { files: vec![(path.to_owned(), name)], remarks: vec![] });
     }
     let wrong = |found: String| invalid(source, "files that match", found, "quote the pattern, and look at its folder");
     let matches = glob::glob(source).map_err(|e| wrong(e.to_string()))?;
     let mut found: Vec<PathBuf> = matches.filter_map(std::result::Result::ok).filter(|p| p.is_file()).collect();
     found.sort();
+    let root: PathBuf =
+        path.components().take_while(|c| !c.as_os_str().to_string_lossy().contains(['*', '?', '['])).collect();
+    let mut left_out = Vec::new();
+    found.retain(|path| {
+        let metadata = is_metadata(&name_of(path));
+        if metadata {
+            left_out.push(below(path, &root));
+        }
+        !metadata
+    });
     if found.is_empty() {
         return Err(wrong("none".into()));
     }
-    let root: PathBuf =
-        path.components().take_while(|c| !c.as_os_str().to_string_lossy().contains(['*', '?', '['])).collect();
-    Ok(found.into_iter().map(|p| (p.clone(), short(&p, &root))).collect())
+    let files: Vec<(PathBuf, String)> = found.into_iter().map(|p| (p.clone(), below(&p, &root))).collect();
+    let remarks = remarks_of(source, &files, &left_out);
+    Ok(Local { files, remarks })
 }
 
-/// Files of known encodings below a folder; names that begin with `.` or `_` are a writer's own.
-fn shards(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs_err::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(['.', '_']) {
-            continue;
-        }
-        if path.is_dir() {
-            shards(&path, found)?;
-        } else if encoding(&name).is_some() {
-            found.push(path);
+fn folder(source: &str, path: &Path) -> Result<Local> {
+    let mut all = Shards::default();
+    all.add(path)?;
+    let short = |paths: Vec<PathBuf>| -> Vec<(PathBuf, String)> {
+        paths.into_iter().map(|p| (p.clone(), below(&p, path))).collect()
+    };
+    let (files, left_out) = (short(all.files), short(all.left_out));
+    let left_out: Vec<String> = left_out.into_iter().map(|(_, name)| name).collect();
+    if files.is_empty() {
+        let found = if left_out.is_empty() { "none".to_owned() } else { format!("none beside {}", some(&left_out)) };
+        return Err(invalid(source, format!("a folder with files ending in {KNOWN}"), found, "name another folder"));
+    }
+    let mut remarks = remarks_of(source, &files, &left_out);
+    if all.parts.len() > 1 {
+        let parts = all.parts.join(", ");
+        let last = all.parts.last().map_or("", String::as_str);
+        remarks.push(format!(
+            "{source}: one saved data set of the parts {parts}, which are read as one; the card's `split_files`, such as \
+             {{ \"{last}/*\" = \"test\" }}, says which split a part is"
+        ));
+    }
+    Ok(Local { files, remarks })
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn below(path: &Path, root: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}
+
+/// The first of some names, and how many more there are.
+fn some(names: &[String]) -> String {
+    const NAMED: usize = 5;
+    let more = names.len().saturating_sub(NAMED);
+    let first = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{first} and {more} more") } else { first }
+}
+
+/// Says which files are read where there are several kinds, and which are not.
+fn remarks_of(source: &str, files: &[(PathBuf, String)], left_out: &[String]) -> Vec<String> {
+    let mut kinds: Vec<(&str, usize)> = Vec::new();
+    for (_, name) in files {
+        let kind = match encoding(name) {
+            Some((Format::Parquet, _)) => "Parquet",
+            Some((Format::Arrow, _)) => "Arrow",
+            Some((Format::Json, _)) => "JSON",
+            Some((Format::Csv { .. }, _)) => "CSV",
+            None => "other",
+        };
+        match kinds.iter_mut().find(|(k, _)| *k == kind) {
+            Some((_, n)) => *n += 1,
+            None => kinds.push((kind, 1)),
         }
     }
-    Ok(())
+    let mut remarks = Vec::new();
+    if kinds.len() > 1 {
+        let kinds: Vec<String> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        remarks.push(format!("{source}: files of several kinds are read: {}", kinds.join(", ")));
+    }
+    if !left_out.is_empty() {
+        remarks.push(format!(
+            "{source}: {} of {} files are read; no votes: {}",
+            files.len(),
+            files.len() + left_out.len(),
+            some(left_out)
+        ));
+    }
+    remarks
+}
+
+/// A name of what writers and repositories keep beside data.
+pub(crate) fn is_metadata(name: &str) -> bool {
+    name.starts_with(['.', '_'])
+        || matches!(
+            name,
+            "dataset_info.json" | "dataset_infos.json" | "dataset_dict.json" | "state.json" | "croissant.json"
+        )
+}
+
+/// Does a file of this name hold rows, as far as its name says?
+pub(crate) fn is_data(name: &str) -> bool {
+    !is_metadata(name) && encoding(name).is_some()
+}
+
+/// What is found below a folder.
+#[derive(Default)]
+struct Shards {
+    files: Vec<PathBuf>,
+    left_out: Vec<PathBuf>,
+    /// Folders of a saved data set's parts.
+    parts: Vec<String>,
+}
+
+/// What `Dataset.save_to_disk` (datasets 2 to 4) writes beside shards.
+#[derive(serde::Deserialize)]
+struct State {
+    #[serde(rename = "_data_files")]
+    data_files: Vec<Shard>,
+    /// Of early versions: rows are chosen by numbers in other files.
+    #[serde(rename = "_indices_data_files", alias = "_indices_files", default)]
+    indices: Option<Vec<serde_json::Value>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Shard {
+    filename: String,
+}
+
+/// What `DatasetDict.save_to_disk` writes beside its parts.
+#[derive(serde::Deserialize)]
+struct Parts {
+    splits: Vec<String>,
+}
+
+impl Shards {
+    /// Adds the files below a folder, sorted by name; those of a saved data set as its own list has them.
+    fn add(&mut self, folder: &Path) -> Result<()> {
+        let mut entries =
+            fs_err::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
+        entries.sort();
+        let read = |name: &str| fs_err::read(folder.join(name)).ok();
+        if let Some(state) = read("state.json").and_then(|text| serde_json::from_slice::<State>(&text).ok()) {
+            return self.add_saved(folder, &state, entries);
+        }
+        if let Some(parts) = read("dataset_dict.json").and_then(|text| serde_json::from_slice::<Parts>(&text).ok()) {
+            self.left_out.push(folder.join("dataset_dict.json"));
+            for part in &parts.splits {
+                self.add(&folder.join(plain_name(folder, part)?))?;
+            }
+            self.parts.extend(parts.splits);
+            return Ok(());
+        }
+        for path in entries {
+            let name = name_of(&path);
+            if path.is_dir() {
+                if !name.starts_with(['.', '_']) {
+                    self.add(&path)?;
+                }
+            } else if is_data(&name) || name == "state.json" {
+                self.files.push(path);
+            } else {
+                self.left_out.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_saved(&mut self, folder: &Path, state: &State, entries: Vec<PathBuf>) -> Result<()> {
+        let place = || folder.join("state.json").display().to_string();
+        if state.indices.as_ref().is_some_and(|list| !list.is_empty()) {
+            let hint = "save it again after `dataset.flatten_indices()`";
+            return Err(invalid(place(), "a data set whose files hold its rows", "rows chosen by indices", hint));
+        }
+        let listed = state.data_files.iter().map(|shard| Ok(folder.join(plain_name(folder, &shard.filename)?)));
+        let listed = listed.collect::<Result<Vec<PathBuf>>>()?;
+        if let Some(missing) = listed.iter().find(|path| !path.is_file()) {
+            let found = format!("no file {}", name_of(missing));
+            return Err(invalid(place(), "the files that it lists", found, "copy or save the data set again"));
+        }
+        // Beside them `map` and `filter` leave what they computed once.
+        self.left_out.extend(entries.into_iter().filter(|path| path.is_file() && !listed.contains(path)));
+        self.files.extend(listed);
+        Ok(())
+    }
+}
+
+/// A name in a list of names that leads to no other folder.
+fn plain_name<'n>(folder: &Path, name: &'n str) -> Result<&'n str> {
+    if name.is_empty() || name.contains(['/', '\\']) || name == ".." || name == "." {
+        let hint = "save the data set again";
+        return Err(invalid(folder.display(), "names of files in this folder", format!("`{name}`"), hint));
+    }
+    Ok(name)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub fn pin(sources: &[String], hash: &dyn Fn(&Path) -> Result<String>) -> Result
         } else if is_remote(source) {
             address_identity(apart(source).0)?
         } else {
-            for (path, _) in local(source)? {
+            for (path, _) in local(source)?.files {
                 pinned.identities.insert(path.display().to_string(), hash(&path)?);
             }
             pinned.sources.push(source.clone());

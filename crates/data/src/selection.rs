@@ -137,4 +137,13 @@ pub struct Report {
     pub prompts: BTreeMap<String, usize>,
     /// What stands on two sides: nothing, or ingestion fails.
     pub leakage: Leakage,
+    /// Columns of the source that nothing reads, sorted.
+    #[serde(default)]
+    pub unused_columns: Vec<String>,
+    /// Sentences on columns that may be missed: those that look usable, and those that only some files have.
+    #[serde(default)]
+    pub column_notes: Vec<String>,
+    /// What was decided from the files and values themselves: separators, units of times, messages written as text, files left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }

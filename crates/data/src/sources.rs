@@ -5,9 +5,16 @@ use problem::Result;
 use crate::input::Input;
 use crate::location::{HUB, SourceFile, is_remote, local};
 
+/// A source's files, and what a reader should know of others there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) files: Vec<SourceFile>,
+    pub(crate) remarks: Vec<String>,
+}
+
 /// All files of a source, in the order given, those of a folder or a glob sorted by name.
-pub(crate) fn resolve(sources: &[String]) -> Result<Vec<SourceFile>> {
-    let mut files = Vec::new();
+pub(crate) fn resolve(sources: &[String]) -> Result<Found> {
+    let (mut files, mut remarks) = (Vec::new(), Vec::new());
     for source in sources {
         if let Some(dataset) = source.strip_prefix(HUB) {
             for (name, path) in crate::hub::fetch(dataset)? {
@@ -19,13 +26,15 @@ pub(crate) fn resolve(sources: &[String]) -> Result<Vec<SourceFile>> {
                 files.push(SourceFile::new(url, short, input)?);
             }
         } else {
-            for (path, short) in local(source)? {
+            let found = local(source)?;
+            remarks.extend(found.remarks);
+            for (path, short) in found.files {
                 let file = SourceFile::new(path.display().to_string(), short, Input::open(&path)?)?;
                 files.push(SourceFile { path: Some(path), ..file });
             }
         }
     }
-    Ok(files)
+    Ok(Found { files, remarks })
 }
 
 #[cfg(test)]
@@ -41,7 +50,7 @@ mod tests {
             fs_err::write(path, "{}").unwrap();
         }
         let names = |source: &str| -> Vec<String> {
-            resolve(&[source.into()]).unwrap().iter().map(|f| f.short.to_string()).collect()
+            resolve(&[source.into()]).unwrap().files.iter().map(|f| f.short.to_string()).collect()
         };
         let root = dir.path().display().to_string();
         assert_eq!(names(&root), ["a.jsonl", "b.jsonl", "sub/c.csv"]);

@@ -198,9 +198,10 @@ impl TokenCache {
             let blocks = footer.recordBatches();
             let mut batches = Vec::new();
             for block in blocks.iter().flatten() {
-                let length = block.bodyLength() as usize + block.metaDataLength() as usize;
-                let from = block.offset() as usize;
-                if from.saturating_add(length) > buffer.len() {
+                let size = |n: i64| usize::try_from(n).map_err(|_| short());
+                let (body, metadata) = (size(block.bodyLength())?, size(block.metaDataLength().into())?);
+                let (from, length) = (size(block.offset())?, body.checked_add(metadata).ok_or_else(short)?);
+                if from.checked_add(length).is_none_or(|end| end > buffer.len()) {
                     return Err(short());
                 }
                 batches.extend(decoder.read_record_batch(block, &buffer.slice_with_length(from, length))?);

@@ -1,29 +1,32 @@
 //! A source as units of work: row groups of Parquet files, other files whole. Each is read batch by batch, with the columns
 //! that the card names and no others.
 
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
 use arrow::array::RecordBatchReader;
-use arrow::csv::ReaderBuilder as CsvReader;
-use arrow::csv::reader::Format as CsvFormat;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::ipc::reader::{FileReader as IpcReader, read_footer_length};
-use arrow::ipc::root_as_footer;
+use arrow::ipc::reader::{FileReader as IpcReader, StreamReader};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::column::page::{Page, PageReader};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::ColumnChunkMetaData;
-use parquet::file::serialized_reader::SerializedPageReader;
 use problem::{Result, invalid};
 
-use crate::columns::Place;
-use crate::input::{Input, Section};
+use crate::columns::{Place, is_message_field};
+use crate::csv::{CsvBatches, Shape, shape};
+use crate::decode::decoded;
+use crate::draft::Flaw;
+use crate::input::Section;
 use crate::json::{JsonBatches, infer};
 use crate::location::{Format, Packing, SourceFile};
+use crate::partitions::{Partition, partitions};
+use crate::readings::Reader;
+use crate::shape::without_mixed;
 use crate::table::damaged;
+use crate::trust::{
+    PARQUET, arrow_blocks_fit, arrow_messages_fit, as_named, dictionary_fits, is_encrypted, not_read, unreadable,
+};
+use crate::varieties::variety;
 
 /// Rows of a batch, fewer where rows are large.
 const BATCH_ROWS: usize = 8192;
@@ -38,8 +41,16 @@ const BATCH_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: SourceFile,
-    /// Its columns.
+    /// Its columns, then those that its folders name and the file itself lacks.
     pub(crate) columns: Vec<String>,
+    /// How many of them the file has itself.
+    own_columns: usize,
+    /// What its folders say of all of its rows.
+    partitions: Vec<Partition>,
+    /// What was decided about how it is written, for those who read its rows.
+    pub(crate) remark: Option<String>,
+    /// Where it is told how values are understood.
+    pub(crate) reader: Reader,
     kind: Kind,
 }
 
@@ -47,8 +58,9 @@ pub(crate) struct Opened {
 enum Kind {
     Parquet(ArrowReaderMetadata),
     Arrow,
+    ArrowStream,
     Json(SchemaRef),
-    Csv(SchemaRef, u8),
+    Csv(Shape),
 }
 
 /// What one worker reads at a time.
@@ -73,12 +85,17 @@ fn unless_it_panics<T>(file: &str, read: impl FnOnce() -> T) -> Result<T> {
 }
 
 fn opened(file: SourceFile) -> Result<Opened> {
-    let broken = |e: &dyn std::fmt::Display| damaged(file.name.as_ref(), &e);
+    let broken = |e: &dyn std::fmt::Display| unreadable(file.name.as_ref(), e);
     if file.input.size() == 0 {
         return Err(damaged(file.name.as_ref(), &"an empty file"));
     }
+    let head = as_named(&file)?;
+    let mut remark = None;
     let (kind, schema) = match file.format {
         Format::Parquet => {
+            if is_encrypted(&file.input) {
+                return Err(not_read(&file.name, PARQUET, variety(b"PARE").expect("known")));
+            }
             let metadata = ArrowReaderMetadata::load(&file.input, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
             // Texts as views of the pages that they were read from: one copy less.
             let fields = metadata.schema().fields().iter().map(|f| as_views(f)).collect::<Vec<_>>();
@@ -86,6 +103,11 @@ fn opened(file: SourceFile) -> Result<Opened> {
             let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).unwrap_or(metadata);
             let schema = metadata.schema().clone();
             (Kind::Parquet(metadata), schema)
+        }
+        Format::Arrow if !head.starts_with(b"ARROW1") => {
+            arrow_messages_fit(&file)?;
+            let reader = StreamReader::try_new(BufReader::new(file.input.reader()), None).map_err(|e| broken(&e))?;
+            (Kind::ArrowStream, reader.schema())
         }
         Format::Arrow => {
             arrow_blocks_fit(&file).map_err(|e| broken(&e))?;
@@ -98,58 +120,18 @@ fn opened(file: SourceFile) -> Result<Opened> {
             (Kind::Json(schema.clone()), schema)
         }
         Format::Csv { delimiter } => {
-            let format = CsvFormat::default().with_header(true).with_delimiter(delimiter);
-            let (schema, _) = format.infer_schema(text_reader(&file)?, Some(0)).map_err(|e| broken(&e))?;
-            // Everything is text: `007` is an id, not a number.
-            let fields: Vec<Field> =
-                schema.fields().iter().map(|f| Field::new(f.name(), DataType::Utf8, true)).collect();
-            let schema = Arc::new(Schema::new(fields));
-            (Kind::Csv(schema.clone(), delimiter), schema)
+            let mut shape = shape(&file.name, &|| text_reader(&file), delimiter)?;
+            remark = shape.remark.take();
+            let schema = shape.schema.clone();
+            (Kind::Csv(shape), schema)
         }
     };
-    let columns = schema.fields().iter().map(|f| f.name().clone()).collect();
-    Ok(Opened { file, columns, kind })
-}
-
-/// Are the lengths that an Arrow file's end names those of a file of this size? The reader takes them at their word, and asks for
-/// as much memory.
-fn arrow_blocks_fit(file: &SourceFile) -> std::result::Result<(), String> {
-    let size = file.input.size();
-    let read = |at: u64, length: u64| -> std::result::Result<Vec<u8>, String> {
-        let mut bytes = vec![0; length as usize];
-        let mut reader = file.input.reader();
-        reader.seek(SeekFrom::Start(at)).and_then(|_| reader.read_exact(&mut bytes)).map_err(|e| e.to_string())?;
-        Ok(bytes)
-    };
-    let short = || "a file that was cut".to_owned();
-    let trailer = size.checked_sub(10).ok_or_else(short)?;
-    let tail: [u8; 10] = read(trailer, 10)?.try_into().map_err(|_| short())?;
-    let length = read_footer_length(tail).map_err(|e| e.to_string())? as u64;
-    let footer = read(trailer.checked_sub(length).ok_or_else(short)?, length)?;
-    let footer = root_as_footer(&footer).map_err(|e| e.to_string())?;
-    for block in footer.recordBatches().iter().flatten().chain(footer.dictionaries().iter().flatten()) {
-        let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
-        let end = parts.iter().try_fold(0u64, |end, part| end.checked_add(u64::try_from(*part).ok()?));
-        if end.is_none_or(|end| end > size) {
-            return Err(format!("a block of {} bytes at {} in a file of {size}", block.bodyLength(), block.offset()));
-        }
-    }
-    Ok(())
-}
-
-/// Does a column's dictionary hold as many values as it says? The reader makes room for them before it looks.
-fn dictionary_fits(input: &Input, column: &ColumnChunkMetaData) -> Result<(), ParquetError> {
-    if column.dictionary_page_offset().is_none() {
-        return Ok(());
-    }
-    let mut pages = SerializedPageReader::new(Arc::new(input.clone()), column, 0, None)?;
-    match pages.get_next_page()? {
-        // A value takes a byte at least.
-        Some(Page::DictionaryPage { buf, num_values, .. }) if num_values as usize > buf.len() => {
-            Err(ParquetError::General(format!("{num_values} values in a dictionary of {} bytes", buf.len())))
-        }
-        _ => Ok(()),
-    }
+    let mut columns: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+    let own_columns = columns.len();
+    let partitions = partitions(&file)?;
+    let new = partitions.iter().filter(|p| !columns.contains(&p.name)).map(|p| p.name.clone());
+    columns.extend(new.collect::<Vec<_>>());
+    Ok(Opened { file, columns, own_columns, partitions, remark, reader: Reader::default(), kind })
 }
 
 /// A field whose texts, however deep, are views.
@@ -165,17 +147,18 @@ fn as_views(field: &Field) -> Field {
     field.clone().with_data_type(data_type)
 }
 
-/// A text file's bytes, unpacked.
+/// A text file's bytes, unpacked and as UTF-8.
 fn text_reader(file: &SourceFile) -> Result<Box<dyn BufRead + Send>> {
     let raw: Section = file.input.reader();
-    Ok(match file.packing {
+    let unpacked: Box<dyn BufRead + Send> = match file.packing {
         Packing::None => Box::new(BufReader::with_capacity(1 << 20, raw)),
         Packing::Gzip => Box::new(BufReader::with_capacity(1 << 20, flate2::read::MultiGzDecoder::new(raw))),
         Packing::Zstd => {
             let decoder = zstd::stream::read::Decoder::new(raw).map_err(|e| damaged(file.name.as_ref(), &e))?;
             Box::new(BufReader::with_capacity(1 << 20, decoder))
         }
-    })
+    };
+    decoded(unpacked).map_err(|e| invalid(&file.name, "text that can be read", e.to_string(), crate::decode::hint(&e)))
 }
 
 impl Opened {
@@ -204,12 +187,11 @@ impl Opened {
         if self.columns.iter().any(|c| c == path) { path } else { path.split('.').next().unwrap_or(path) }
     }
 
-    /// Refuses a path without its column, and a column named twice. Columns that a layout can do without are left out.
-    pub(crate) fn check(&self, paths: &[String], optional: &[&str]) -> Result<()> {
+    /// Refuses a path without its column, and a column named twice.
+    pub(crate) fn check(&self, paths: &[String]) -> Result<()> {
         for path in paths {
             let root = self.root(path);
             match self.columns.iter().filter(|c| *c == root).count() {
-                0 if optional.contains(&root) => {}
                 0 => return Err(crate::layouts::missing(&self.file.name, root, &self.columns)),
                 1 => {}
                 _ => {
@@ -227,9 +209,9 @@ impl Opened {
     }
 
     fn reader(&self, unit: Unit, paths: &[String]) -> Result<Batches> {
-        let broken = |e: &dyn std::fmt::Display| damaged(self.file.name.as_ref(), &e);
+        let broken = |e: &dyn std::fmt::Display| unreadable(self.file.name.as_ref(), e);
         let roots: Vec<usize> =
-            (0..self.columns.len()).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
+            (0..self.own_columns).filter(|i| paths.iter().any(|p| self.root(p) == self.columns[*i])).collect();
         let source: Source = match &self.kind {
             Kind::Parquet(metadata) => {
                 let parquet = metadata.metadata();
@@ -276,24 +258,38 @@ impl Opened {
                 let reader = IpcReader::try_new(input, Some(roots)).map_err(|e| broken(&e))?;
                 Source::Arrow(Box::new(reader))
             }
-            Kind::Json(schema) => {
-                let schema = schema.project(&roots).map_err(|e| broken(&e))?;
-                let reader = text_reader(&self.file)?;
-                Source::Json(Box::new(JsonBatches::new(self.file.name.clone(), reader, Arc::new(schema))?))
-            }
-            Kind::Csv(schema, delimiter) => {
-                let reader = CsvReader::new(schema.clone())
-                    .with_header(true)
-                    .with_delimiter(*delimiter)
-                    .with_null_regex(regex::Regex::new(r"\z.").expect("a pattern that matches nothing"))
-                    .with_projection(roots)
-                    .with_batch_size(1024)
-                    .build_buffered(text_reader(&self.file)?)
-                    .map_err(|e| broken(&e))?;
+            Kind::ArrowStream => {
+                let input = BufReader::new(self.file.input.reader());
+                let reader = StreamReader::try_new(input, Some(roots)).map_err(|e| broken(&e))?;
                 Source::Arrow(Box::new(reader))
             }
+            Kind::Json(schema) => {
+                let read = |name: &str| {
+                    is_message_field(name) || paths.iter().any(|p| p.split('.').skip(1).any(|part| part == name))
+                };
+                let schema = without_mixed(&schema.project(&roots).map_err(|e| broken(&e))?, &read);
+                let reader = text_reader(&self.file)?;
+                Source::Text(Box::new(JsonBatches::new(self.file.name.clone(), reader, Arc::new(schema))))
+            }
+            Kind::Csv(shape) => {
+                let reader = text_reader(&self.file)?;
+                Source::Text(Box::new(CsvBatches::new(self.file.name.clone(), reader, shape, roots)?))
+            }
         };
-        Ok(Batches { source, place: Place { file: self.file.name.clone(), first_row: unit.first_row } })
+        let SourceFile { name, short, .. } = &self.file;
+        let (file, short, reader) = (name.clone(), short.clone(), self.reader.clone());
+        Ok(Batches { source, place: Place { file, short, reader, first_row: unit.first_row } })
+    }
+
+    /// Columns that no path reads, those of folders included.
+    pub(crate) fn unread(&self, paths: &[String]) -> impl Iterator<Item = &String> {
+        self.columns.iter().filter(|column| !paths.iter().any(|p| self.root(p) == column.as_str()))
+    }
+
+    /// A batch of the file with the columns of `paths` that the folders name.
+    pub(crate) fn with_partitions(&self, batch: RecordBatch, place: &Place, paths: &[String]) -> Result<RecordBatch> {
+        let read = |p: &&Partition| paths.iter().any(|path| self.root(path) == p.name);
+        self.partitions.iter().filter(read).try_fold(batch, |batch, partition| partition.join(batch, place))
     }
 
     /// Does a card's path need this Parquet leaf? Between a list and its items Parquet has names of its own.
@@ -318,27 +314,43 @@ impl Opened {
     }
 }
 
+/// Rows of a file of text, with the first one's number from 0, or a row that cannot be read.
+type TextRows = Result<(usize, Result<RecordBatch, Flaw>)>;
+
 enum Source {
-    /// Parquet, Arrow IPC or CSV.
+    /// Parquet or Arrow IPC.
     Arrow(Box<dyn RecordBatchReader + Send>),
-    Json(Box<JsonBatches>),
+    /// JSON or CSV.
+    Text(Box<dyn Iterator<Item = TextRows> + Send>),
 }
 
-/// Batches of a unit, with their places.
+/// What comes next in a file.
+pub(crate) enum Piece {
+    /// Rows.
+    Rows(Place, RecordBatch),
+    /// A row that cannot be read; the place's first row is this one.
+    Bad(Place, Flaw),
+}
+
+/// The rows of a unit, with their places.
 pub(crate) struct Batches {
     source: Source,
     place: Place,
 }
 
 impl Iterator for Batches {
-    type Item = Result<(Place, RecordBatch)>;
+    type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = match &mut self.source {
-            Source::Json(batches) => {
-                return batches.next().map(|batch| {
-                    let (first_row, batch) = batch?;
-                    Ok((Place { file: self.place.file.clone(), first_row }, batch))
+            Source::Text(batches) => {
+                return batches.next().map(|read| {
+                    let (first_row, read) = read?;
+                    let place = Place { first_row, ..self.place.clone() };
+                    Ok(match read {
+                        Ok(batch) => Piece::Rows(place, batch),
+                        Err(flaw) => Piece::Bad(place, flaw),
+                    })
                 });
             }
             Source::Arrow(reader) => match unless_it_panics(&self.place.file, || reader.next()) {
@@ -350,17 +362,16 @@ impl Iterator for Batches {
             Ok(batch) => {
                 let place = self.place.clone();
                 self.place.first_row += batch.num_rows();
-                Ok((place, batch))
+                Ok(Piece::Rows(place, batch))
             }
             Err(error) => {
                 let found = error.to_string();
-                let hint = if found.contains("UTF-8") || found.contains("utf-8") || found.contains("UTF8") {
-                    "re-encode the text columns as UTF-8"
+                let place = format!("{}, after row {}", self.place.file, self.place.first_row);
+                Err(if found.to_lowercase().replace('-', "").contains("utf8") {
+                    invalid(place, "rows that can be read", found, "re-encode the text columns as UTF-8")
                 } else {
-                    "the file is damaged or cut: fetch or write it again"
-                };
-                let place = format!("{}, behind row {}", self.place.file, self.place.first_row);
-                Err(invalid(place, "rows that can be read", found, hint))
+                    unreadable(&place, &found)
+                })
             }
         })
     }

@@ -16,7 +16,7 @@ use crate::layouts::Bound;
 use crate::sources::resolve;
 use crate::table::arrow_bug;
 use crate::table::{read_table, write_batch};
-use crate::units::open;
+use crate::units::{Piece, open};
 use crate::users_card::UsersCard;
 
 /// How a number column was standardised.
@@ -74,12 +74,16 @@ pub fn write_users(card: &UsersCard, sources: &[String], wanted: &BTreeSet<Strin
         .chain(&card.embedding)
         .cloned()
         .collect();
-    for file in resolve(sources)? {
+    for file in resolve(sources)?.files {
         let opened = open(file)?;
-        opened.check(&paths, &[])?;
+        opened.check(&paths)?;
         for unit in opened.units(0, true) {
             for batch in opened.batches(unit, &paths)? {
-                let (place, batch) = batch?;
+                let (place, batch) = match batch? {
+                    Piece::Rows(place, batch) => (place, batch),
+                    Piece::Bad(place, flaw) => return Err(flaw.at(&place.file, place.first_row + 1)),
+                };
+                let batch = opened.with_partitions(batch, &place, &paths)?;
                 let bound = Bound { batch: &batch, place: &place };
                 let ids = bound.texts(&card.user_id)?;
                 let numbers = card.numeric.iter().map(|c| bound.reals(c)).collect::<Result<Vec<Reals>>>()?;
@@ -100,18 +104,26 @@ pub fn write_users(card: &UsersCard, sources: &[String], wanted: &BTreeSet<Strin
                         report.without_votes += 1;
                         continue;
                     }
+                    let wrong = |flaw: crate::draft::Flaw| {
+                        invalid(
+                            place.row(row, &flaw.column),
+                            flaw.expected,
+                            flaw.found,
+                            "correct the number, or leave it empty",
+                        )
+                    };
                     let embedding = match &vectors {
                         Some((lists, values)) => lists
                             .get(row)
                             .into_iter()
                             .flatten()
-                            .map(|i| values.get(i).map(|x| x as f32))
-                            .collect::<Option<Vec<f32>>>()
-                            .unwrap_or_default(),
+                            .map(|i| values.number(i).map(|x| x as f32).map_err(wrong))
+                            .collect::<Result<Vec<f32>>>()?,
                         None => vec![],
                     };
+                    let numbers = numbers.iter().map(|c| c.get(row).map_err(wrong)).collect::<Result<_>>()?;
                     let own = Known {
-                        numbers: numbers.iter().map(|c| c.get(row).filter(|x| x.is_finite())).collect(),
+                        numbers,
                         texts: texts.iter().map(|c| c.get(row).map(str::to_owned)).collect(),
                         embedding,
                     };

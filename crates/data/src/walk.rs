@@ -1,19 +1,23 @@
 //! All of a source's judgements, on all cores: each unit's in order, whoever reads it.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use problem::{Problem, Result, invalid};
 
 use crate::Card;
-use crate::columns::Place;
+use crate::columns::{Place, mostly_messages};
 use crate::draft::{Draft, Flaw};
 use crate::layouts::{self, Bound, Memory};
+use crate::location::SourceFile;
+use crate::readings::{Contradiction, Reader, Readings};
 use crate::sources::resolve;
-use crate::units::{Opened, Unit, open};
+use crate::units::{Opened, Piece, Unit, open};
+use crate::unread::{ColumnNotes, notes};
 
 /// A source, opened.
 #[derive(Debug)]
@@ -24,6 +28,10 @@ pub(crate) struct Source<'c> {
     paths: Vec<Vec<String>>,
     seed: u64,
     threads: usize,
+    /// How values are understood.
+    readings: Arc<Readings>,
+    /// What was decided about folders and files.
+    remarks: Vec<String>,
 }
 
 /// Where a judgement stands.
@@ -42,24 +50,57 @@ pub(crate) struct At<'a> {
 impl At<'_> {
     /// A flaw as an error.
     pub(crate) fn error(&self, flaw: Flaw) -> Problem {
-        let place = format!("{}, row {}, column `{}`", self.file, self.row, flaw.column);
-        invalid(place, flaw.expected, flaw.found, flaw.hint)
+        flaw.at(self.file, self.row)
     }
 }
 
 /// Is shown a judgement and where it stands.
 type See<'s, R> = dyn FnMut(At<'_>, Result<Draft<'_>, Flaw>) -> Result<R> + 's;
 
-/// Columns that a layout does without if a file lacks them.
-const OPTIONAL: [&str; 1] = ["input"];
+/// So many threads; 0: one for each core.
+fn cores(threads: usize) -> usize {
+    if threads == 0 { std::thread::available_parallelism().map_or(1, std::num::NonZero::get) } else { threads }
+}
+
+/// Opens files, several at a time: to know a JSON file's columns is to read all of it. The error is that of the first file that has
+/// one.
+pub(crate) fn open_all(files: Vec<SourceFile>, threads: usize) -> Result<Vec<Opened>> {
+    let threads = cores(threads).min(files.len()).max(1);
+    let (waiting, done) = (Mutex::new(files.into_iter().enumerate()), Mutex::new(Vec::new()));
+    let worker = || {
+        loop {
+            let file = waiting.lock().expect("no panic with the lock").next();
+            let Some((index, file)) = file else { return };
+            let opened = open(file);
+            done.lock().expect("no panic with the lock").push((index, opened));
+        }
+    };
+    std::thread::scope(|scope| {
+        (1..threads).for_each(|_| _ = scope.spawn(worker));
+        worker();
+    });
+    let mut opened = done.into_inner().expect("no panic with the lock");
+    opened.sort_by_key(|(index, _)| *index);
+    opened.into_iter().map(|(_, opened)| opened).collect()
+}
+
+/// A missing column's error, which says so if another file of the source has it.
+fn in_others(error: Problem, files: &[Opened], wanted: &[String]) -> Problem {
+    match files.iter().find(|other| other.check(wanted).is_ok()) {
+        Some(other) => error.with_hint(format!(
+            "another file of the source has the column, such as {}: give this file the column too, or ingest the files apart",
+            other.file.name
+        )),
+        None => error,
+    }
+}
 
 impl<'c> Source<'c> {
     /// Opens all files and looks for the card's columns. `threads` 0: one for each core.
     pub(crate) fn open(card: &'c Card, sources: &[String], seed: u64, threads: usize) -> Result<Self> {
-        let mut files = Vec::new();
-        let mut paths = Vec::new();
-        let mut units = Vec::new();
-        for file in resolve(sources)? {
+        let found = resolve(sources)?;
+        let (mut remarks, readings) = (found.remarks, Arc::new(Readings::default()));
+        for file in &found.files {
             let name = Path::new(file.short.as_ref()).file_name().unwrap_or_default().to_string_lossy().into_owned();
             if let (Some(wanted), Some(path)) = (card.sha256.get(&name), &file.path) {
                 let found = run::hash_file(path)?;
@@ -69,16 +110,75 @@ impl<'c> Source<'c> {
                     return Err(invalid(place, format!("SHA-256 {wanted}"), found, hint));
                 }
             }
-            let opened = open(file)?;
-            let wanted = layouts::paths(card, &opened.columns);
-            opened.check(&wanted, &OPTIONAL)?;
-            units.extend(opened.units(files.len(), layouts::in_order(&card.layout)));
-            files.push(opened);
-            paths.push(wanted);
         }
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = if threads == 0 { cores } else { threads }.min(units.len()).max(1);
-        Ok(Self { card, files, units, paths, seed, threads })
+        let mut files = open_all(found.files, threads)?;
+        for (index, file) in files.iter_mut().enumerate() {
+            file.reader = Reader { all: readings.clone(), file: index };
+            remarks.extend(file.remark.take());
+        }
+        let paths: Vec<Vec<String>> = files.iter().map(|file| layouts::paths(card, &file.columns)).collect();
+        let mut units = Vec::new();
+        for (index, (file, wanted)) in files.iter().zip(&paths).enumerate() {
+            file.check(wanted).map_err(|error| in_others(error, &files, wanted))?;
+            units.extend(file.units(index, layouts::in_order(&card.layout)));
+        }
+        let threads = cores(threads).min(units.len()).max(1);
+        let source = Self { card, files, units, paths, seed, threads, readings, remarks };
+        source.readings.decide(source.messages_as_text());
+        Ok(source)
+    }
+
+    /// Columns of texts most of whose first rows are lists of messages written as text. What is wrong with these rows is left to
+    /// those who read them.
+    fn messages_as_text(&self) -> HashSet<String> {
+        for unit in &self.units {
+            let Ok(pieces) = self.files[unit.file].batches(*unit, &self.paths[unit.file]) else { continue };
+            let rows = pieces.map_while(std::result::Result::ok).find_map(|piece| match piece {
+                Piece::Rows(place, batch) if batch.num_rows() > 0 => Some((place, batch)),
+                _ => None,
+            });
+            let Some((place, batch)) = rows else { continue };
+            let schema = batch.schema();
+            let columns = schema.fields().iter().zip(batch.columns());
+            let written = columns.filter(|(_, array)| mostly_messages(array, &place) == Some(true));
+            return written.map(|(field, _)| field.name().clone()).collect();
+        }
+        HashSet::new()
+    }
+
+    /// Another pass begins: what the one before saw of values is forgotten.
+    pub(crate) fn forget_readings(&self) {
+        self.readings.forget();
+    }
+
+    /// What was decided about folders, files and values, in sentences.
+    pub(crate) fn remarks(&self) -> Vec<String> {
+        self.remarks.iter().cloned().chain(self.readings.remarks()).collect()
+    }
+
+    /// Columns whose values were understood in several ways.
+    pub(crate) fn contradictions(&self) -> Vec<Contradiction> {
+        self.readings.contradictions()
+    }
+
+    /// Rows as messages name them, `file:row`.
+    pub(crate) fn rows_of(&self, contradiction: &Contradiction) -> Vec<String> {
+        let name = |(file, row): &(usize, usize)| format!("{}:{row}", self.files[*file].file.short);
+        contradiction.first.iter().map(name).collect()
+    }
+
+    /// Refuses a column whose values were understood in several ways.
+    pub(crate) fn refuse_contradictions(&self) -> Result<()> {
+        let Some(first) = self.contradictions().into_iter().next() else { return Ok(()) };
+        let rows = self.rows_of(&first).join(" and ");
+        let hint = "write all values of the column in one way; the first row of each way is named";
+        let place = format!("column `{}`, rows {rows}", first.column);
+        Err(invalid(place, "values that are all meant in one way", format!("{}: {}", first.kind, first.found), hint))
+    }
+
+    /// What there is to say of the columns.
+    pub(crate) fn notes(&self) -> ColumnNotes {
+        notes(self.card, &self.files, &self.paths)
     }
 
     /// Shows every judgement of a unit, or what is wrong with its row. Gives the rows read.
@@ -102,8 +202,20 @@ impl<'c> Source<'c> {
             }
             Ok(())
         };
-        for batch in opened.batches(at, &self.paths[at.file])? {
-            let (place, batch) = batch?;
+        for piece in opened.batches(at, &self.paths[at.file])? {
+            let (place, batch) = match piece? {
+                Piece::Rows(place, batch) => (place, batch),
+                Piece::Bad(place, flaw) => {
+                    rows += 1;
+                    show(place.first_row, 0, Err(flaw))?;
+                    if broken_off.get() {
+                        return Ok(rows);
+                    }
+                    last = Some(place);
+                    continue;
+                }
+            };
+            let batch = opened.with_partitions(batch, &place, &self.paths[at.file])?;
             rows += batch.num_rows();
             let bound = Bound { batch: &batch, place: &place };
             let mut emit = |row: usize, draft: Result<Draft, Flaw>| show(place.first_row, row, draft);

@@ -189,7 +189,7 @@ fn ultrafeedback_binarized_and_other_messages() {
         [("everyone", "why?", "so", "no")]
     );
     // The same without a prompt column: the shared beginning is the prompt.
-    let implicit = card("kind = 'pairs'");
+    let implicit = card("kind = 'pairs'").with_one_user("everyone").unwrap();
     assert_eq!(brief(&votes_of(&implicit, &[row], &all())), [("everyone", "why?", "so", "no")]);
     // Prompt and answers as lists of messages, a user's id under another name.
     let explicit = json!({"worker": 7, "prompt": [message("system", "be brief"), message("user", "why?")],
@@ -291,7 +291,7 @@ fn rankings_give_every_two_with_weights() {
 
 #[test]
 fn llama_factory() {
-    let alpaca = card("kind = 'alpaca'");
+    let alpaca = card("kind = 'alpaca'").with_one_user("everyone").unwrap();
     let rows = [
         json!({"instruction": "add", "input": "1 2", "chosen": "3", "rejected": "4"}),
         json!({"instruction": "sing", "input": "", "chosen": "la", "rejected": "no"}),
@@ -300,7 +300,7 @@ fn llama_factory() {
         brief(&votes_of(&alpaca, &rows, &all())),
         [("everyone", "add\n1 2", "3", "4"), ("everyone", "sing", "la", "no")]
     );
-    let sharegpt = card("kind = 'sharegpt'");
+    let sharegpt = card("kind = 'sharegpt'").with_one_user("everyone").unwrap();
     let row = json!({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes?"}, {"from": "human", "value": "sing"}],
                      "chosen": {"from": "gpt", "value": "la"}, "rejected": {"from": "gpt", "value": "no"}});
     let votes = votes_of(&sharegpt, &[row], &all());

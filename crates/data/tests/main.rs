@@ -1,9 +1,11 @@
 //! Ingestion as its users see it: files in, the canonical table and a report out.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod columns;
 mod common;
 mod damage;
 mod endings;
+mod formats;
 mod ingestion;
 mod layouts;
 mod mutations;
@@ -13,3 +15,4 @@ mod properties;
 mod remote;
 mod sources;
 mod tables;
+mod texts;

@@ -17,7 +17,7 @@ pub(crate) fn described(report: &data::Report) -> String {
     let leakage = if report.leakage.is_empty() { "nothing".to_owned() } else { format!("{:?}", report.leakage) };
     format!(
         "{} rows make {} votes: {} kept of {} users, {} of them ties; dropped: {}; users below the minimum: {}, beyond the top: {}{weightless}; \
-         votes by split: {}; prompts by split: {}; on two sides: {leakage}",
+         votes by split: {}; prompts by split: {}; on two sides: {leakage}; columns that are not used: {}",
         report.rows,
         report.votes,
         report.kept,
@@ -27,6 +27,7 @@ pub(crate) fn described(report: &data::Report) -> String {
         report.dropped_users.len(),
         report.users_beyond_the_top,
         counts(&report.splits),
-        counts(&report.prompts)
+        counts(&report.prompts),
+        if report.unused_columns.is_empty() { "none".to_owned() } else { report.unused_columns.join(", ") }
     )
 }

@@ -2,9 +2,9 @@
 
 use problem::Result;
 
-use crate::columns::Times;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own, named};
+use crate::times::Times;
 
 pub(super) const PATHS: [&str; 7] = [
     "judge",
@@ -22,7 +22,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
     let times = Times::bind(&bound.array("tstamp")?, bound.place, "tstamp")?;
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
-            let user = judges.get(row).ok_or_else(|| Flaw::null("judge"))?;
+            let user = judges.get(row).ok_or_else(|| Flaw::null("judge")).and_then(|user| named(user, "judge"))?;
             let choice = match winners.get(row).ok_or_else(|| Flaw::null("winner"))? {
                 "model_a" => Choice::First,
                 "model_b" => Choice::Second,
@@ -37,8 +37,8 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                     });
                 }
             };
-            let mut one = one.get(row, "user").ok_or_else(|| Flaw::null("conversation_a"))?;
-            let mut two = two.get(row, "user").ok_or_else(|| Flaw::null("conversation_b"))?;
+            let mut one = one.get(row, "user")?;
+            let mut two = two.get(row, "user")?;
             // The judge saw both whole conversations. Only where all but the last answers agree is there one prompt for both.
             let (first, second) = (one.pop(), two.pop());
             let (Some(("assistant", first)), Some(("assistant", second)), true) =
@@ -52,7 +52,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                     hint: "`bad_rows = \"drop\"` leaves such rows out",
                 });
             };
-            let own = Own { timestamp: times.get(row), ..Own::default() };
+            let own = Own { timestamp: times.get(row)?, ..Own::default() };
             extras.draft(row, user, one, first, second, choice, own)
         })();
         emit(row, draft)?;

@@ -35,8 +35,7 @@ pub(super) fn helpsteer2(
         let read = (|| {
             let prompt = prompts.get(row).ok_or_else(|| Flaw::null("prompt"))?;
             let response = responses.get(row).ok_or_else(|| Flaw::null("response"))?;
-            let own: Result<Vec<f64>, Flaw> =
-                HELPSTEER2[2..].iter().zip(&scores).map(|(n, s)| s.get(row).ok_or_else(|| Flaw::null(n))).collect();
+            let own: Result<Vec<f64>, Flaw> = scores.iter().map(|s| s.number(row)).collect();
             Ok(Half { prompt: prompt.into(), response: response.into(), scores: own? })
         })();
         let second = match read {
@@ -124,8 +123,8 @@ pub(super) fn ultrafeedback(bound: &Bound, extras: &Extras, emit: &mut Emit) -> 
                 match (ratings.get(i), responses.get(i)) {
                     (None | Some("N/A"), _) | (_, None) => {}
                     (Some(text), Some(response)) => match text.trim().parse::<f64>() {
-                        Ok(score) => rated.push((response, score)),
-                        Err(_) => wrong = Some(text),
+                        Ok(score) if score.abs() < 1e9 => rated.push((response, score)),
+                        _ => wrong = Some(text),
                     },
                 }
             }

@@ -6,12 +6,11 @@ use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 use problem::{Problem, Result, invalid};
 
-use crate::card::Columns;
-use crate::columns::{Flags, Lists, Place, Reals, Talks, Texts, Times, field};
+use crate::Card;
+use crate::card::{Columns, Users};
+use crate::columns::{Flags, Lists, Place, Reals, Talks, Texts, field};
 use crate::draft::{Choice, Draft, Flaw, Turns};
-
-/// The user of rows that name none.
-pub(crate) const EVERYONE: &str = "everyone";
+use crate::times::Times;
 
 /// One batch of a source, by column names.
 pub(crate) struct Bound<'b> {
@@ -59,6 +58,38 @@ impl Bound<'_> {
     }
 }
 
+/// The users of a batch's rows.
+pub(super) struct RowUsers<'c> {
+    /// Texts of the column that names users, and its name.
+    column: Option<(Texts, &'c str)>,
+    one: &'c str,
+}
+
+impl<'c> RowUsers<'c> {
+    pub(super) fn bind(card: &'c Card, bound: &Bound) -> Result<Self> {
+        let column = match card.layout.users() {
+            Users::Column(name) => Some((bound.texts(name)?, name)),
+            Users::Unsaid | Users::Layout => None,
+        };
+        Ok(Self { column, one: card.one_user() })
+    }
+
+    pub(super) fn get(&self, row: usize) -> Result<&str, Flaw> {
+        match &self.column {
+            Some((texts, name)) => texts.get(row).ok_or_else(|| Flaw::null(name)).and_then(|user| named(user, name)),
+            None => Ok(self.one),
+        }
+    }
+}
+
+/// A user's id, unless it is blank.
+pub(super) fn named<'u>(user: &'u str, column: &str) -> Result<&'u str, Flaw> {
+    if user.trim().is_empty() {
+        return Err(Flaw { kind: "a blank user id", found: format!("`{user}`"), ..Flaw::null(column) });
+    }
+    Ok(user)
+}
+
 pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> Problem {
     invalid(
         file,
@@ -66,6 +97,24 @@ pub(crate) fn missing(file: &str, column: &str, found: &[String]) -> Problem {
         format!("the columns {}", found.join(", ")),
         "name the right column in the data set's card",
     )
+}
+
+/// The largest weight, and the largest margin, that are taken for meant.
+pub(super) const MOST_WEIGHT: f64 = 1e6;
+pub(super) const MOST_MARGIN: f64 = 1e9;
+
+/// A weight or a margin, from 0 to `most`, in single precision.
+pub(super) fn single(value: f64, column: &str, most: f64) -> Result<f32, Flaw> {
+    if (0.0..=most).contains(&value) {
+        return Ok(value as f32);
+    }
+    Err(Flaw {
+        kind: "unusable number",
+        column: column.into(),
+        expected: format!("a finite number from 0 to {most:e}"),
+        found: value.to_string(),
+        hint: "correct the number, leave the column out of the card, or set `bad_rows = \"drop\"`",
+    })
 }
 
 /// The columns of [`Columns`], in a batch.
@@ -90,7 +139,8 @@ impl Extras {
         let flags = |name: &String| Flags::bind(&bound.array(name)?, bound.place, name);
         let both = |[first, second]: &[String; 2]| -> Result<[Flags; 2]> { Ok([flags(first)?, flags(second)?]) };
         let file = bound.place.file.rsplit('/').next().unwrap_or_default();
-        let fits = |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file));
+        let fits =
+            |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches(file) || p.matches(&bound.place.short));
         let file_split = names.split_files.iter().find(|(pattern, _)| fits(pattern)).map(|(_, split)| split.name());
         Ok(Self {
             file_split,
@@ -117,22 +167,11 @@ impl Extras {
         own: Own,
     ) -> Result<Draft<'a>, Flaw> {
         if let Some(system) = self.system.as_ref().and_then(|s| s.get(row)).filter(|s| !s.is_empty()) {
-            turns.insert(0, ("system", system));
+            put_system_first(system, &mut turns, self.names.system.as_deref().unwrap_or_default())?;
         }
-        let number = |column: &Option<Reals>, name: &Option<String>, least: f64| {
+        let number = |column: &Option<Reals>, name: &Option<String>, most: f64| {
             let Some(column) = column else { return Ok(None) };
-            let name = name.as_deref().unwrap_or_default();
-            let value = column.get(row).ok_or_else(|| Flaw::null(name))?;
-            if !value.is_finite() || value < least {
-                return Err(Flaw {
-                    kind: "unusable number",
-                    column: name.into(),
-                    expected: format!("a finite number of at least {least}"),
-                    found: value.to_string(),
-                    hint: "correct the number, or leave the column out of the card",
-                });
-            }
-            Ok(Some(value as f32))
+            single(column.number(row)?, name.as_deref().unwrap_or_default(), most).map(Some)
         };
         let group = self.group.as_ref().map(|column| {
             let name = self.names.group.as_deref().unwrap_or_default();
@@ -140,7 +179,7 @@ impl Extras {
             let mark = self.names.group_until.as_deref();
             Ok(mark.and_then(|m| group.split_once(m)).map_or(group, |(before, _)| before))
         });
-        let margin = number(&self.margin, &self.names.margin, 0.0)?.or(own.margin);
+        let margin = number(&self.margin, &self.names.margin, MOST_MARGIN)?.or(own.margin);
         Ok(Draft {
             user: user.into(),
             turns,
@@ -148,13 +187,38 @@ impl Extras {
             second,
             choice,
             finished: self.finished.as_ref().map_or(own.finished, |both| both.each_ref().map(|flags| flags.get(row))),
-            weight: number(&self.weight, &self.names.weight, 0.0)?.unwrap_or(1.0) * own.weight,
+            weight: number(&self.weight, &self.names.weight, MOST_WEIGHT)?.unwrap_or(1.0) * own.weight,
             margin: if choice == Choice::Tie { None } else { margin },
-            timestamp: self.timestamp.as_ref().and_then(|t| t.get(row)).or(own.timestamp),
+            timestamp: self.timestamp.as_ref().map(|t| t.get(row)).transpose()?.flatten().or(own.timestamp),
             split: self.split.as_ref().and_then(|s| s.get(row)).or(self.file_split),
             group: group.transpose()?,
         })
     }
+}
+
+/// Puts a system instruction in front of a prompt, which may begin with the same one already.
+pub(super) fn put_system_first<'a>(system: &'a str, turns: &mut Turns<'a>, column: &str) -> Result<(), Flaw> {
+    match turns.first() {
+        Some((role, content)) if *role == "system" && *content == system => {}
+        Some((role, content)) if *role == "system" => {
+            return Err(Flaw {
+                kind: "two system instructions",
+                column: column.into(),
+                expected: "the instruction that the prompt's messages begin with, or none".into(),
+                found: format!("`{}` and `{}`", brief(system), brief(content)),
+                hint: "keep one of them",
+            });
+        }
+        _ => turns.insert(0, ("system", system)),
+    }
+    Ok(())
+}
+
+/// A text's beginning, for messages.
+pub(super) fn brief(text: &str) -> String {
+    const SHOWN: usize = 40;
+    let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at);
+    format!("{}{}", &text[..end], if end < text.len() { "..." } else { "" }).replace('\n', "\\n")
 }
 
 /// What a layout knows of a judgement beside its texts.

@@ -3,9 +3,9 @@
 use arrow::array::{Array, AsArray, BooleanArray};
 use problem::{Result, invalid};
 
-use crate::columns::Times;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, MOST_MARGIN, MOST_WEIGHT, Own, named, single};
+use crate::times::Times;
 
 pub(super) const PATHS: [&str; 9] =
     ["user_id", "prompt", "chosen", "rejected", "tie", "chosen_first", "weight", "margin", "timestamp"];
@@ -29,8 +29,8 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
     let times = Times::bind(&bound.array("timestamp")?, bound.place, "timestamp")?;
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
-            let user = users.get(row).ok_or_else(|| Flaw::null("user_id"))?;
-            let turns = prompts.get(row, "user").ok_or_else(|| Flaw::null("prompt"))?;
+            let user = users.get(row).ok_or_else(|| Flaw::null("user_id")).and_then(|user| named(user, "user_id"))?;
+            let turns = prompts.get(row, "user")?;
             let better = chosen.get(row).ok_or_else(|| Flaw::null("chosen"))?;
             let worse = rejected.get(row).ok_or_else(|| Flaw::null("rejected"))?;
             if ties.is_null(row) {
@@ -47,9 +47,9 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
                 .map(|flags| flags.as_ref().and_then(|flags| flags.is_valid(row).then(|| flags.value(row))));
             let own = Own {
                 finished: if choice == Choice::Second { [told[1], told[0]] } else { told },
-                weight: weights.get(row).ok_or_else(|| Flaw::null("weight"))? as f32,
-                margin: margins.get(row).map(|m| m as f32),
-                timestamp: times.get(row),
+                weight: single(weights.number(row)?, "weight", MOST_WEIGHT)?,
+                margin: margins.get(row)?.map(|m| single(m, "margin", MOST_MARGIN)).transpose()?,
+                timestamp: times.get(row)?,
             };
             extras.draft(row, user, turns, first, second, choice, own)
         })();

@@ -4,6 +4,8 @@ mod arena;
 mod attributes;
 mod bound;
 mod canonical;
+mod implicit;
+mod llama_factory;
 mod multipref;
 mod pairs;
 mod prism;
@@ -32,7 +34,7 @@ pub(crate) struct Memory {
 pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
     let own: Vec<String> = match &card.layout {
         Layout::Votes { user_id, prompt, response_a, response_b, label, .. } => {
-            [user_id, prompt, response_a, response_b, label].map(String::clone).to_vec()
+            user_id.iter().chain([prompt, response_a, response_b, label]).cloned().collect()
         }
         Layout::Pairs { user_id, prompt, chosen, rejected } => {
             let named = user_id.iter().chain(prompt).chain([chosen, rejected]);
@@ -43,7 +45,7 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         }
         Layout::Ratings { user_id, item, rating, .. } => [user_id, item, rating].map(String::clone).to_vec(),
         Layout::Canonical => canonical::paths(known),
-        Layout::Hh => pairs::HH.map(str::to_owned).to_vec(),
+        Layout::Hh { user_id } => with_users(user_id.as_ref(), &pairs::HH),
         Layout::Tldr => tldr::PATHS.map(str::to_owned).to_vec(),
         Layout::Prism => prism::PATHS.map(str::to_owned).to_vec(),
         Layout::Helpsteer2 => attributes::HELPSTEER2.map(str::to_owned).to_vec(),
@@ -51,8 +53,8 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         Layout::Arena => arena::PATHS.map(str::to_owned).to_vec(),
         Layout::Personalllm => rankings::personalllm_paths(known),
         Layout::Multipref => multipref::paths(),
-        Layout::Alpaca => pairs::ALPACA.map(str::to_owned).to_vec(),
-        Layout::Sharegpt => pairs::SHAREGPT.map(str::to_owned).to_vec(),
+        Layout::Alpaca { user_id } => with_users(user_id.as_ref(), &llama_factory::ALPACA),
+        Layout::Sharegpt { user_id } => with_users(user_id.as_ref(), &llama_factory::SHAREGPT),
     };
     let Columns {
         system,
@@ -66,8 +68,24 @@ pub(crate) fn paths(card: &Card, known: &[String]) -> Vec<String> {
         margin,
         finished,
     } = &card.columns;
-    let extra = [system, split, timestamp, group, weight, margin].into_iter().flatten();
-    own.into_iter().chain(extra.chain(finished.iter().flatten()).cloned()).collect()
+    let extra =
+        [system, split, timestamp, group, weight, margin].into_iter().flatten().chain(finished.iter().flatten());
+    let there = |name: &&&str| known.iter().any(|k| k == **name);
+    let optional = optional(&card.layout).iter().filter(there).map(|name| (*name).to_owned());
+    own.into_iter().chain(extra.cloned()).chain(optional).collect()
+}
+
+fn with_users(user_id: Option<&String>, fixed: &[&str]) -> Vec<String> {
+    user_id.into_iter().cloned().chain(fixed.iter().map(|name| (*name).to_owned())).collect()
+}
+
+/// Columns that a layout reads where a file has them, and does without where it has not.
+pub(crate) fn optional(layout: &Layout) -> &'static [&'static str] {
+    match layout {
+        Layout::Alpaca { .. } => &llama_factory::ALPACA_OPTIONAL,
+        Layout::Sharegpt { .. } => &llama_factory::SHAREGPT_OPTIONAL,
+        _ => &[],
+    }
 }
 
 /// Must a file's rows be read in order, from the first?
@@ -80,11 +98,12 @@ pub(crate) fn drafts(card: &Card, bound: &Bound, seed: u64, memory: &mut Memory,
     let extras = Extras::bind(&card.columns, bound)?;
     match &card.layout {
         Layout::Canonical => canonical::drafts(bound, &extras, emit),
-        Layout::Votes { .. } => votes::drafts(&card.layout, bound, &extras, emit),
-        Layout::Pairs { .. } | Layout::Hh | Layout::Alpaca | Layout::Sharegpt => {
-            pairs::drafts(&card.layout, bound, &extras, emit)
-        }
-        Layout::Rankings { .. } => rankings::drafts(&card.layout, bound, &extras, emit),
+        Layout::Votes { .. } => votes::drafts(card, bound, &extras, emit),
+        Layout::Pairs { .. } => pairs::drafts(card, bound, &extras, emit),
+        Layout::Hh { .. } => pairs::hh(card, bound, &extras, emit),
+        Layout::Alpaca { .. } => llama_factory::alpaca(card, bound, &extras, emit),
+        Layout::Sharegpt { .. } => llama_factory::sharegpt(card, bound, &extras, emit),
+        Layout::Rankings { .. } => rankings::drafts(card, bound, &extras, emit),
         Layout::Personalllm => rankings::personalllm(bound, &extras, emit),
         Layout::Ratings { .. } => ratings::drafts(&card.layout, bound, &extras, seed, &mut memory.ratings, emit),
         Layout::Tldr => tldr::drafts(bound, &extras, emit),

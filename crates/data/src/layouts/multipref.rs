@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own, named};
 
 const LISTS: [&str; 2] = ["normal_worker_annotations", "expert_worker_annotations"];
 
@@ -25,7 +25,8 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
         for row in 0..bound.batch.num_rows() {
             for i in annotations.get(row).unwrap_or(0..0) {
                 let draft = (|| {
-                    let user = users.get(i).ok_or_else(|| Flaw::null(&format!("{list}.evaluator")))?;
+                    let path = format!("{list}.evaluator");
+                    let user = users.get(i).ok_or_else(|| Flaw::null(&path)).and_then(|user| named(user, &path))?;
                     let prompt = prompts.get(row).ok_or_else(|| Flaw::null("text"))?;
                     let first = one.get(row).ok_or_else(|| Flaw::null("completion_a"))?;
                     let second = two.get(row).ok_or_else(|| Flaw::null("completion_b"))?;

@@ -3,27 +3,24 @@
 use problem::Result;
 use smallvec::smallvec;
 
-use crate::Layout;
 use crate::columns::{Reals, Texts};
 use crate::draft::{Emit, Flaw};
-use crate::layouts::bound::{Bound, EVERYONE, Extras, Own, every_two, missing};
+use crate::layouts::bound::{Bound, Extras, Own, RowUsers, every_two, missing};
+use crate::{Card, Layout};
 
-pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
-    let Layout::Rankings { user_id, prompt, responses, scores, higher_is_better } = layout else {
+pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<()> {
+    let Layout::Rankings { user_id: _, prompt, responses, scores, higher_is_better } = &card.layout else {
         unreachable!("the dispatch looked")
     };
-    let users = user_id.as_deref().map(|n| bound.texts(n)).transpose()?;
+    let users = RowUsers::bind(card, bound)?;
     let prompts = bound.talks(prompt)?;
     let (answers, numbers) = (bound.lists(responses)?, bound.lists(scores)?);
     let texts = Texts::bind(&answers.values, bound.place, responses)?;
     let reals = Reals::bind(&numbers.values, bound.place, scores)?;
     for row in 0..bound.batch.num_rows() {
         let read = (|| {
-            let user = match &users {
-                Some(users) => users.get(row).ok_or_else(|| Flaw::null(user_id.as_deref().unwrap_or_default()))?,
-                None => EVERYONE,
-            };
-            let turns = prompts.get(row, "user").ok_or_else(|| Flaw::null(prompt))?;
+            let user = users.get(row)?;
+            let turns = prompts.get(row, "user")?;
             let answers = answers.get(row).ok_or_else(|| Flaw::null(responses))?;
             let numbers = numbers.get(row).ok_or_else(|| Flaw::null(scores))?;
             if answers.len() != numbers.len() || answers.len() < 2 {
@@ -36,9 +33,9 @@ pub(super) fn drafts(layout: &Layout, bound: &Bound, extras: &Extras, emit: &mut
                 });
             }
             let texts: Option<Vec<&str>> = answers.map(|i| texts.get(i)).collect();
-            let scores_of: Option<Vec<f64>> = numbers.map(|i| reals.get(i).filter(|x| x.is_finite())).collect();
+            let numbers = numbers.map(|i| reals.number(i)).collect::<Result<Vec<f64>, Flaw>>();
             let texts = texts.ok_or_else(|| Flaw::null(responses))?;
-            let mut numbers = scores_of.ok_or_else(|| Flaw::null(scores))?;
+            let mut numbers = numbers?;
             if !higher_is_better {
                 numbers.iter_mut().for_each(|x| *x = -*x);
             }
@@ -97,8 +94,7 @@ pub(super) fn personalllm(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Re
             let read = (|| {
                 let prompt = prompts.get(row).ok_or_else(|| Flaw::null("prompt"))?;
                 let texts: Option<Vec<&str>> = answers.iter().map(|a| a.get(row)).collect();
-                let values: Option<Vec<f64>> = scores.iter().map(|s| s.get(row).filter(|x| x.is_finite())).collect();
-                let values = values.ok_or_else(|| Flaw::null(&column(&numbers[0])))?;
+                let values = scores.iter().map(|s| s.number(row)).collect::<Result<Vec<f64>, Flaw>>()?;
                 Ok((prompt, texts.ok_or_else(|| Flaw::null("response_1"))?, values))
             })();
             let (prompt, texts, values) = match read {

@@ -7,7 +7,7 @@ use smallvec::smallvec;
 
 use crate::Layout;
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own, without_columns};
+use crate::layouts::bound::{Bound, Extras, Own, named, without_columns};
 
 /// The user whose rows are being read, with what they rated.
 #[derive(Debug, Default)]
@@ -29,17 +29,15 @@ pub(super) fn drafts(
     _ = extras; // a pair has two rows: columns of one row say nothing of it
     let (users, items, ratings) = (bound.texts(user_id)?, bound.texts(item)?, bound.reals(rating)?);
     for row in 0..bound.batch.num_rows() {
-        let (Some(user), Some(item), Some(rating)) = (users.get(row), items.get(row), ratings.get(row)) else {
-            let column = if users.get(row).is_none() {
-                user_id
-            } else if items.get(row).is_none() {
-                item
-            } else {
-                rating
-            };
+        let (Some(user), Some(item)) = (users.get(row), items.get(row)) else {
+            let column = if users.get(row).is_none() { user_id } else { item };
             emit(row, Err(Flaw::null(column)))?;
             continue;
         };
+        if let Err(flaw) = named(user, user_id) {
+            emit(row, Err(flaw))?;
+            continue;
+        }
         if memory.user.as_deref() != Some(user) {
             finish(layout, seed, memory, emit)?;
             if !memory.done.insert(xxhash_rust::xxh3::xxh3_64(user.as_bytes())) {
@@ -56,19 +54,12 @@ pub(super) fn drafts(
             }
             memory.user = Some(user.to_owned());
         }
-        if rating.is_finite() {
-            memory.rated.push((item.to_owned(), rating));
-        } else {
-            let found = Flaw { kind: "unusable number", found: rating.to_string(), ..Flaw::null(ratings_name(layout)) };
-            emit(row, Err(found))?;
+        match ratings.number(row) {
+            Ok(rating) => memory.rated.push((item.to_owned(), rating)),
+            Err(flaw) => emit(row, Err(flaw))?,
         }
     }
     Ok(())
-}
-
-fn ratings_name(layout: &Layout) -> &str {
-    let Layout::Ratings { rating, .. } = layout else { unreachable!("the dispatch looked") };
-    rating
 }
 
 /// The pairs of the user whose rows have ended.

@@ -5,7 +5,7 @@ use smallvec::smallvec;
 
 use crate::columns::{Texts, field};
 use crate::draft::{Choice, Emit, Flaw};
-use crate::layouts::bound::{Bound, Extras, Own};
+use crate::layouts::bound::{Bound, Extras, Own, named};
 
 pub(super) const PATHS: [&str; 7] =
     ["info.post", "info.title", "info.subreddit", "info.article", "summaries.text", "choice", "worker"];
@@ -35,7 +35,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
             if prompt.is_empty() {
                 return Err(Flaw::null("info.post"));
             }
-            let user = workers.get(row).ok_or_else(|| Flaw::null("worker"))?;
+            let user = workers.get(row).ok_or_else(|| Flaw::null("worker")).and_then(|user| named(user, "worker"))?;
             let both = summaries.get(row).ok_or_else(|| Flaw::null("summaries"))?;
             if both.len() != 2 {
                 return Err(Flaw {
@@ -48,7 +48,7 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
             }
             let text = |i: usize| texts.get(i).ok_or_else(|| Flaw::null("summaries.text"));
             let (first, second) = (text(both.start)?, text(both.start + 1)?);
-            let choice = match choices.get(row).ok_or_else(|| Flaw::null("choice"))? {
+            let choice = match choices.number(row)? {
                 0.0 => Choice::First,
                 1.0 => Choice::Second,
                 other => {

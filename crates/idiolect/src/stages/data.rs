@@ -102,6 +102,8 @@ impl Stage for DataConfig {
         };
         let table = run.path("votes.parquet");
         let votes = data::ingest(&card, &sources, selection, run.seed(), &table)?;
+        votes.column_notes.iter().for_each(|note| tracing::warn!("{note}"));
+        votes.remarks.iter().for_each(|remark| tracing::info!("{remark}"));
         run::write_json(&run.path("report.json"), &votes)?;
         let users_table = users.as_ref().map(|users| write_users(&card, users, run)).transpose()?;
         let tokens = if *tokens {

@@ -50,6 +50,12 @@ fn check(args: &CheckArgs) -> Result<()> {
         run::write_json(path, &check)?;
     }
     print(&counts(&check))?;
+    if !check.remarks.is_empty() {
+        print("")?;
+    }
+    for remark in &check.remarks {
+        print(&format!("- {remark}"))?;
+    }
     let findings: Vec<Vec<String>> = check
         .findings
         .iter()
@@ -63,6 +69,10 @@ fn check(args: &CheckArgs) -> Result<()> {
         print("Nothing wrong found.")?;
     } else {
         print(&report::markdown(&["level", "finding", "count", "users", "first"], &findings))?;
+    }
+    if !check.unused_columns.is_empty() {
+        print("")?;
+        print(&format!("Columns that are not used: {}", check.unused_columns.join(", ")))?;
     }
     print("")?;
     print(&users(&check, args.top))?;

@@ -6,7 +6,7 @@ use clap::Args;
 use data::{Selection, SplitRule};
 use problem::{Result, mistake};
 
-use super::source::SourceArgs;
+use super::source::{SourceArgs, tell_columns};
 use crate::described::described;
 use crate::new_folder::refuse_file;
 use crate::table::print;
@@ -21,6 +21,9 @@ pub(crate) struct IngestArgs {
     /// The selection, as `idiolect config data` shows it: `min_votes = 20\nsplit = { by = "time", dev = 0.1, test = 0.2 }`
     #[arg(long, value_name = "TOML")]
     selection: Option<String>,
+    /// All votes are this user's: for a source without a column of users
+    #[arg(long, value_name = "USER")]
+    one_user: Option<String>,
     /// Decides splits and samples
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -34,13 +37,18 @@ impl IngestArgs {
 
 fn ingest(args: &IngestArgs) -> Result<()> {
     refuse_file(&args.out)?;
-    let card = args.source.card()?;
+    let card = match &args.one_user {
+        Some(user) => args.source.card()?.with_one_user(user)?,
+        None => args.source.card()?,
+    };
     let selection = match &args.selection {
         Some(text) => selection(text)?,
         None => Selection::all(SplitRule::Prompt { dev: 0.1, test: 0.2 }),
     };
     let report = data::ingest_on(&card, &args.source.sources, &selection, args.seed, &args.out, args.source.threads)?;
     run::write_json(&args.out.with_extension("report.json"), &report)?;
+    tell_columns(&report.column_notes, &report.unused_columns);
+    report.remarks.iter().for_each(|remark| tracing::info!("{remark}"));
     print(&described(&report))?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use problem::{Result, mistake};
 use text::{Ending, Message, Tokenizer};
 
-use super::source::SourceArgs;
+use super::source::{SourceArgs, tell_columns};
 use crate::table::print;
 
 #[derive(Args)]
@@ -33,7 +33,8 @@ impl ShowArgs {
 fn show(args: &ShowArgs) -> Result<()> {
     let card = args.source.card()?;
     let tokenizer = Tokenizer::from_folder(&args.tokenizer)?;
-    let votes = data::first_votes(&card, &args.source.sources, args.rows, args.user.as_deref())?;
+    let (votes, notes) = data::first_votes(&card, &args.source.sources, args.rows, args.user.as_deref())?;
+    tell_columns(&notes.missed_sentences(), &notes.unused);
     if votes.is_empty() {
         let found = args.user.as_ref().map_or("none".into(), |u| format!("none of user `{u}`"));
         return Err(mistake(format!("expected votes, found {found}"), "look at `idiolect data check`"));

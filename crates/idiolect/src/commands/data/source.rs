@@ -30,6 +30,16 @@ impl SourceArgs {
     }
 }
 
+/// Warns of columns that may be missed, and names those that nothing reads.
+pub(crate) fn tell_columns(notes: &[String], unused: &[String]) {
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    if !unused.is_empty() {
+        tracing::info!("columns that are not used: {}", unused.join(", "));
+    }
+}
+
 pub(crate) fn percent(part: usize, of: usize) -> String {
     if of == 0 { "-".into() } else { format!("{:.1}%", 100.0 * part as f64 / of as f64) }
 }

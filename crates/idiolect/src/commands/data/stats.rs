@@ -6,7 +6,7 @@ use clap::Args;
 use data::{Check, CheckOptions};
 use problem::Result;
 
-use super::source::{SourceArgs, counts};
+use super::source::{SourceArgs, counts, tell_columns};
 use crate::table::print;
 
 #[derive(Args)]
@@ -28,6 +28,7 @@ fn stats(args: &StatsArgs) -> Result<()> {
     let card = args.source.card()?;
     let options = CheckOptions { threads: args.source.threads, ..CheckOptions::default() };
     let check = data::check(&card, &args.source.sources, &options, &std::env::temp_dir())?;
+    tell_columns(&check.column_notes, &check.unused_columns);
     fs_err::create_dir_all(&args.out)?;
     run::write_json(&args.out.join("stats.json"), &check)?;
     let bins = votes_per_user(&check);
