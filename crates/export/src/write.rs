@@ -104,6 +104,7 @@ pub fn write(
         ));
     }
     let ids = tokenizer.prompt(&[Message::user(probe)])?;
+    lm.refuse_longer(ids.len(), "export, `probe`")?;
     let plain = full_logits(lm, &ids, None);
     let mut report = ExportReport { users: BTreeMap::new() };
     let mut folders: BTreeMap<String, &str> = BTreeMap::new();

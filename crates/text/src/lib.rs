@@ -22,5 +22,5 @@ mod vocabulary;
 pub use chat::{ChatTemplate, Message, Rendered};
 pub use chrono::NaiveDate;
 pub use row_counts::RowCounts;
-pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer};
+pub use tokenizer::{Answer, Ending, Fitted, KnownRows, OverLong, Row, Tokenizer, context_hint};
 pub use vocabulary::Vocabulary;

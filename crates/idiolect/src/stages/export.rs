@@ -21,7 +21,7 @@ pub(crate) struct Exported {
 
 impl Stage for ExportConfig {
     const KIND: &'static str = "export";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     type Report = Exported;
 
     fn defaults(_: &toml::Table) -> toml::Table {

@@ -61,6 +61,8 @@ impl Stage for RewardConfig {
     fn execute(&self, inputs: &Inputs, compute: &Compute, run: &mut Run) -> Result<Fitted> {
         let (lm, tokenizer) = base(self, inputs, compute, run)?;
         let votes = inputs.votes()?;
+        let later = votes.iter().filter(|v| v.split != Split::Train);
+        reward::refuse_long(&tokenizer, later, self.max_row_tokens, self.over_long)?;
         let (mut model, fit) = reward::fit(self, &lm, &tokenizer, &votes, &users_of(&votes, Split::Train), run)?;
         // Users with votes for adapting instead come after those with training votes.
         let newcomers = users_of(&votes, Split::Adapt);

@@ -13,7 +13,7 @@ use crate::base;
 
 impl Stage for SftConfig {
     const KIND: &'static str = "sft";
-    const FORMAT: u32 = 7;
+    const FORMAT: u32 = 8;
     const WITHOUT_EFFECT: &'static [&'static str] = &["save_every_steps"];
     const LAST_BITS: &'static [&'static str] = &["micro_batch_tokens", "activations"];
     type Report = SftReport;
@@ -54,10 +54,6 @@ impl Stage for SftConfig {
             let imported = inputs.folder(Artifact::Base)?;
             let (whole, _) = base::load(imported, &compute.in_float32())?;
             export::write_merged(&run.path(""), imported, &whole, &policies.bank, lm::UserIndex(0))?;
-            let date = imported.join(base::TEMPLATE_DATE);
-            if date.exists() {
-                fs_err::copy(date, run.path(base::TEMPLATE_DATE))?;
-            }
         }
         run::write_json(&run.path("report.json"), &report)?;
         Ok(report)
