@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use problem::{Problem, Result, invalid};
 use serde_json::Value;
 
-use crate::families::QUANTISED_HINT;
+use crate::quantised::QUANTISED_HINT;
 
 /// Says what a folder is that is no model folder, and what to do about it. A folder that may be one passes.
 ///

@@ -1,14 +1,15 @@
 //! From a GGUF file of the Llama family to a Hugging Face folder in float32.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt::Display;
+use std::collections::HashSet;
 use std::path::Path;
 
-use problem::{Problem, Result, invalid};
-use rlx_gguf::{GgufFile, MetaValue};
+use problem::Result;
+use rlx_gguf::GgufFile;
 use serde_json::{Value, json};
 use tch::Tensor;
 
+use crate::gguf_file::{File, dequantised, read};
+use crate::gguf_rope::{ROPE_FREQS, freq_base, rope};
 use crate::weights::write_tensors;
 
 /// What an import did.
@@ -20,164 +21,6 @@ pub struct ImportReport {
     pub parameters: usize,
     /// Of how many tensors each GGUF type was.
     pub types: Vec<(String, usize)>,
-}
-
-/// The beginning of a value: a list may hold millions.
-fn shown(value: &MetaValue) -> String {
-    match value {
-        MetaValue::Array(items) => format!("a list of {}", items.len()),
-        MetaValue::String(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
-        other => format!("{other:?}"),
-    }
-}
-
-/// GGUF stores float32; the shortest decimal that gives it back is what the author wrote (1e-05, not 9.9999997e-06).
-fn decimal(value: &MetaValue) -> Option<f64> {
-    match value {
-        MetaValue::F32(value) if value.is_finite() => Some(value.to_string().parse().expect("a float's own text")),
-        _ => None,
-    }
-}
-
-/// Keys after `llama.` that decide config.json.
-const READ: [&str; 22] = [
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "vocab_size",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scale_linear",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scaling.attn_factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.yarn_log_multiplier",
-    "rope.scaling.yarn_ext_factor",
-    "rope.scaling.yarn_attn_factor",
-    "rope.scaling.yarn_beta_fast",
-    "rope.scaling.yarn_beta_slow",
-];
-
-/// Keys after `llama.` that tell of the file and do not change the model.
-const UNREAD: [&str; 3] = ["rope.scaling.finetuned", "tensor_data_layout", "pooling_type"];
-
-struct File<'a> {
-    path: &'a Path,
-    metadata: &'a HashMap<String, MetaValue>,
-}
-
-impl File<'_> {
-    fn wrong(&self, expected: impl Into<String>, found: impl Into<String>) -> Problem {
-        invalid(self.path.display(), expected, found, "only Llama models with a byte-level BPE vocabulary are imported")
-    }
-
-    fn get(&self, key: &str) -> Result<&MetaValue> {
-        self.metadata.get(key).ok_or_else(|| self.wrong(format!("the metadata key `{key}`"), "none of that name"))
-    }
-
-    fn number(&self, key: &str) -> Result<usize> {
-        let value = self.get(key)?;
-        let number = value.as_u64().or_else(|| value.as_u32().map(u64::from)).and_then(|n| usize::try_from(n).ok());
-        number.ok_or_else(|| self.wrong(format!("a number under `{key}`"), shown(value)))
-    }
-
-    fn real(&self, key: &str) -> Result<f64> {
-        let value = self.get(key)?;
-        decimal(value).ok_or_else(|| self.wrong(format!("a float under `{key}`"), shown(value)))
-    }
-
-    /// As [`Self::number`]; none where the key is not there.
-    fn number_if_there(&self, key: &str) -> Result<Option<usize>> {
-        self.metadata.get(key).map(|_| self.number(key)).transpose()
-    }
-
-    /// As [`Self::real`]; none where the key is not there.
-    fn real_if_there(&self, key: &str) -> Result<Option<f64>> {
-        self.metadata.get(key).map(|_| self.real(key)).transpose()
-    }
-
-    fn text(&self, key: &str) -> Result<&str> {
-        let value = self.get(key)?;
-        value.as_str().ok_or_else(|| self.wrong(format!("a text under `{key}`"), shown(value)))
-    }
-
-    fn list<T>(&self, key: &str, item: impl Fn(&MetaValue) -> Option<T>) -> Result<Vec<T>> {
-        let value = self.get(key)?;
-        let values = value.as_array().ok_or_else(|| self.wrong(format!("a list under `{key}`"), shown(value)))?;
-        values
-            .iter()
-            .map(|v| item(v).ok_or_else(|| self.wrong(format!("another type in the list `{key}`"), shown(v))))
-            .collect()
-    }
-
-    /// Refuses by name every key that changes what a model computes and that this code does not read, unless its value changes nothing.
-    fn refuse_others(&self) -> Result<()> {
-        let kind = self.metadata.get("general.type").and_then(MetaValue::as_str).unwrap_or("model");
-        if kind != "model" {
-            return Err(self.wrong("`general.type` to be `model`", format!("`{kind}`")));
-        }
-        if self.metadata.contains_key("split.count") && self.number("split.count")? > 1 {
-            let hint = "merge the parts into one file: `llama-gguf-split --merge FIRST_PART FILE`";
-            return Err(self.wrong("a whole file", "one of several parts (`split.count`)").with_hint(hint));
-        }
-        let longest = self.number("llama.context_length")? as f64;
-        let mut keys: Vec<&String> = self.metadata.keys().collect();
-        keys.sort();
-        for key in keys {
-            let Some(name) = key.strip_prefix("llama.") else { continue };
-            let value = &self.metadata[key];
-            let number =
-                decimal(value).or_else(|| value.as_u64().or_else(|| value.as_u32().map(u64::from)).map(|n| n as f64));
-            let off = number == Some(0.0) || matches!(value, MetaValue::Bool(false));
-            let changes_nothing = match name {
-                _ if READ.contains(&name) || UNREAD.contains(&name) => true,
-                "attention.sliding_window" => off || number.is_some_and(|window| window >= longest),
-                "attention.causal" => matches!(value, MetaValue::Bool(true)),
-                "logit_scale" | "residual_scale" | "embedding_scale" => off || number == Some(1.0),
-                "expert_count" | "expert_used_count" | "use_parallel_residual" | "attn_logit_softcapping" => off,
-                "final_logit_softcapping" | "attention.scale" | "attention.clamp_kqv" | "attention.max_alibi_bias" => {
-                    off
-                }
-                _ => false,
-            };
-            if !changes_nothing {
-                let hint = "what this key says of the model is not supported yet: take the model's Hugging Face folder if its family is";
-                return Err(self.wrong(format!("no `{key}`"), shown(value)).with_hint(hint));
-            }
-        }
-        Ok(())
-    }
-
-    fn vocabulary(&self, context_length: usize) -> Result<text::Vocabulary> {
-        if self.text("tokenizer.ggml.model")? != "gpt2" {
-            return Err(self.wrong("`tokenizer.ggml.model` to be `gpt2`", self.text("tokenizer.ggml.model")?));
-        }
-        let id = |name: &str| self.number(&format!("tokenizer.ggml.{name}_token_id")).ok();
-        let string = |v: &MetaValue| v.as_str().map(str::to_owned);
-        Ok(text::Vocabulary {
-            tokens: self.list("tokenizer.ggml.tokens", string)?,
-            merges: self.list("tokenizer.ggml.merges", string)?,
-            types: self.list("tokenizer.ggml.token_type", |v| match v {
-                MetaValue::I32(n) => Some(i64::from(*n)),
-                MetaValue::U32(n) => Some(i64::from(*n)),
-                _ => None,
-            })?,
-            pre: self.text("tokenizer.ggml.pre")?.to_owned(),
-            bos_id: id("bos"),
-            eos_id: self.number("tokenizer.ggml.eos_token_id")?,
-            unk_id: id("unknown"),
-            pad_id: id("padding"),
-            chat_template: self.text("tokenizer.chat_template")?.to_owned(),
-            context_length,
-        })
-    }
 }
 
 /// Writes `config.json`, `generation_config.json`, `model.safetensors` (float32) and the tokenizer's files.
@@ -293,9 +136,6 @@ fn names(file: &File, content: &GgufFile) -> Result<(Names, [bool; 2])> {
     Ok((names, biases))
 }
 
-/// Factors of the frequencies of positions, as llama.cpp's converter stores those of Llama 3.
-const ROPE_FREQS: &str = "rope_freqs.weight";
-
 /// The size of a head. Keys and values of different sizes are refused, and positions that rotate a part of a head.
 fn head_size(file: &File) -> Result<usize> {
     let (hidden, heads) = (file.number("llama.embedding_length")?, file.number("llama.attention.head_count")?);
@@ -309,95 +149,6 @@ fn head_size(file: &File) -> Result<usize> {
         }
     }
     Ok(size)
-}
-
-/// `rope_scaling` of config.json: what the file's keys and its tensor of frequencies say, as transformers writes it.
-fn rope(file: &File, content: &GgufFile, head: usize) -> Result<Value> {
-    let key = |name: &str| format!("llama.rope.scaling.{name}");
-    let factor = match file.real_if_there(&key("factor"))? {
-        None => file.real_if_there("llama.rope.scale_linear")?, // its older name
-        given => given,
-    };
-    let factor = factor.filter(|factor| *factor != 0.0); // llama.cpp's "not given"
-    // As llama.cpp: a factor without a type is a linear one.
-    let kind = match file.metadata.get(&key("type")) {
-        Some(_) => file.text(&key("type"))?,
-        None if factor.is_some() => "linear",
-        None => "none",
-    };
-    if let Some(found) = file.real_if_there(&key("attn_factor"))?.filter(|factor| *factor != 1.0 && *factor != 0.0) {
-        return Err(file.wrong(format!("`{}` to be 1", key("attn_factor")), found.to_string()));
-    }
-    let stored = content.tensors.contains_key(ROPE_FREQS);
-    if stored && kind != "none" {
-        let found = format!("`{ROPE_FREQS}` as well as scaling of the type `{kind}`");
-        return Err(file.wrong("one scaling of positions", found));
-    }
-    let factor_of = |kind: &str| {
-        factor.ok_or_else(|| file.wrong(format!("`{}` with the type `{kind}`", key("factor")), "none of that name"))
-    };
-    match kind {
-        "none" if stored => llama3(file, content, head),
-        "none" => Ok(Value::Null),
-        "linear" if factor == Some(1.0) => Ok(Value::Null),
-        "linear" => Ok(json!({"rope_type": "linear", "factor": factor_of(kind)?})),
-        "yarn" => {
-            let others =
-                ["yarn_log_multiplier", "yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow"];
-            if let Some(other) = others.iter().find(|name| file.metadata.contains_key(&key(name))) {
-                return Err(file.wrong("YaRN with its usual numbers", format!("`{}`", key(other))));
-            }
-            let original = file.number_if_there(&key("original_context_length"))?;
-            let original = original.map_or_else(|| file.number("llama.context_length"), Ok)?;
-            Ok(json!({"rope_type": "yarn", "factor": factor_of(kind)?, "original_max_position_embeddings": original}))
-        }
-        other => {
-            let expected = format!("`{}` to be `none`, `linear` or `yarn`", key("type"));
-            Err(file.wrong(expected, format!("`{other}`, which is not supported")))
-        }
-    }
-}
-
-/// Llama 3's scaling whose factors the tensor of frequencies holds: the file keeps what it makes of each frequency, not its numbers.
-/// They are found by trying those that models have.
-fn llama3(file: &File, content: &GgufFile, head: usize) -> Result<Value> {
-    let (stored, _) = dequantised(file, content, ROPE_FREQS)?;
-    if stored.iter().all(|f| *f == 1.0) {
-        return Ok(Value::Null);
-    }
-    if stored.len() != head / 2 {
-        let expected = format!("`{ROPE_FREQS}` with a factor for each of {} frequencies", head / 2);
-        return Err(file.wrong(expected, stored.len().to_string()));
-    }
-    let original = file.number_if_there("llama.rope.scaling.original_context_length")?;
-    let wrong = || {
-        file.wrong(
-            format!("`{ROPE_FREQS}` of Llama 3's scaling"),
-            "factors that no numbers of it that models have give",
-        )
-    };
-    let (factor, low, high, original) = llama3_of(&stored, freq_base(file)?, original).ok_or_else(wrong)?;
-    Ok(json!({"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
-              "original_max_position_embeddings": original}))
-}
-
-/// The numbers of Llama 3's scaling (factor, low and high frequency factor, original context) whose factors of `stored.len()` frequencies
-/// are these. `original` is tried first.
-fn llama3_of(stored: &[f32], theta: f64, original: Option<usize>) -> Option<(f64, f64, f64, usize)> {
-    let d = 2.0 * stored.len() as f64;
-    let plain: Vec<f64> = (0..stored.len()).map(|i| theta.powf(-2.0 * i as f64 / d)).collect();
-    let factor = f64::from(stored.iter().copied().fold(0.0, f32::max));
-    let originals = original.into_iter().chain((4..=20).rev().map(|n| 1 << n));
-    let borders = [(1.0, 4.0), (1.0, 2.0), (1.0, 8.0), (1.0, 32.0)];
-    let mut tries = originals.flat_map(|original| borders.map(|(low, high)| (factor, low, high, original)));
-    tries.find(|(factor, low, high, original)| {
-        let wanted = |f: &f64| f / crate::parts::llama3(*f, *factor, *low, *high, *original as f64);
-        plain.iter().zip(stored).all(|(f, stored)| (wanted(f) / f64::from(*stored) - 1.0).abs() < 1e-4)
-    })
-}
-
-fn freq_base(file: &File) -> Result<f64> {
-    Ok(file.real_if_there("llama.rope.freq_base")?.unwrap_or(10_000.0))
 }
 
 /// How many tensors are of each GGUF type.
@@ -438,12 +189,6 @@ fn tensors(file: &File, content: &GgufFile, names: &[(String, String)]) -> Resul
         tensors.push((ours.clone(), tensor));
     }
     Ok((tensors, types))
-}
-
-fn dequantised(file: &File, content: &GgufFile, name: &str) -> Result<(Vec<f32>, Vec<usize>)> {
-    let read = run::unless_it_panics(|| content.dequant_f32(name));
-    let unreadable = || damaged(file.path, &format!("`{name}`, of which the reader cannot make sense"));
-    read.ok_or_else(unreadable)?.map_err(|e| damaged(file.path, &e))
 }
 
 /// What config.json says besides the file's own numbers.
@@ -490,28 +235,6 @@ pub fn gguf_size(path: &Path) -> Result<(usize, Option<usize>)> {
     Ok((numbers.fold(0, usize::saturating_add), blocks))
 }
 
-fn read<E: Display>(path: &Path, open: impl Fn(&Path) -> std::result::Result<GgufFile, E>) -> Result<GgufFile> {
-    let length = fs_err::metadata(path)?.len();
-    // The reader divides by `general.alignment`, which a damaged file may give as 0.
-    let opened = run::unless_it_panics(|| open(path));
-    let content = opened
-        .ok_or_else(|| damaged(path, &"a header that its reader cannot make sense of"))?
-        .map_err(|e| damaged(path, &e))?;
-    for (name, tensor) in &content.tensors {
-        // Every type takes more than a bit a number. The reader multiplies sizes without a look at their product, and allocates it.
-        let numbers = tensor.shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size));
-        if numbers.is_none_or(|n| n as u64 / 8 > length) {
-            let found = format!("`{name}` of shape {:?} in a file of {length} bytes", tensor.shape);
-            return Err(damaged(path, &found));
-        }
-    }
-    Ok(content)
-}
-
-fn damaged(path: &Path, error: &impl Display) -> Problem {
-    invalid(path.display(), "a whole GGUF file", error.to_string(), "the file is damaged or cut: fetch it again")
-}
-
 /// `[heads * D, in]`, or `[heads * D]`, with each head's rows as pairs (0, D/2), (1, D/2 + 1), ... to the order 0, 1, ...
 fn halves(tensor: &Tensor, heads: i64) -> Tensor {
     let rows = tensor.size()[0];
@@ -531,25 +254,6 @@ mod tests {
         // Two heads: each on its own.
         let theirs = Tensor::cat(&[&theirs, &(&theirs + 4.0)], 0);
         assert_eq!(halves(&theirs, 2), Tensor::arange(8, (tch::Kind::Float, tch::Device::Cpu)).view([8, 1]));
-    }
-
-    #[test]
-    fn numbers_of_llama_3_are_found_again_from_the_factors_that_a_file_keeps() {
-        for (factor, original, theta, pairs) in
-            [(8.0, 8192, 5e5, 64), (32.0, 8192, 5e5, 32), (16.0, 4096, 1e4, 64), (4.0, 32_768, 1e6, 48)]
-        {
-            let factors = |low: f64, high: f64| -> Vec<f32> {
-                let of = |i: usize| {
-                    let f = f64::powf(theta, -(i as f64) / pairs as f64);
-                    (f / crate::parts::llama3(f, factor, low, high, f64::from(original))) as f32
-                };
-                (0..pairs).map(of).collect()
-            };
-            let found = llama3_of(&factors(1.0, 4.0), theta, None);
-            assert_eq!(found, Some((factor, 1.0, 4.0, original as usize)));
-            let found = llama3_of(&factors(1.3, 3.7), theta, None);
-            assert_eq!(found, None, "numbers that no model has");
-        }
     }
 
     #[test]

@@ -16,9 +16,9 @@ use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::cpu::call;
-use crate::families::QUANTISED_HINT;
 use crate::finite;
 use crate::parts::{LayerNorm, Linear};
+use crate::quantised::QUANTISED_HINT;
 use crate::weights::{kind_of, weight_files};
 
 unsafe extern "C" {

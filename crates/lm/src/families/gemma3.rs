@@ -61,6 +61,7 @@ impl Config for Gemma3Config {
         &[("max_position_embeddings", 131_072), ("sliding_window", 4096), ("head_dim", 256)];
     const OWN: &[&str] = &[
         "query_pre_attn_scalar",
+        "head_dim",
         "sliding_window",
         "sliding_window_pattern",
         "_sliding_window_pattern",

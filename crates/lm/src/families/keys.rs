@@ -5,6 +5,7 @@ use problem::{Result, invalid};
 use serde_json::Value;
 
 use super::family::refuse;
+use crate::quantised::QUANTISED_HINT;
 
 /// Values that change nothing, besides null.
 enum Neutral {
@@ -165,9 +166,6 @@ fn shown(value: &Value) -> String {
 
 /// The keys under which programs say how they quantised the weights.
 const QUANTISED: [&str; 4] = ["quantization_config", "compression_config", "quantization", "quant_config"];
-
-/// Why a quantised checkpoint is not read, and what to do.
-pub(crate) const QUANTISED_HINT: &str = "quantised checkpoints are not read: take the original in float32, float16 or bfloat16, which the model's page names";
 
 fn quantised(config: &Value, place: &str) -> Result<()> {
     let Some(key) = QUANTISED.iter().find(|key| !config[**key].is_null() && !is_empty(&config[**key])) else {

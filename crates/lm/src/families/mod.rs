@@ -21,7 +21,6 @@ use crate::source::Scope;
 
 use family::Config;
 pub(crate) use family::Family;
-pub(crate) use keys::QUANTISED_HINT;
 
 /// What a folder's `model_type` selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
