@@ -13,6 +13,8 @@ mod data_command;
 mod engine;
 /// Reward features: one is the ordinary model, tastes serve opposite people.
 mod features;
+/// What folders that are given as models are called; what they carry along; how long a row their models take.
+mod folders;
 /// Hashes of every tensor file, for those who move code.
 mod hashes;
 /// The house: import rows of crates, lengths of files, configs that parse.

@@ -61,7 +61,8 @@ fn a_base_without_weights_or_with_damaged_ones() {
         refuses(&workspace, &[], "import", &["model.safetensors", "expected"]);
     }
     fs_err::remove_file(&weights).unwrap();
-    refuses(&workspace, &[], "import", &["model", "model.safetensors.index.json", "neither"]);
+    refuses(&workspace, &[], "import", &["model", "model.safetensors.index.json", "no weights"]);
+    fs_err::write(&weights, &whole).unwrap();
     fs_err::remove_file(workspace.path("model/tokenizer.json")).unwrap();
     refuses(&workspace, &[], "import", &["tokenizer.json"]);
 }

@@ -53,18 +53,30 @@ LLAMA = dict(SIZES, num_key_value_heads=2, rms_norm_eps=1e-5)
 GPT = dict(vocab_size=48, n_positions=64, n_embd=32, n_layer=3, n_head=4)
 LLAMA3 = dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=16)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16)
 FAMILIES = {
     "llama": ("llama", dict(LLAMA)),
     "llama, biases, tied": ("llama", dict(LLAMA, attention_bias=True, mlp_bias=True, tie_word_embeddings=True, head_dim=12)),
     "llama, RoPE llama3": ("llama", dict(LLAMA, rope_parameters=LLAMA3)),
     "llama, RoPE linear": ("llama", dict(LLAMA, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0))),
+    "llama, RoPE dynamic": ("llama", dict(LLAMA, rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, factor=4.0))),
+    "llama, RoPE yarn": ("llama", dict(LLAMA, rope_parameters=YARN)),
+    "llama, RoPE yarn with mscale": ("llama", dict(LLAMA, head_dim=16, rope_parameters=dict(
+        YARN, beta_fast=8.0, beta_slow=2.0, mscale=0.7, mscale_all_dim=0.3, truncate=False))),
     "qwen2": ("qwen2", dict(LLAMA)),
     "qwen2, sliding window": ("qwen2", dict(LLAMA, use_sliding_window=True, sliding_window=8, max_window_layers=1)),
     "qwen3": ("qwen3", dict(LLAMA, head_dim=12)),
     "mistral, sliding window": ("mistral", dict(LLAMA, sliding_window=8, head_dim=8)),
     "gemma3": ("gemma3_text", dict(LLAMA, head_dim=12, sliding_window=8, query_pre_attn_scalar=16, tie_word_embeddings=True,
                                    layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
+    "gemma3, RoPE linear": ("gemma3_text", dict(
+        LLAMA, head_dim=12, sliding_window=8, query_pre_attn_scalar=16, tie_word_embeddings=True,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"], rope_parameters=dict(
+            full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0),
+            sliding_attention=dict(rope_type="default", rope_theta=10000.0)))),
     "gpt2": ("gpt2", dict(GPT)),
+    "gpt2, scaled by block": ("gpt2", dict(GPT, scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True)),
+    "gpt2, not scaled": ("gpt2", dict(GPT, scale_attn_weights=False)),
     "gpt_neox": ("gpt_neox", dict(SIZES, rope_parameters=dict(rope_type="default", rope_theta=10000.0,
                                                               partial_rotary_factor=0.5))),
     "gpt_neox, serial": ("gpt_neox", dict(SIZES, use_parallel_residual=False)),

@@ -6,9 +6,12 @@
 mod merged;
 mod names;
 mod peft;
+mod peft_config;
+mod peft_read;
 mod write;
 
 pub use merged::write_merged;
 pub use names::folder_name;
-pub use peft::{read_adapter, write_adapter};
+pub use peft::write_adapter;
+pub use peft_read::read_adapter;
 pub use write::{ExportConfig, ExportReport, UserExport, write};

@@ -6,17 +6,8 @@ use lm::{Bank, Lm, Tensor, UserIndex};
 use problem::{Result, bug};
 use tch::{Device, Kind};
 
-/// Files of the base's folder that a merged model needs beside its weights.
-const COPIED: [&str; 6] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-];
-
-/// Writes `user`'s merged model. `lm` must hold the base in float32.
+/// Writes `user`'s merged model, with every file of the base's folder that belongs to it: tokenizer, templates, licence and notices. `lm`
+/// must hold the base in float32.
 pub fn write_merged(folder: &Path, base: &Path, lm: &Lm, bank: &Bank, user: UserIndex) -> Result<()> {
     fs_err::create_dir_all(folder)?;
     let mut weights = lm::read_folder(base, Device::Cpu, Kind::Float)?.by_name;
@@ -31,10 +22,6 @@ pub fn write_merged(folder: &Path, base: &Path, lm: &Lm, bank: &Bank, user: User
     }
     let weights: Vec<(String, Tensor)> = weights.into_iter().collect();
     lm::write_tensors(&folder.join("model.safetensors"), &weights, Some(("format", "pt".into())))?;
-    for name in COPIED {
-        if base.join(name).exists() {
-            fs_err::copy(base.join(name), folder.join(name))?;
-        }
-    }
+    lm::copy_companions(base, folder)?;
     Ok(())
 }

@@ -107,6 +107,7 @@ pub fn write(
         ));
     }
     let ids = tokenizer.prompt(&[Message::user(probe)])?;
+    lm.refuse_longer(ids.len(), "export, `probe`")?;
     let plain = full_logits(lm, &ids, None);
     let mut report = ExportReport { users: BTreeMap::new(), equal_to_base: vec![] };
     let mut folders: BTreeMap<String, &str> = BTreeMap::new();

@@ -39,6 +39,7 @@ pub(crate) fn keep_date(folder: &Path) -> Result<()> {
 
 /// Loads a folder strictly. A tokenizer that can yield an id without an embedding is refused.
 pub(crate) fn load(folder: &Path, compute: &Compute) -> Result<(Lm, Tokenizer)> {
+    lm::recognise(folder)?;
     let tokenizer = tokenizer(folder)?;
     let config = lm::ModelConfig::read(folder)?.shape;
     if tokenizer.largest_id() >= config.vocab_size {
@@ -52,5 +53,31 @@ pub(crate) fn load(folder: &Path, compute: &Compute) -> Result<(Lm, Tokenizer)> 
             "tokenizer.json and config.json must belong to the same model",
         ));
     }
-    Ok((Lm::load(folder, compute)?, tokenizer))
+    let lm = Lm::load(folder, compute)?;
+    let tokenizer = tokenizer.with_context(Some(lm.context()));
+    Ok((lm, tokenizer))
+}
+
+/// Loads a folder and scores a few tokens once: what an import calls done computes finite numbers.
+pub(crate) fn try_out(folder: &Path, compute: &Compute) -> Result<Lm> {
+    let (lm, tokenizer) = load(folder, compute)?;
+    let mut ids = tokenizer.encode("What should I cook for a friend who is coming to dinner tonight?")?;
+    ids.truncate(lm.context());
+    if ids.is_empty() {
+        let hint = "tokenizer.json must be the one that belongs to the model";
+        return Err(invalid(
+            folder.display(),
+            "a tokenizer that makes tokens of a sentence",
+            "one that makes none",
+            hint,
+        ));
+    }
+    let logits = lm::full_logits(&lm, &ids, None);
+    if logits.isfinite().all().int64_value(&[]) == 0 {
+        let hint =
+            "the weights do not belong to this config.json, or the model needs more than the type's range: try float32";
+        let found = format!("others, computed in {}", compute.dtype());
+        return Err(invalid(folder.display(), "a model whose logits are finite numbers", found, hint));
+    }
+    Ok(lm)
 }

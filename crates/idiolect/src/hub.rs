@@ -6,23 +6,20 @@ pub(crate) use data::offline;
 use data::{HubKind, Snapshot};
 use problem::Result;
 
-/// Files of a model beside its weights; those marked are needed.
-const FILES: [(&str, bool); 6] = [
-    ("config.json", true),
-    ("tokenizer.json", true),
-    ("tokenizer_config.json", true),
-    ("generation_config.json", false),
-    ("special_tokens_map.json", false),
-    ("chat_template.jinja", false),
-];
+/// Files that every model has beside its weights.
+const NEEDED: [&str; 3] = ["config.json", "tokenizer.json", "tokenizer_config.json"];
 
 /// The folder of a model's files, all of one commit, fetched if the cache lacks them. `HF_HOME` moves the cache, `HF_TOKEN` opens gated
 /// models, `HF_HUB_OFFLINE=1` forbids the network.
 pub(crate) fn fetch(model: &str, revision: Option<&str>) -> Result<PathBuf> {
     let snapshot = snapshot(model, revision)?;
     let config = snapshot.get("config.json")?;
-    for (name, needed) in FILES {
-        if needed || snapshot.has(name) {
+    for name in NEEDED {
+        snapshot.get(name)?;
+    }
+    // Without a network, what the cache has of the others is in the snapshot's folder already.
+    for name in snapshot.names().unwrap_or_default() {
+        if lm::is_companion(name) {
             snapshot.get(name)?;
         }
     }

@@ -6,6 +6,7 @@ use problem::{Result, invalid};
 use serde_json::Value;
 
 use crate::families;
+use crate::folder;
 use crate::shape::Shape;
 
 /// A folder's `config.json`, read and checked.
@@ -23,6 +24,7 @@ pub struct ModelConfig {
 impl ModelConfig {
     /// Reads `config.json`. What this code does not compute is refused, never ignored.
     pub fn read(folder: &Path) -> Result<Self> {
+        folder::recognise(folder)?;
         let path = folder.join("config.json");
         let place = path.display().to_string();
         let value: Value = serde_json::from_slice(&fs_err::read(&path)?)

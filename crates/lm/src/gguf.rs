@@ -1,14 +1,15 @@
 //! From a GGUF file of the Llama family to a Hugging Face folder in float32.
 
-use std::collections::HashMap;
-use std::fmt::Display;
+use std::collections::HashSet;
 use std::path::Path;
 
-use problem::{Problem, Result, invalid};
-use rlx_gguf::{GgufFile, MetaValue};
-use serde_json::json;
+use problem::Result;
+use rlx_gguf::GgufFile;
+use serde_json::{Value, json};
 use tch::Tensor;
 
+use crate::gguf_file::{File, dequantised, read};
+use crate::gguf_rope::{ROPE_FREQS, freq_base, rope};
 use crate::weights::write_tensors;
 
 /// What an import did.
@@ -22,82 +23,6 @@ pub struct ImportReport {
     pub types: Vec<(String, usize)>,
 }
 
-/// The beginning of a value: a list may hold millions.
-fn shown(value: &MetaValue) -> String {
-    match value {
-        MetaValue::Array(items) => format!("a list of {}", items.len()),
-        MetaValue::String(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
-        other => format!("{other:?}"),
-    }
-}
-
-struct File<'a> {
-    path: &'a Path,
-    metadata: &'a HashMap<String, MetaValue>,
-}
-
-impl File<'_> {
-    fn wrong(&self, expected: impl Into<String>, found: impl Into<String>) -> Problem {
-        invalid(self.path.display(), expected, found, "only Llama models with a byte-level BPE vocabulary are imported")
-    }
-
-    fn get(&self, key: &str) -> Result<&MetaValue> {
-        self.metadata.get(key).ok_or_else(|| self.wrong(format!("the metadata key `{key}`"), "none of that name"))
-    }
-
-    fn number(&self, key: &str) -> Result<usize> {
-        let value = self.get(key)?;
-        let number = value.as_u64().or_else(|| value.as_u32().map(u64::from)).and_then(|n| usize::try_from(n).ok());
-        number.ok_or_else(|| self.wrong(format!("a number under `{key}`"), shown(value)))
-    }
-
-    fn real(&self, key: &str) -> Result<f64> {
-        match self.get(key)? {
-            // GGUF stores float32; the shortest decimal that gives it back is what the author wrote (1e-05, not 9.9999997e-06).
-            MetaValue::F32(value) if value.is_finite() => Ok(value.to_string().parse().expect("a float's own text")),
-            other => Err(self.wrong(format!("a float under `{key}`"), shown(other))),
-        }
-    }
-
-    fn text(&self, key: &str) -> Result<&str> {
-        let value = self.get(key)?;
-        value.as_str().ok_or_else(|| self.wrong(format!("a text under `{key}`"), shown(value)))
-    }
-
-    fn list<T>(&self, key: &str, item: impl Fn(&MetaValue) -> Option<T>) -> Result<Vec<T>> {
-        let value = self.get(key)?;
-        let values = value.as_array().ok_or_else(|| self.wrong(format!("a list under `{key}`"), shown(value)))?;
-        values
-            .iter()
-            .map(|v| item(v).ok_or_else(|| self.wrong(format!("another type in the list `{key}`"), shown(v))))
-            .collect()
-    }
-
-    fn vocabulary(&self, context_length: usize) -> Result<text::Vocabulary> {
-        if self.text("tokenizer.ggml.model")? != "gpt2" {
-            return Err(self.wrong("`tokenizer.ggml.model` to be `gpt2`", self.text("tokenizer.ggml.model")?));
-        }
-        let id = |name: &str| self.number(&format!("tokenizer.ggml.{name}_token_id")).ok();
-        let string = |v: &MetaValue| v.as_str().map(str::to_owned);
-        Ok(text::Vocabulary {
-            tokens: self.list("tokenizer.ggml.tokens", string)?,
-            merges: self.list("tokenizer.ggml.merges", string)?,
-            types: self.list("tokenizer.ggml.token_type", |v| match v {
-                MetaValue::I32(n) => Some(i64::from(*n)),
-                MetaValue::U32(n) => Some(i64::from(*n)),
-                _ => None,
-            })?,
-            pre: self.text("tokenizer.ggml.pre")?.to_owned(),
-            bos_id: id("bos"),
-            eos_id: self.number("tokenizer.ggml.eos_token_id")?,
-            unk_id: id("unknown"),
-            pad_id: id("padding"),
-            chat_template: self.text("tokenizer.chat_template")?.to_owned(),
-            context_length,
-        })
-    }
-}
-
 /// Writes `config.json`, `generation_config.json`, `model.safetensors` (float32) and the tokenizer's files.
 ///
 /// GGUF stores the rows of q and k interleaved for its own rotary kernel; they are put back into the order of the
@@ -108,8 +33,11 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
     if file.text("general.architecture")? != "llama" {
         return Err(file.wrong("`general.architecture` to be `llama`", file.text("general.architecture")?));
     }
+    file.refuse_others()?;
     let vocabulary = file.vocabulary(file.number("llama.context_length")?)?;
-    let names = names(&file, &content)?;
+    let head = head_size(&file)?;
+    let rope = rope(&file, &content, head)?;
+    let (names, biases) = names(&file, &content)?;
     let (tensors, types) = tensors(&file, &content, &names)?;
     let vocab_size = tensors[0].1.size()[0];
     if vocabulary.tokens.len() as i64 > vocab_size {
@@ -118,7 +46,12 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
             vocabulary.tokens.len().to_string(),
         ));
     }
-    let config = config(&file, &vocabulary, vocab_size, !content.tensors.contains_key("output.weight"))?;
+    if let Some(said) = file.number_if_there("llama.vocab_size")?.filter(|said| *said as i64 != vocab_size) {
+        let expected = format!("`llama.vocab_size` to be {vocab_size}, the rows of the embedding");
+        return Err(file.wrong(expected, said.to_string()));
+    }
+    let tied = !content.tensors.contains_key("output.weight");
+    let config = config(&file, &vocabulary, &Sizes { vocab_size, head, rope, tied, biases })?;
     let generation = json!({"bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id,
                             "pad_token_id": vocabulary.pad_id});
     vocabulary.check(&path.display())?;
@@ -134,8 +67,22 @@ pub fn import_gguf(path: &Path, folder: &Path) -> Result<ImportReport> {
     })
 }
 
-/// The tensors of a plain Llama: GGUF's names and the published ones. Another tensor in the file is an error.
-fn names(file: &File, content: &GgufFile) -> Result<Vec<(String, String)>> {
+/// The layers that may have a bias, of attention and of the MLP: GGUF's names and the published ones.
+const BIASED: [&[(&str, &str)]; 2] = [
+    &[
+        ("attn_q", "self_attn.q_proj"),
+        ("attn_k", "self_attn.k_proj"),
+        ("attn_v", "self_attn.v_proj"),
+        ("attn_output", "self_attn.o_proj"),
+    ],
+    &[("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"), ("ffn_down", "mlp.down_proj")],
+];
+
+/// GGUF's name and the published name of each tensor.
+type Names = Vec<(String, String)>;
+
+/// The tensors of a Llama, and whether attention and the MLP have biases. Another tensor in the file is an error.
+fn names(file: &File, content: &GgufFile) -> Result<(Names, [bool; 2])> {
     let depth = file.number("llama.block_count")?;
     // Each block has tensors; a damaged number must not become names without end.
     if depth == 0 || depth > content.tensors.len() {
@@ -164,14 +111,44 @@ fn names(file: &File, content: &GgufFile) -> Result<Vec<(String, String)>> {
             names.push((format!("blk.{i}.{theirs}.weight"), format!("model.layers.{i}.{ours}.weight")));
         }
     }
-    // `rope_freqs` would change the positions, a bias the layers: nothing of a file is left out in silence.
-    let mut unknown: Vec<&String> =
-        content.tensors.keys().filter(|k| !names.iter().any(|(theirs, _)| theirs == *k)).collect();
+    let mut biases = [false; 2];
+    for (layers, there) in BIASED.iter().zip(&mut biases) {
+        let of_block = |i: usize| {
+            layers
+                .iter()
+                .map(move |(theirs, ours)| (format!("blk.{i}.{theirs}.bias"), format!("model.layers.{i}.{ours}.bias")))
+        };
+        let all: Names = (0..depth).flat_map(of_block).collect();
+        *there = all.iter().any(|(theirs, _)| content.tensors.contains_key(theirs));
+        if let Some((missing, _)) = all.iter().find(|(theirs, _)| *there && !content.tensors.contains_key(theirs)) {
+            let found = format!("biases without `{missing}`");
+            return Err(file.wrong("biases of every layer of attention, or of the MLP, or none", found));
+        }
+        names.extend(all.into_iter().filter(|_| *there));
+    }
+    // Nothing of a file is left out in silence. What `rope_freqs` says is part of config.json.
+    let known: HashSet<&str> = names.iter().map(|(theirs, _)| theirs.as_str()).chain([ROPE_FREQS]).collect();
+    let mut unknown: Vec<&String> = content.tensors.keys().filter(|k| !known.contains(k.as_str())).collect();
     unknown.sort();
     if !unknown.is_empty() {
-        return Err(file.wrong("only the tensors of a plain Llama", format!("also {unknown:?}")));
+        return Err(file.wrong("only the tensors of a Llama", format!("also {unknown:?}")));
     }
-    Ok(names)
+    Ok((names, biases))
+}
+
+/// The size of a head. Keys and values of different sizes are refused, and positions that rotate a part of a head.
+fn head_size(file: &File) -> Result<usize> {
+    let (hidden, heads) = (file.number("llama.embedding_length")?, file.number("llama.attention.head_count")?);
+    let usual = hidden / heads.max(1);
+    let size = file.number_if_there("llama.attention.key_length")?.unwrap_or(usual);
+    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+        let found = file.number_if_there(key)?;
+        // Before there was `key_length`, a head's size was said by none, or by the numbers of it that are rotated.
+        if let Some(found) = found.filter(|found| *found != size) {
+            return Err(file.wrong(format!("`{key}` to be {size}, the size of a head"), found.to_string()));
+        }
+    }
+    Ok(size)
 }
 
 /// How many tensors are of each GGUF type.
@@ -179,18 +156,17 @@ type Types = std::collections::BTreeMap<String, usize>;
 
 /// The tensors in float32 under their published names, and their types in the file.
 fn tensors(file: &File, content: &GgufFile, names: &[(String, String)]) -> Result<(Vec<(String, Tensor)>, Types)> {
-    let (heads, kv_heads) = (file.number("llama.attention.head_count")?, file.number("llama.attention.head_count_kv")?);
+    let heads = file.number("llama.attention.head_count")?;
+    let kv_heads = file.number_if_there("llama.attention.head_count_kv")?.unwrap_or(heads);
     let mut tensors = Vec::with_capacity(names.len());
     let mut types = Types::new();
     for (theirs, ours) in names {
         let stored =
             content.get(theirs).ok_or_else(|| file.wrong(format!("a tensor `{theirs}`"), "none of that name"))?;
         *types.entry(format!("{:?}", stored.dtype)).or_default() += 1;
-        let read = run::unless_it_panics(|| content.dequant_f32(theirs));
-        let unreadable = || damaged(file.path, &format!("`{theirs}`, of which the reader cannot make sense"));
-        let (values, mut shape) = read.ok_or_else(unreadable)?.map_err(|e| damaged(file.path, &e))?;
+        let (values, mut shape) = dequantised(file, content, theirs)?;
         shape.reverse(); // GGUF names the innermost size first
-        let axes = if theirs.ends_with("_norm.weight") { 1 } else { 2 };
+        let axes = if theirs.ends_with("_norm.weight") || theirs.rsplit('.').next() == Some("bias") { 1 } else { 2 };
         if shape.len() != axes || values.is_empty() || shape.iter().product::<usize>() != values.len() {
             let found = format!("{} numbers of shape {shape:?}", values.len());
             return Err(file.wrong(format!("`{theirs}` with {axes} axes"), found));
@@ -215,23 +191,39 @@ fn tensors(file: &File, content: &GgufFile, names: &[(String, String)]) -> Resul
     Ok((tensors, types))
 }
 
+/// What config.json says besides the file's own numbers.
+struct Sizes {
+    vocab_size: i64,
+    head: usize,
+    rope: Value,
+    tied: bool,
+    /// Of attention, of the MLP.
+    biases: [bool; 2],
+}
+
 /// `config.json`.
-fn config(file: &File, vocabulary: &text::Vocabulary, vocab_size: i64, tied: bool) -> Result<serde_json::Value> {
-    Ok(json!({
+fn config(file: &File, vocabulary: &text::Vocabulary, sizes: &Sizes) -> Result<Value> {
+    let (hidden, heads) = (file.number("llama.embedding_length")?, file.number("llama.attention.head_count")?);
+    let kv_heads = file.number_if_there("llama.attention.head_count_kv")?.unwrap_or(heads);
+    let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-        "attention_bias": false, "attention_dropout": 0.0, "mlp_bias": false,
+        "attention_bias": sizes.biases[0], "attention_dropout": 0.0, "mlp_bias": sizes.biases[1],
         "bos_token_id": vocabulary.bos_id, "eos_token_id": vocabulary.eos_id, "pad_token_id": vocabulary.pad_id,
-        "hidden_size": file.number("llama.embedding_length")?,
+        "hidden_size": hidden,
         "intermediate_size": file.number("llama.feed_forward_length")?,
         "num_hidden_layers": file.number("llama.block_count")?,
-        "num_attention_heads": file.number("llama.attention.head_count")?,
-        "num_key_value_heads": file.number("llama.attention.head_count_kv")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
         "max_position_embeddings": vocabulary.context_length,
         "rms_norm_eps": file.real("llama.attention.layer_norm_rms_epsilon")?,
-        "rope_theta": file.real("llama.rope.freq_base")?, "rope_scaling": null,
-        "initializer_range": 0.02, "tie_word_embeddings": tied, "torch_dtype": "float32", "use_cache": true,
-        "vocab_size": vocab_size,
-    }))
+        "rope_theta": freq_base(file)?, "rope_scaling": sizes.rope,
+        "initializer_range": 0.02, "tie_word_embeddings": sizes.tied, "torch_dtype": "float32", "use_cache": true,
+        "vocab_size": sizes.vocab_size,
+    });
+    if sizes.head.checked_mul(heads) != Some(hidden) {
+        config["head_dim"] = sizes.head.into();
+    }
+    Ok(config)
 }
 
 /// Numbers in all tensors of a GGUF file, and its blocks, from its header alone.
@@ -243,32 +235,10 @@ pub fn gguf_size(path: &Path) -> Result<(usize, Option<usize>)> {
     Ok((numbers.fold(0, usize::saturating_add), blocks))
 }
 
-fn read<E: Display>(path: &Path, open: impl Fn(&Path) -> std::result::Result<GgufFile, E>) -> Result<GgufFile> {
-    let length = fs_err::metadata(path)?.len();
-    // The reader divides by `general.alignment`, which a damaged file may give as 0.
-    let opened = run::unless_it_panics(|| open(path));
-    let content = opened
-        .ok_or_else(|| damaged(path, &"a header that its reader cannot make sense of"))?
-        .map_err(|e| damaged(path, &e))?;
-    for (name, tensor) in &content.tensors {
-        // Every type takes more than a bit a number. The reader multiplies sizes without a look at their product, and allocates it.
-        let numbers = tensor.shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size));
-        if numbers.is_none_or(|n| n as u64 / 8 > length) {
-            let found = format!("`{name}` of shape {:?} in a file of {length} bytes", tensor.shape);
-            return Err(damaged(path, &found));
-        }
-    }
-    Ok(content)
-}
-
-fn damaged(path: &Path, error: &impl Display) -> Problem {
-    invalid(path.display(), "a whole GGUF file", error.to_string(), "the file is damaged or cut: fetch it again")
-}
-
-/// `[heads * D, in]` with each head's rows as pairs (0, D/2), (1, D/2 + 1), ... to the order 0, 1, ...
+/// `[heads * D, in]`, or `[heads * D]`, with each head's rows as pairs (0, D/2), (1, D/2 + 1), ... to the order 0, 1, ...
 fn halves(tensor: &Tensor, heads: i64) -> Tensor {
-    let (rows, columns) = tensor.size2().expect("a matrix");
-    tensor.view([heads, rows / heads / 2, 2, columns]).transpose(1, 2).reshape([rows, columns])
+    let rows = tensor.size()[0];
+    tensor.view([heads, rows / heads / 2, 2, -1]).transpose(1, 2).reshape(tensor.size())
 }
 
 #[cfg(test)]

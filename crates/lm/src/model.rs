@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use device::Compute;
-use problem::Result;
+use problem::{Result, invalid};
 use tch::{Device, Kind, Tensor};
 
 use crate::adapters::RowFactors;
@@ -75,6 +75,23 @@ impl Lm {
             key.extend([*answer_start as i64, ids.len() as i64].iter().chain(ids).flat_map(|n| n.to_le_bytes()));
         }
         Some(folder.join(format!("{}.safetensors", run::hash_bytes(&key))))
+    }
+
+    /// The most tokens that a row can have: no position beyond `max_position_embeddings` or `n_positions` is computed.
+    pub fn context(&self) -> usize {
+        self.shape.max_positions.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    }
+
+    /// Refuses `tokens` tokens of `place` if they are more than the model has positions for.
+    ///
+    /// # Errors
+    /// The user's: the text, or the number of tokens that are to follow it, is too long.
+    pub fn refuse_longer(&self, tokens: usize, place: &str) -> Result<()> {
+        if tokens <= self.context() {
+            return Ok(());
+        }
+        let (expected, found) = (format!("at most {} tokens", self.context()), tokens.to_string());
+        Err(invalid(place, expected, found, text::context_hint(self.context())))
     }
 
     /// Number of blocks.

@@ -21,7 +21,7 @@ pub struct RowSet<'a> {
 }
 
 impl<'a> RowSet<'a> {
-    /// An empty set; rows of more than `max_tokens` follow `over_long`.
+    /// An empty set; rows of more than `max_tokens`, or of more tokens than the model has positions for, follow `over_long`.
     pub fn new(tokenizer: &'a Tokenizer, max_tokens: usize, over_long: OverLong) -> Self {
         Self { tokenizer, max_tokens, over_long, rows: Vec::new(), counts: RowCounts::default(), known: HashMap::new() }
     }
@@ -39,7 +39,7 @@ impl<'a> RowSet<'a> {
         }
         let row = self.tokenizer.row(prompt, answer, ending)?;
         let straddles = row.straddles;
-        let row = match row.fit(self.max_tokens, self.over_long).map_err(|e| e.within(place()))? {
+        let row = match self.tokenizer.fit(row, self.max_tokens, self.over_long).map_err(|e| e.within(place()))? {
             Fitted::Whole(row) => Some(row),
             Fitted::Truncated(row) => {
                 self.counts.truncated += 1;

@@ -65,6 +65,7 @@ impl Prefix {
     /// # Errors
     /// A file of kept states that cannot be written, or is damaged.
     pub fn new(lm: &Lm, rows: Vec<TokenRow>, blocks: Range<usize>, mut progress: impl FnMut(usize)) -> Result<Self> {
+        lm.refuse_longer(rows.iter().map(|row| row.ids.len()).max().unwrap_or(0), "a row")?;
         let all: Vec<usize> = (0..rows.len()).collect();
         let trees: Vec<(Tree, Vec<usize>)> = by_prompt(&rows, &all)
             .into_iter()

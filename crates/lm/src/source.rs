@@ -16,7 +16,9 @@ use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::cpu::call;
+use crate::finite;
 use crate::parts::{LayerNorm, Linear};
+use crate::quantised::QUANTISED_HINT;
 use crate::weights::{kind_of, weight_files};
 
 unsafe extern "C" {
@@ -39,6 +41,25 @@ struct Entry {
     offset: usize,
     shape: Vec<i64>,
     dtype: Dtype,
+}
+
+impl Entry {
+    fn bytes(&self) -> &[u8] {
+        let numbers: usize = self.shape.iter().map(|d| *d as usize).product();
+        let size = kind_of(self.dtype).map_or(0, Kind::elt_size_in_bytes);
+        &self.map[self.offset..][..numbers * size]
+    }
+}
+
+/// Where the `index`-th number of a tensor of this shape is.
+fn coordinates(mut index: usize, shape: &[i64]) -> Vec<usize> {
+    let mut out: Vec<usize> = Vec::with_capacity(shape.len());
+    for size in shape.iter().rev() {
+        out.push(index % *size as usize);
+        index /= *size as usize;
+    }
+    out.reverse();
+    out
 }
 
 /// A linear layer of a block, which adapters can sit on.
@@ -122,8 +143,13 @@ impl Source {
         }
         let kind = kind_of(entry.dtype).filter(|k| *k != Kind::Int64).ok_or_else(|| {
             let found = format!("{:?}", entry.dtype);
-            invalid(place(), "float32, float16 or bfloat16", found, "quantised weights are not supported yet")
+            invalid(place(), "float32, float16 or bfloat16", found, QUANTISED_HINT)
         })?;
+        if let Some(index) = finite::first_that_is_not(entry.bytes(), kind) {
+            let found = format!("{} at {:?}", finite::spelled(entry.bytes(), kind, index), coordinates(index, shape));
+            let hint = "the weights are damaged, or come of a training that diverged or overflowed in float16: take another checkpoint";
+            return Err(invalid(place(), "finite numbers", found, hint));
+        }
         Ok(borrow(&entry, kind).to_device(self.device).to_kind(self.kind))
     }
 }

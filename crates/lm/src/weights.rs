@@ -11,6 +11,8 @@ use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
+use crate::folder;
+
 /// Tensors by name, and the file's metadata.
 #[derive(Debug, Default)]
 pub struct Tensors {
@@ -152,25 +154,29 @@ pub fn read_folder(folder: &Path, device: Device, kind: Kind) -> Result<Tensors>
     Ok(out)
 }
 
-pub(crate) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The safetensors files of a model folder: `model.safetensors`, or the shards that its index names.
+///
+/// # Errors
+/// Neither; a shard that is missing.
+pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let single = folder.join("model.safetensors");
     if single.exists() {
         return Ok(vec![single]);
     }
     let index = folder.join("model.safetensors.index.json");
     if !index.exists() {
-        return Err(invalid(
-            folder.display(),
-            "model.safetensors or model.safetensors.index.json",
-            "neither",
-            "point at a folder with weights, or make one with `idiolect import`",
-        ));
+        return Err(folder::without_weights(folder));
     }
     let value: Value = run::read_json(&index)?;
     let map = value["weight_map"].as_object().ok_or_else(|| {
         invalid(index.display(), "an object `weight_map`", value["weight_map"].to_string(), "fetch the file again")
     })?;
     let names: std::collections::BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+    let missing: Vec<&str> = names.iter().copied().filter(|name| !folder.join(name).exists()).collect();
+    if !missing.is_empty() {
+        let (expected, found) = ("every file that it names", format!("none named {}", missing.join(", ")));
+        return Err(invalid(index.display(), expected, found, "fetch the missing files"));
+    }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 

@@ -13,7 +13,12 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 /// A tiny Llama as a GGUF file, its numbers in float32.
-fn gguf() -> Vec<u8> {
+pub(crate) fn gguf() -> Vec<u8> {
+    gguf_with(&[], &[])
+}
+
+/// The same with other keys, and with other tensors of one axis.
+pub(crate) fn gguf_with(keys: &[(&str, MetaValue)], tensors: &[(String, Vec<f32>)]) -> Vec<u8> {
     let (vocabulary, hidden, inner) = (24, 8, 12);
     let mut file = GgufWriter::new();
     file.set_arch("llama");
@@ -63,13 +68,20 @@ fn gguf() -> Vec<u8> {
             tensor(format!("blk.{block}.{name}.weight"), shape);
         }
     }
+    for (name, numbers) in tensors {
+        let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        file.add_tensor_bytes(name.clone(), vec![numbers.len()], GgmlType::F32, bytes).unwrap();
+    }
+    for (key, value) in keys {
+        file.set_meta(*key, value.clone());
+    }
     let mut bytes = std::io::Cursor::new(Vec::new());
     file.write(&mut bytes).unwrap();
     bytes.into_inner()
 }
 
 /// Everything that is done with a GGUF file.
-fn read_gguf(folder: &Path, bytes: &[u8]) -> problem::Result<lm::ImportReport> {
+pub(crate) fn read_gguf(folder: &Path, bytes: &[u8]) -> problem::Result<lm::ImportReport> {
     let path = folder.join("x.gguf");
     fs_err::write(&path, bytes).unwrap();
     if let Err(error) = lm::gguf_size(&path) {
@@ -239,6 +251,8 @@ fn odd() -> impl Strategy<Value = Value> {
             json!(["sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention"]),
             json!({"rope_type": "llama3", "factor": 0, "low_freq_factor": 1, "high_freq_factor": 1, "original_max_position_embeddings": 0}),
             json!({"rope_type": "linear", "factor": 0}),
+            json!({"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 8}),
+            json!({"type": "dynamic", "factor": 2}),
         ]),
         any::<i64>().prop_map(|n| json!(n)),
         any::<f64>().prop_map(|x| json!(x)),
@@ -246,7 +260,7 @@ fn odd() -> impl Strategy<Value = Value> {
 }
 
 /// Every key that any family reads.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 40] = [
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -281,6 +295,12 @@ const KEYS: [&str; 34] = [
     "rotary_emb_base",
     "rope_local_base_freq",
     "model_type",
+    "factor",
+    "beta_fast",
+    "attention_factor",
+    "partial_rotary_factor",
+    "quantization_config",
+    "auto_map",
 ];
 
 proptest! {

@@ -8,8 +8,12 @@ mod batches;
 mod common;
 /// Damaged GGUF files and configurations.
 mod damage;
+/// What a model folder says: every key is honoured or refused by its name.
+mod folders;
 /// Weights that are a formula.
 mod formula;
+/// What a GGUF file's metadata says: every key is honoured or refused by its name.
+mod gguf_keys;
 /// The optimiser against libtorch's.
 mod learning;
 /// Every family against transformers.

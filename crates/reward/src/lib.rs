@@ -40,3 +40,4 @@ pub use rated::Errors;
 pub use reader::{Reader, Text};
 pub use scorers::{ByFactors, ByTaste};
 use texts::Texts;
+pub use texts::refuse_long;

@@ -98,7 +98,7 @@ impl<'a> Reader<'a> {
         let mut new: BTreeMap<String, TokenRow> = BTreeMap::new();
         for (prompt, answer, ending) in texts {
             let row: TokenRow = self.tokenizer.row(prompt, answer, *ending)?.into();
-            if row.ids.len() > self.max_row_tokens {
+            if row.ids.len() > self.tokenizer.most_tokens(self.max_row_tokens) {
                 counts.dropped += 1;
                 keys.push(None);
                 continue;

@@ -18,6 +18,22 @@ pub(crate) struct Texts<'a> {
     pub(crate) counts: RowCounts,
 }
 
+/// Refuses votes whose rows are over the limit, before any work: those on which the model is judged are read only when it is fitted.
+///
+/// # Errors
+/// A row over the limit where that is an error.
+pub fn refuse_long<'a>(
+    tokenizer: &'a Tokenizer,
+    votes: impl Iterator<Item = &'a Vote>,
+    max_row_tokens: usize,
+    over_long: OverLong,
+) -> Result<()> {
+    if over_long == OverLong::Drop {
+        return Ok(()); // no row is an error
+    }
+    Texts::new(tokenizer, votes.collect(), max_row_tokens, over_long).map(drop)
+}
+
 impl<'a> Texts<'a> {
     /// Tokenises the texts of `votes`; a vote one of whose rows is left out is left out.
     pub(crate) fn new(

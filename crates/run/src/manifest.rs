@@ -60,15 +60,17 @@ impl Manifest {
     }
 }
 
-/// The files of an artifact: names below the stage's folder, each a whole name, `*.ending` for files directly in the folder, or `folder/`
-/// for everything below a folder.
+/// The files of an artifact: names below the stage's folder, each a whole name, `*.ending` or `beginning*` for
+/// files directly in the folder, or `folder/` for everything below a folder.
 pub type Files<'a> = &'a [&'a str];
 
 fn belongs(name: &str, files: Files) -> bool {
-    files.iter().any(|pattern| match (pattern.strip_prefix('*'), pattern.ends_with('/')) {
-        (Some(ending), _) => name.ends_with(ending) && !name.contains('/'),
-        (None, true) => name.starts_with(pattern),
-        (None, false) => name == *pattern,
+    let inside = name.contains('/');
+    files.iter().any(|pattern| match (pattern.strip_prefix('*'), pattern.strip_suffix('*'), pattern.ends_with('/')) {
+        (Some(ending), ..) => name.ends_with(ending) && !inside,
+        (None, Some(beginning), _) => name.starts_with(beginning) && !inside,
+        (None, None, true) => name.starts_with(pattern),
+        (None, None, false) => name == *pattern,
     })
 }
 

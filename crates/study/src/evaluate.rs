@@ -16,7 +16,7 @@ use text::{Answer, Message, Tokenizer};
 use crate::limits::at_least;
 use crate::results::{Drift, ModelReport, Report, UserReport};
 use crate::truth::{Prompts, Rates, Truth};
-use crate::{SamplingConfig, curve, sample};
+use crate::{SamplingConfig, curve, refuse_long, sample};
 
 /// The settings of an evaluation: `idiolect config evaluate` shows them with their defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -163,6 +163,7 @@ pub fn evaluate_by(
     let EvaluateConfig { split: _, sampling, kl_samples_per_prompt, neutral: _ } = config;
     let Asked { prompts, neutral, .. } = *asked;
     let copies = sampling.samples_per_prompt.get();
+    refuse_long(lm, tokenizer, neutral.unwrap_or_default(), sampling)?;
     let base = sample(lm, tokenizer, None, prompts, copies, sampling, "base", run)?;
     let mut own = Vec::new();
     let place = |user: usize| UserIndex(user).in_whole_bank();

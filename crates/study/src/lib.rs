@@ -18,7 +18,7 @@ pub use curve::{CurvePoint, curve};
 pub use evaluate::{Asked, EvaluateConfig, EvaluationSplit, Judge, Own, evaluate, evaluate_by, prompt_list};
 pub use rater::{Choice, agreement_scale, truth, vote};
 pub use results::{Drift, ModelReport, Report, UserReport};
-pub use sampling::{SamplingConfig, sample};
+pub use sampling::{SamplingConfig, refuse_long, sample};
 pub use simulate::{SimulateConfig, SimulationReport, VotesPerUser, simulate};
 pub use style::{CLIP, Feature, Scaler};
 pub use truth::{Prompts, Rates, Truth};

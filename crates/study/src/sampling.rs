@@ -53,6 +53,23 @@ impl SamplingConfig {
     }
 }
 
+/// Refuses prompts that, with the response, are longer than the base has positions for.
+///
+/// # Errors
+/// The longest of them, by its beginning.
+pub fn refuse_long(lm: &Lm, tokenizer: &Tokenizer, prompts: &[Vec<Message>], config: &SamplingConfig) -> Result<()> {
+    for prompt in prompts {
+        let tokens = tokenizer.prompt(prompt)?.len();
+        let most = config.max_new_tokens.get();
+        if tokens.saturating_add(most) > lm.context() {
+            let said: String = prompt.last().map_or("", |m| &m.content).chars().take(80).collect();
+            let place = format!("the prompt `{said}`, {tokens} tokens, with a response of `max_new_tokens` = {most}");
+            lm.refuse_longer(tokens.saturating_add(most), &place)?;
+        }
+    }
+    Ok(())
+}
+
 /// `copies` answers to each prompt by the base, or by the policy at a place of the bank in `adapter`.
 ///
 /// A sample's stream is decided by (seed, stage, label, prompt, copy) and by nothing else.
@@ -67,6 +84,7 @@ pub fn sample(
     run: &mut Run,
 ) -> Result<Vec<Vec<Answer>>> {
     config.check(run.stage())?;
+    refuse_long(lm, tokenizer, prompts, config)?;
     let sampling = Sampling::at(config.temperature, config.max_new_tokens.get(), tokenizer.stop_ids().to_vec());
     let together = (config.batch_rows.get() / copies).max(1); // prompts
     let _phase = run::phase(label);

@@ -17,7 +17,7 @@ use crate::limits::{at_least, not_negative, share};
 use crate::rater::{Choice, agreement_scale, truth, vote};
 use crate::style::{Feature, Scaler};
 use crate::truth::{Prompts, Truth};
-use crate::{SamplingConfig, sample};
+use crate::{SamplingConfig, refuse_long, sample};
 
 /// Votes of each user on the prompts of each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -128,6 +128,9 @@ pub fn simulate(config: &SimulateConfig, lm: &Lm, tokenizer: &Tokenizer, run: &m
         config;
     let prompts = Prompts::read(prompts)?;
     let copies = sampling.samples_per_prompt.get();
+    for list in [&prompts.train, &prompts.dev, &prompts.held_out] {
+        refuse_long(lm, tokenizer, &list_of(list, system.as_deref()), sampling)?;
+    }
     let mut part = |name: &'static str, of: &'static str, list, copies, votes| -> Result<Part> {
         let conversations: Vec<_> = list_of(list, system.as_deref());
         let answers = sample(lm, tokenizer, None, &conversations, copies, sampling, of, run)?;

@@ -29,5 +29,5 @@ pub use chat::{ChatTemplate, Message, Rendered};
 pub use chrono::NaiveDate;
 pub use row::{Answer, Ending, Fitted, OverLong, Row};
 pub use row_counts::RowCounts;
-pub use tokenizer::{KnownRows, Tokenizer};
+pub use tokenizer::{KnownRows, Tokenizer, context_hint};
 pub use vocabulary::Vocabulary;

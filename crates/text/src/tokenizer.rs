@@ -24,6 +24,15 @@ pub struct Tokenizer {
     stop_ids: Vec<i64>,
     identity: String,
     known: Option<Box<dyn KnownRows>>,
+    context: Option<usize>,
+}
+
+/// What to do about a row that is longer than the model has positions for.
+pub fn context_hint(context: usize) -> String {
+    format!(
+        "the base has positions for {context} tokens (`max_position_embeddings` or `n_positions` of its config.json): shorten or leave out \
+         the text, set `over_long` to \"drop\" or \"truncate-prompt-left\" where a stage has it, or take another base"
+    )
 }
 
 fn bad(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Problem {
@@ -104,7 +113,30 @@ impl Tokenizer {
     /// The folder is read again.
     pub fn with_date(self, date: NaiveDate) -> Result<Self> {
         let dated = self.template.as_ref().filter(|t| t.reads_the_date());
-        if dated.is_none_or(|t| *t.now() == noon(date)) { Ok(self) } else { Self::on(&self.folder, Some(date)) }
+        if dated.is_none_or(|t| *t.now() == noon(date)) {
+            return Ok(self);
+        }
+        Ok(Self::on(&self.folder, Some(date))?.with_context(self.context))
+    }
+
+    /// The same tokenizer for a model that has positions for so many tokens: [`Self::fit`] lets no longer row pass.
+    #[must_use]
+    pub fn with_context(self, context: Option<usize>) -> Self {
+        Self { context, ..self }
+    }
+
+    /// The most tokens that a row can have: those of a setting, or the positions of the model where these are fewer.
+    pub fn most_tokens(&self, max_tokens: usize) -> usize {
+        self.context.map_or(max_tokens, |context| context.min(max_tokens))
+    }
+
+    /// Holds a row against a setting's limit and against the positions of the model, whichever is smaller.
+    ///
+    /// # Errors
+    /// A row that is too long where that is an error.
+    pub fn fit(&self, row: Row, max_tokens: usize, over_long: OverLong) -> Result<Fitted> {
+        let most = self.most_tokens(max_tokens);
+        row.fit(most, over_long).map_err(|e| if most < max_tokens { e.with_hint(context_hint(most)) } else { e })
     }
 
     /// Does the template read the date? Then equal rows need an equal [`Self::date`], which belongs into the identity of what is made of
@@ -158,6 +190,7 @@ impl Tokenizer {
         let mut tokenizer = Self {
             identity: String::new(),
             known: None,
+            context: None,
             bos_id: inner.token_to_id(&bos_token),
             template,
             folder: folder.to_owned(),

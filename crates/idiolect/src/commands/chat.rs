@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use lm::{Bank, BankConfig, Hooks, Lm, Place, Sampling, Storage, UserIndex};
 use policy::Policies;
-use problem::{Result, mistake};
+use problem::{Result, invalid, mistake};
 use text::{Message, Tokenizer};
 
 use crate::base;
@@ -68,6 +68,10 @@ fn run(args: &ChatArgs) -> Result<()> {
         return Err(mistake(message, "leave them out for 0.7 and 256"));
     }
     let (lm, tokenizer) = base::load(&args.model, &args.compute.resolve()?)?;
+    if args.max_new_tokens >= lm.context() {
+        let (expected, found) = (format!("fewer than {} tokens", lm.context()), args.max_new_tokens.to_string());
+        return Err(invalid("--max-new-tokens", expected, found, text::context_hint(lm.context())));
+    }
     let policies = Policies::read(&args.policies.join("policies.safetensors"), &lm)?;
     let mut users = policies.users.clone();
     let bank = with_base(&lm, &policies)?;
@@ -130,8 +134,7 @@ fn say(
         speaker.history.push(Message::user(said));
         prompts.push(tokenizer.prompt(&speaker.history)?);
     }
-    let most = lm.shape.max_positions.map_or(usize::MAX, |n| n as usize);
-    let room = most.saturating_sub(args.max_new_tokens);
+    let room = lm.context().saturating_sub(args.max_new_tokens);
     if let Some(long) = prompts.iter().map(Vec::len).find(|n| *n > room) {
         let message = format!("the conversation: expected at most {room} tokens, found {long}");
         return Err(mistake(message, "start over with /reset, or lower --max-new-tokens"));

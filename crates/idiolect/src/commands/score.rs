@@ -47,6 +47,9 @@ fn score(args: &ScoreArgs) -> Result<()> {
     if ids.is_empty() {
         return Err(problem::mistake("--prompt: expected at least one token, found none", "write some words"));
     }
+    lm.refuse_longer(ids.len(), "--prompt")?;
+    lm.refuse_longer(ids.len() + greedy, &format!("--greedy, {greedy} tokens after the {} of the prompt", ids.len()))
+        .map_err(|e| e.with_hint("lower --greedy, or shorten --prompt"))?;
     let logits = lm::full_logits(&lm, &ids, bank.as_ref().map(|b| (b, lm::Place(0)))); // [T, V]
     if let Some(path) = dump {
         logits.write_npy(path).checked().map_err(|e| e.within(path.display()))?;

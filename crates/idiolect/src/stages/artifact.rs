@@ -59,12 +59,21 @@ impl Artifact {
         match self {
             Self::Base => &[
                 "config.json",
-                "generation_config.json",
-                "tokenizer.json",
-                "tokenizer_config.json",
-                "special_tokens_map.json",
-                "chat_template.jinja",
-                base::TEMPLATE_DATE,
+                "*_config.json",
+                "tokenizer*",
+                "*tokens.json",
+                "*_map.json",
+                "vocab*",
+                "merges.txt",
+                "tekken.json",
+                "*.tiktoken",
+                "*.model",
+                "chat_template*", // with its date
+                "additional_chat_templates/",
+                "LICEN*",
+                "NOTICE*",
+                "USE_POLICY*",
+                "*.md",
                 "model.safetensors.index.json",
                 "*.safetensors",
             ],
@@ -77,15 +86,6 @@ impl Artifact {
             Self::Policies => &["policies.safetensors", "rollouts.parquet"],
             Self::Exports => &["adapters/", "merged/", "users.json"],
         }
-    }
-
-    /// Is this one of the files that an import copies? No other decides its result.
-    pub(crate) fn is_of_a_base(file: &Path) -> bool {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        Self::Base.files().iter().any(|pattern| match pattern.strip_prefix('*') {
-            Some(ending) => name.ends_with(ending),
-            None => *pattern == name,
-        })
     }
 }
 

@@ -78,6 +78,9 @@ pub(crate) struct Imported {
     #[serde(skip_serializing_if = "Option::is_none")]
     types: Option<String>,
     blocks: usize,
+    /// Files of the folder that do not belong to the base and were not copied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left: Vec<String>,
 }
 
 impl Stage for ImportConfig {
@@ -99,7 +102,10 @@ impl Stage for ImportConfig {
     }
 
     fn check(&self) -> Result<()> {
-        self.origin().map(drop)
+        match self.origin()? {
+            Origin::Hub(name) => refuse_path(name),
+            Origin::Gguf(_) | Origin::Folder(_) => Ok(()),
+        }
     }
 
     fn files(&self) -> Result<Vec<Source>> {
@@ -109,7 +115,7 @@ impl Stage for ImportConfig {
                 return Err(invalid(gguf.display(), "a GGUF file", "nothing", hint));
             }
             Origin::Gguf(gguf) => vec![Source::file("gguf", gguf)],
-            Origin::Folder(folder) => files_of_a_base(folder)?.into_iter().map(of_a_folder).collect(),
+            Origin::Folder(folder) => files_of_a_base(folder)?.0.into_iter().map(|file| of_a_folder(folder, file)).collect(),
             Origin::Hub(_) => vec![],
         };
         sources.extend(self.chat_template.iter().map(|file| Source::file("chat_template", file)));
@@ -127,18 +133,7 @@ impl Stage for ImportConfig {
     fn execute(&self, _: &Inputs, compute: &Compute, run: &mut Run) -> Result<Imported> {
         let (folder, template) = (run.path(""), self.chat_template.as_deref());
         match self.origin()? {
-            Origin::Gguf(gguf) => {
-                let report = lm::import_gguf(gguf, &folder)?;
-                let (lm, _) = base::load(&folder, compute)?;
-                base::keep_date(&folder)?;
-                Ok(Imported {
-                    source: gguf.display().to_string(),
-                    tensors: Some(report.tensors),
-                    parameters: Some(report.parameters),
-                    types: Some(format!("{:?}", report.types)),
-                    blocks: lm.depth(),
-                })
-            }
+            Origin::Gguf(gguf) => import_gguf(gguf, compute, &folder),
             Origin::Hub(hub) => {
                 // The commit that the run's identity names, whatever the branch points to by now.
                 let commit = run.identity().inputs.get(hub).filter(|commit| *commit != UNKNOWN).ok_or_else(|| {
@@ -157,14 +152,19 @@ impl Stage for ImportConfig {
             (Some(tensors), Some(parameters), Some(types)) => {
                 format!("{tensors} tensors, {parameters} parameters, types {types}")
             }
-            _ => format!("copied {}, {} blocks", report.source, report.blocks),
+            _ => {
+                let mut text = format!("copied {}, {} blocks", report.source, report.blocks);
+                if !report.left.is_empty() {
+                    text += &format!("; {} files of others left out: {}", report.left.len(), report.left.join(", "));
+                }
+                text
+            }
         }
     }
 }
 
-fn of_a_folder(path: PathBuf) -> Source {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Source::File { name: format!("folder: {name}"), path }
+fn of_a_folder(folder: &Path, file: PathBuf) -> Source {
+    Source::File { name: format!("folder: {}", file.display()), path: folder.join(file) }
 }
 
 /// In place of a commit that could not be looked up.
@@ -185,36 +185,108 @@ fn commit_of(name: &str, revision: Option<&str>) -> String {
     }
 }
 
-/// The files of a Hugging Face folder that an import copies, in order.
-pub(crate) fn files_of_a_base(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files: Vec<PathBuf> =
-        fs_err::read_dir(folder)?.map(|e| Ok(e?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    files.retain(|file| file.is_file() && Artifact::is_of_a_base(file));
+/// The files of a Hugging Face folder that an import copies, as paths below it, and the names of those that it leaves.
+pub(crate) fn files_of_a_base(folder: &Path) -> Result<(Vec<PathBuf>, Vec<String>)> {
+    lm::recognise(folder)?;
+    let lm::Companions { mut files, mut left } = lm::companions(folder)?;
+    let mut weights: Vec<PathBuf> = lm::weight_files(folder)?;
+    if weights.iter().all(|file| file.file_name().is_none_or(|name| name != "model.safetensors")) {
+        weights.push(folder.join("model.safetensors.index.json"));
+    }
+    let weights: Vec<PathBuf> = weights.iter().filter_map(|file| Some(file.strip_prefix(folder).ok()?.to_owned())).collect();
+    left.retain(|name| !weights.iter().any(|file| file == Path::new(name)));
+    files.extend(weights);
     files.sort();
-    Ok(files)
+    Ok((files, left))
 }
 
-/// Fetches a model by name into a folder; gives what is to be said of it.
-pub(crate) fn copy_hub_model(name: &str, revision: Option<&str>, folder: &Path) -> Result<String> {
-    let source = hub::fetch(name, revision)?;
+/// What `idiolect import` copies, a GGUF file, a folder or a model on the Hub, into a folder; gives what is to be said of it.
+pub(crate) fn import_any(model: &Path, revision: Option<&str>, folder: &Path) -> Result<String> {
     let compute = Compute::new("cpu", "auto", None)?;
-    Ok(ImportConfig::text(&copy_base(&source, None, &compute, folder, name)?))
+    let name = model.to_string_lossy();
+    let said = if model.is_file() {
+        import_gguf(model, &compute, folder)?
+    } else if model.is_dir() {
+        copy_base(model, None, &compute, folder, &name)?
+    } else {
+        refuse_path(&name)?;
+        return Ok(ImportConfig::text(&copy_base(&hub::fetch(&name, revision)?, None, &compute, folder, &name)?));
+    };
+    if revision.is_some() {
+        return Err(mistake(format!("--revision: expected a model on the Hub, found {name}"), "leave --revision out"));
+    }
+    Ok(ImportConfig::text(&said))
+}
+
+/// Refuses the name of a model on the Hub that is a path: nothing is asked of the Hub for a folder that is not there.
+pub(crate) fn refuse_path(name: &str) -> Result<()> {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with(['-', '.'])
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    let parent = Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty());
+    let looks_like_a_path = parts.len() > 2
+        || !parts.iter().all(|p| part(p))
+        || parent.is_some_and(Path::is_dir)
+        || [".gguf", ".safetensors", ".bin"].iter().any(|ending| name.to_lowercase().ends_with(ending));
+    if !looks_like_a_path {
+        return Ok(());
+    }
+    let hint = "check the path; a model on the Hub is named OWNER/NAME, such as HuggingFaceTB/SmolLM2-135M-Instruct";
+    Err(invalid(name, "a GGUF file, a model folder, or a model's name on the Hub", "nothing at this path", hint))
+}
+
+/// Makes a folder of a GGUF file, loads it and scores with it once.
+fn import_gguf(gguf: &Path, compute: &Compute, folder: &Path) -> Result<Imported> {
+    let report = lm::import_gguf(gguf, folder)?;
+    let lm = base::try_out(folder, compute).map_err(|e| e.within(gguf.display()))?;
+    base::keep_date(folder)?;
+    Ok(Imported {
+        source: gguf.display().to_string(),
+        tensors: Some(report.tensors),
+        parameters: Some(report.parameters),
+        types: Some(format!("{:?}", report.types)),
+        blocks: lm.depth(),
+        left: vec![],
+    })
 }
 
 /// Copies a model folder that loads, with a chat template for one that has none. What an interrupted copy left in `folder` is written over.
 fn copy_base(source: &Path, template: Option<&Path>, compute: &Compute, folder: &Path, name: &str) -> Result<Imported> {
+    let (files, left) = files_of_a_base(source)?;
     if template.is_some() && text::Tokenizer::from_folder(source)?.template().is_ok() {
         let message = format!("import, `chat_template`: expected a base without a template, found one in {name}");
         return Err(mistake(message, "leave `chat_template` out"));
     }
-    let (lm, _) = base::load(source, compute)?;
-    for path in files_of_a_base(source)? {
-        fs_err::copy(&path, folder.join(path.file_name().unwrap_or_default()))?;
+    let lm = base::try_out(source, compute)?;
+    for file in files {
+        if let Some(parent) = file.parent() {
+            fs_err::create_dir_all(folder.join(parent))?;
+        }
+        fs_err::copy(source.join(&file), folder.join(&file))?;
     }
     if let Some(template) = template {
         fs_err::copy(template, folder.join("chat_template.jinja"))?;
         text::Tokenizer::from_folder(folder)?; // it compiles
     }
     base::keep_date(folder)?;
-    Ok(Imported { source: name.to_owned(), tensors: None, parameters: None, types: None, blocks: lm.depth() })
+    Ok(Imported { source: name.to_owned(), tensors: None, parameters: None, types: None, blocks: lm.depth(), left })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_never_taken_for_a_name_on_the_hub() {
+        for name in ["gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct", "org/model.v2_x"] {
+            refuse_path(name).unwrap();
+        }
+        for path in ["./model", "../model", "/tmp/model", "models/", "a/b/c", "~/model", "a b/c", "x.gguf", "C:\\model", "src/none"] {
+            let error = refuse_path(path).unwrap_err().to_string();
+            assert!(error.contains("nothing at this path"), "{error}");
+        }
+    }
 }

@@ -62,6 +62,8 @@ impl Stage for RewardConfig {
         say_what_does_not_move(Self::KIND, &[("optimizer", &self.optimizer)], std::iter::empty());
         let (lm, tokenizer) = base(self, inputs, compute, run)?;
         let votes = inputs.votes()?;
+        let later = votes.iter().filter(|v| v.split != Split::Train);
+        reward::refuse_long(&tokenizer, later, self.max_row_tokens, self.over_long)?;
         let (mut model, fit) = reward::fit(self, &lm, &tokenizer, &votes, &users_of(&votes, Split::Train), run)?;
         // Users with votes for adapting instead come after those with training votes.
         let newcomers = users_of(&votes, Split::Adapt);

@@ -55,10 +55,6 @@ impl Stage for SftConfig {
             let imported = inputs.folder(Artifact::Base)?;
             let (whole, _) = base::load(imported, &compute.in_float32())?;
             export::write_merged(&run.path(""), imported, &whole, &policies.bank, lm::UserIndex(0))?;
-            let date = imported.join(base::TEMPLATE_DATE);
-            if date.exists() {
-                fs_err::copy(date, run.path(base::TEMPLATE_DATE))?;
-            }
         }
         run::write_json(&run.path("report.json"), &report)?;
         Ok(report)

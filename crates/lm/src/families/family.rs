@@ -31,6 +31,10 @@ pub(crate) trait Config: DeserializeOwned {
     const BASE_PREFIX: &str;
     /// Ends of names that hold no weights: tables that old checkpoints stored.
     const BUFFERS: &[&str] = &[];
+    /// Numbers that transformers takes where a configuration leaves a key out (a null is something else).
+    const DEFAULTS: &[(&str, i64)] = &[];
+    /// Keys that this family reads or judges by itself, of those in [`super::keys`].
+    const OWN: &[&str] = &[];
     /// Sizes, checked; what this code does not compute is refused.
     fn shape(&self, place: &str) -> Result<Shape>;
     /// The model, its weights taken from `weights`.

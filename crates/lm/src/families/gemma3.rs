@@ -8,7 +8,8 @@ use tch::Tensor;
 use super::checks;
 use super::family::{Config, Family, refuse, windows};
 use crate::parts::{
-    Activation, Attention, GatedMlp, Heads, Linear, RmsNorm, Rope, RopeConfig, Rotary, Scaling, Style, positive,
+    Activation, Attention, GatedMlp, Heads, Linear, Positions, RmsNorm, Rope, RopeConfig, Rotary, Scaling, Style,
+    positive,
 };
 use crate::pass::Pass;
 use crate::shape::Shape;
@@ -47,18 +48,43 @@ pub(super) struct Gemma3Config {
 }
 
 /// transformers 5 keeps both rotary embeddings under one key.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RopeParameters {
-    full_attention: Scaling,
-    sliding_attention: Scaling,
+    full_attention: Option<Scaling>,
+    sliding_attention: Option<Scaling>,
 }
 
 impl Config for Gemma3Config {
     const BASE_PREFIX: &str = "model";
+    const DEFAULTS: &[(&str, i64)] =
+        &[("max_position_embeddings", 131_072), ("sliding_window", 4096), ("head_dim", 256)];
+    const OWN: &[&str] = &[
+        "query_pre_attn_scalar",
+        "head_dim",
+        "sliding_window",
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+        "layer_types",
+        "rope_local_base_freq",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "attention_bias",
+        "use_bidirectional_attention",
+        "hidden_act", // transformers reads `hidden_activation` alone
+    ];
 
     fn shape(&self, place: &str) -> Result<Shape> {
-        if self.attn_logit_softcapping.is_some() || self.final_logit_softcapping.is_some() {
-            return Err(refuse(place, "attn_logit_softcapping, final_logit_softcapping", "null", "a number"));
+        for (field, found) in [
+            ("attn_logit_softcapping", self.attn_logit_softcapping),
+            ("final_logit_softcapping", self.final_logit_softcapping),
+        ] {
+            if let Some(found) = found {
+                return Err(refuse(place, field, "null", found.to_string()));
+            }
         }
         if self.use_bidirectional_attention {
             return Err(refuse(place, "use_bidirectional_attention", "false", "true"));
@@ -82,8 +108,12 @@ impl Config for Gemma3Config {
         let window = checks::window(self.sliding_window, place)?;
         let query_scale = positive(self.query_pre_attn_scalar, place, "query_pre_attn_scalar")?;
         let (q, kv) = (heads.queries * heads.size, heads.key_values * heads.size);
-        let activation = Activation::named(self.hidden_activation.as_deref().unwrap_or("gelu_pytorch_tanh"), place)?;
+        let named = self.hidden_activation.as_deref().unwrap_or("gelu_pytorch_tanh");
+        let activation = Activation::named(named, "hidden_activation", place)?;
         let pattern = self.sliding_window_pattern.unwrap_or(6);
+        if pattern == 0 {
+            return Err(refuse(place, "sliding_window_pattern", "a number from 1", "0"));
+        }
         let windows = windows(self.layer_types.as_deref(), window, shape.blocks, place)?.unwrap_or_else(|| {
             (0..shape.blocks).map(|b| (!(b + 1).is_multiple_of(pattern)).then_some(window)).collect()
         });
@@ -126,16 +156,16 @@ impl Config for Gemma3Config {
         let norm = RmsNorm::around_one(&model.tensor("norm.weight", &[e])?, eps);
         let tied = self.tie_word_embeddings.unwrap_or(true).then_some(&embed_tokens);
         let lm_head = weights.head("lm_head", tied, e, self.vocab_size, false)?;
-        let (full, sliding) = match self.rope_parameters {
-            Some(p) => (RopeConfig::new(1e6, Some(p.full_attention)), RopeConfig::new(1e4, Some(p.sliding_attention))),
-            None => (
-                RopeConfig::new(self.rope_theta.unwrap_or(1e6), self.rope_scaling),
-                RopeConfig::new(self.rope_local_base_freq.unwrap_or(1e4), None),
-            ),
-        };
+        // As transformers reads them: `rope_scaling` is of the full blocks alone.
+        let both = self.rope_parameters.unwrap_or_default();
+        let full = both.full_attention.unwrap_or_default().updated(self.rope_scaling);
+        let full = RopeConfig::new(self.rope_theta.unwrap_or(1e6), Some(full));
+        let local = self.rope_local_base_freq.unwrap_or(1e4);
+        let sliding = RopeConfig::new(local, both.sliding_attention);
         let rotary = |config: &RopeConfig| -> Result<Rotary> {
-            let frequencies = config.frequencies(heads.size, 1e6, place, weights.device())?;
-            Ok(Rotary::new(frequencies, Style::Halves, weights.kind()))
+            config.refuse_another_share(1.0, place)?;
+            let of = Positions { rotated: heads.size, default_theta: 1e6, most: shape.max_positions, place };
+            Ok(Rotary::new(config.frequencies(of, weights.device())?, Style::Halves, weights.kind()))
         };
         let rotaries = [rotary(&full)?, rotary(&sliding)?];
         // The factor is rounded to the weights' type, as published code does.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use super::checks;
-use super::family::{Config, Family, refuse};
+use super::family::{Config, Family};
 use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope};
 use crate::pass::Pass;
 use crate::shape::Shape;
@@ -23,20 +23,17 @@ pub(super) struct Gpt2Config {
     layer_norm_epsilon: Option<f64>,
     activation_function: Option<String>,
     scale_attn_weights: Option<bool>,
-    #[serde(default)]
-    scale_attn_by_inverse_layer_idx: bool,
+    scale_attn_by_inverse_layer_idx: Option<bool>,
     tie_word_embeddings: Option<bool>,
 }
 
 impl Config for Gpt2Config {
     const BASE_PREFIX: &str = "transformer";
     const BUFFERS: &[&str] = &["attn.bias", "attn.masked_bias"];
+    /// `reorder_and_upcast_attn` computes the same in another order, in float32: the same function.
+    const OWN: &[&str] = &["scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn"];
 
-    fn shape(&self, place: &str) -> Result<Shape> {
-        if self.scale_attn_weights == Some(false) || self.scale_attn_by_inverse_layer_idx {
-            let fields = "scale_attn_weights, scale_attn_by_inverse_layer_idx";
-            return Err(refuse(place, fields, "true, false", "others"));
-        }
+    fn shape(&self, _place: &str) -> Result<Shape> {
         let size = self.n_embd / self.n_head.max(1);
         Ok(Shape {
             vocab_size: self.vocab_size,
@@ -51,7 +48,8 @@ impl Config for Gpt2Config {
         let (e, eps) = (self.n_embd, checks::epsilon(self.layer_norm_epsilon.unwrap_or(1e-5), place)?);
         checks::whole_heads(shape.heads, e, place)?;
         let inner = self.n_inner.unwrap_or(4 * e);
-        let activation = Activation::named(self.activation_function.as_deref().unwrap_or("gelu_new"), place)?;
+        let activation =
+            Activation::named(self.activation_function.as_deref().unwrap_or("gelu_new"), "activation_function", place)?;
         let model = weights.pp("transformer");
         let wte = model.tensor("wte.weight", &[self.vocab_size, e])?;
         let wpe = model.tensor("wpe.weight", &[self.n_positions, e])?;
@@ -61,6 +59,7 @@ impl Config for Gpt2Config {
             blocks.push(Block {
                 index: block,
                 heads: shape.heads,
+                scale: self.scale(block, shape.heads),
                 ln_1: h.layer_norm("ln_1", e, eps)?,
                 c_attn: h.pp("attn").conv1d("c_attn", e, 3 * e)?,
                 c_proj: h.pp("attn").conv1d("c_proj", e, e)?,
@@ -77,10 +76,21 @@ impl Config for Gpt2Config {
     }
 }
 
+impl Gpt2Config {
+    /// What a block's scores of attention are multiplied by: `1 / sqrt(D)`, unless the configuration says otherwise.
+    fn scale(&self, block: usize, heads: Heads) -> f64 {
+        let of_size = if self.scale_attn_weights.unwrap_or(true) { (heads.size as f64).powf(-0.5) } else { 1.0 };
+        let by_block = self.scale_attn_by_inverse_layer_idx.unwrap_or(false);
+        if by_block { of_size / (block as f64 + 1.0) } else { of_size }
+    }
+}
+
 #[derive(Debug)]
 struct Block {
     index: usize,
     heads: Heads,
+    /// What scores of attention are multiplied by.
+    scale: f64,
     ln_1: LayerNorm,
     c_attn: Linear,
     c_proj: Linear,
@@ -114,7 +124,7 @@ impl Family for Gpt2 {
         let n = x.size()[0];
         let qkv = b.c_attn.forward(&b.ln_1.forward(x), pass).view([n, 3, b.heads.queries, b.heads.size]);
         let part = |i: i64| qkv.select(1, i); // [N, H, D]
-        let attended = pass.attend(b.index, &part(0), &part(1), &part(2), None, None);
+        let attended = pass.attend(b.index, &part(0), &part(1), &part(2), Some(b.scale), None);
         let x = x + b.c_proj.forward(&attended, pass);
         let h = b.activation.apply(&b.c_fc.forward(&b.ln_2.forward(&x), pass));
         x + b.mlp_c_proj.forward(&h, pass)

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::checks;
 use super::family::{Config, Family};
-use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
+use crate::parts::{Activation, Heads, LayerNorm, Linear, Positions, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;
 use crate::shape::Shape;
 use crate::source::Scope;
@@ -34,6 +34,17 @@ pub(super) struct GptNeoXConfig {
 
 impl Config for GptNeoXConfig {
     const BASE_PREFIX: &str = "gpt_neox";
+    const DEFAULTS: &[(&str, i64)] = &[("max_position_embeddings", 2048)];
+    const OWN: &[&str] = &[
+        "rotary_pct",
+        "rotary_emb_base",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "partial_rotary_factor",
+        "use_parallel_residual",
+        "attention_bias",
+    ];
     const BUFFERS: &[&str] = &["attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"];
 
     fn shape(&self, _place: &str) -> Result<Shape> {
@@ -52,7 +63,7 @@ impl Config for GptNeoXConfig {
         let eps = checks::epsilon(self.layer_norm_eps.unwrap_or(1e-5), place)?;
         checks::whole_heads(shape.heads, e, place)?;
         let bias = self.attention_bias.unwrap_or(true);
-        let activation = Activation::named(self.hidden_act.as_deref().unwrap_or("gelu"), place)?;
+        let activation = Activation::named(self.hidden_act.as_deref().unwrap_or("gelu"), "hidden_act", place)?;
         let model = weights.pp("gpt_neox");
         let embed_in = model.tensor("embed_in.weight", &[self.vocab_size, e])?;
         let mut layers = Vec::with_capacity(shape.blocks);
@@ -78,8 +89,10 @@ impl Config for GptNeoXConfig {
         let embed_out = weights.head("embed_out", tied, e, self.vocab_size, false)?;
         let share = self.rope.partial_rotary_factor().or(self.rotary_pct).unwrap_or(0.25);
         let rotated = checks::rotated((shape.heads.size as f64 * share) as i64, shape.heads, place)?;
-        let theta = self.rotary_emb_base.unwrap_or(10_000.0);
-        let frequencies = self.rope.frequencies(rotated, theta, place, weights.device())?;
+        self.rope.refuse_another_share(share, place)?;
+        let default_theta = self.rotary_emb_base.unwrap_or(10_000.0);
+        let of = Positions { rotated, default_theta, most: shape.max_positions, place };
+        let frequencies = self.rope.frequencies(of, weights.device())?;
         let rotary = Rotary::new(frequencies, Style::Halves, weights.kind());
         Ok(Box::new(GptNeoX { embed_in, layers, final_layer_norm, embed_out, rotary }))
     }

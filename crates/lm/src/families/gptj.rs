@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::checks;
 use super::family::{Config, Family};
-use crate::parts::{Activation, Heads, LayerNorm, Linear, Rope, RopeConfig, Rotary, Style};
+use crate::parts::{Activation, Heads, LayerNorm, Linear, Positions, Rope, RopeConfig, Rotary, Style};
 use crate::pass::Pass;
 use crate::shape::Shape;
 use crate::source::Scope;
@@ -30,6 +30,8 @@ pub(super) struct GptJConfig {
 
 impl Config for GptJConfig {
     const BASE_PREFIX: &str = "transformer";
+    const DEFAULTS: &[(&str, i64)] = &[("rotary_dim", 64)];
+    const OWN: &[&str] = &["rotary_dim"];
     const BUFFERS: &[&str] = &["attn.bias", "attn.masked_bias", "attn.embed_positions"];
 
     fn shape(&self, _place: &str) -> Result<Shape> {
@@ -47,7 +49,8 @@ impl Config for GptJConfig {
         let (e, eps) = (self.n_embd, checks::epsilon(self.layer_norm_epsilon.unwrap_or(1e-5), place)?);
         checks::whole_heads(shape.heads, e, place)?;
         let inner = self.n_inner.unwrap_or(4 * e);
-        let activation = Activation::named(self.activation_function.as_deref().unwrap_or("gelu_new"), place)?;
+        let activation =
+            Activation::named(self.activation_function.as_deref().unwrap_or("gelu_new"), "activation_function", place)?;
         let model = weights.pp("transformer");
         let wte = model.tensor("wte.weight", &[self.vocab_size, e])?;
         let mut blocks = Vec::with_capacity(shape.blocks);
@@ -73,7 +76,8 @@ impl Config for GptJConfig {
         let tied = self.tie_word_embeddings.then_some(&wte);
         let lm_head = weights.head("lm_head", tied, e, self.vocab_size, true)?;
         let rotated = checks::rotated(self.rotary_dim.unwrap_or(shape.heads.size), shape.heads, place)?;
-        let frequencies = RopeConfig::default().frequencies(rotated, 10_000.0, place, weights.device())?;
+        let of = Positions { rotated, default_theta: 10_000.0, most: shape.max_positions, place };
+        let frequencies = RopeConfig::default().frequencies(of, weights.device())?;
         let rotary = Rotary::new(frequencies, Style::Interleaved, weights.kind());
         Ok(Box::new(GptJ { wte, blocks, ln_f, lm_head, rotary }))
     }

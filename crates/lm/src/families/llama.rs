@@ -8,7 +8,7 @@ use tch::Tensor;
 use super::checks;
 use super::family::{Config, Family};
 use crate::parts::{
-    Activation, Attention, GatedMlp, Heads, Linear, PreNormBlock, RmsNorm, Rope, RopeConfig, Rotary, Style,
+    Activation, Attention, GatedMlp, Heads, Linear, Positions, PreNormBlock, RmsNorm, Rope, RopeConfig, Rotary, Style,
 };
 use crate::pass::Pass;
 use crate::shape::Shape;
@@ -30,12 +30,21 @@ pub(super) struct LlamaConfig {
     pub(super) rope: RopeConfig,
     #[serde(default)]
     pub(super) tie_word_embeddings: bool,
-    #[serde(default)]
-    pub(super) attention_bias: bool,
-    #[serde(default)]
-    pub(super) mlp_bias: bool,
+    pub(super) attention_bias: Option<bool>,
+    pub(super) mlp_bias: Option<bool>,
     pub(super) hidden_act: Option<String>,
 }
+
+/// Keys that Llama and all its relatives read beyond sizes.
+pub(super) const LLAMA: &[&str] = &[
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "partial_rotary_factor",
+    "attention_bias",
+    "mlp_bias",
+    "head_dim",
+];
 
 /// What Llama's relatives do otherwise.
 #[derive(Debug, Default)]
@@ -51,6 +60,8 @@ pub(super) struct Variation {
 
 impl Config for LlamaConfig {
     const BASE_PREFIX: &str = "model";
+    const DEFAULTS: &[(&str, i64)] = &[("max_position_embeddings", 2048)];
+    const OWN: &[&str] = LLAMA;
     const BUFFERS: &[&str] = &["rotary_emb.inv_freq"];
 
     fn shape(&self, _place: &str) -> Result<Shape> {
@@ -69,8 +80,8 @@ impl Config for LlamaConfig {
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let variation =
-            Variation { qkv_bias: self.attention_bias, o_bias: self.attention_bias, ..Variation::default() };
+        let bias = self.attention_bias.unwrap_or(false);
+        let variation = Variation { qkv_bias: bias, o_bias: bias, ..Variation::default() };
         Ok(Box::new(Llama::new(&self, &variation, weights, shape, place)?))
     }
 }
@@ -95,9 +106,9 @@ impl Llama {
     ) -> Result<Self> {
         let (e, m) = (config.hidden_size, config.intermediate_size);
         let eps = checks::epsilon(config.rms_norm_eps, place)?;
-        let heads = shape.heads;
+        let (heads, mlp_bias) = (shape.heads, config.mlp_bias.unwrap_or(false));
         let (q, kv) = (heads.queries * heads.size, heads.key_values * heads.size);
-        let activation = Activation::named(config.hidden_act.as_deref().unwrap_or("silu"), place)?;
+        let activation = Activation::named(config.hidden_act.as_deref().unwrap_or("silu"), "hidden_act", place)?;
         let model = weights.pp("model");
         let embed_tokens = model.tensor("embed_tokens.weight", &[config.vocab_size, e])?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
@@ -129,9 +140,9 @@ impl Llama {
                 },
                 post_attention_layernorm: norm("post_attention_layernorm.weight", e)?,
                 mlp: GatedMlp::new(
-                    mlp.linear("gate_proj", e, m, config.mlp_bias)?,
-                    mlp.linear("up_proj", e, m, config.mlp_bias)?,
-                    mlp.linear("down_proj", m, e, config.mlp_bias)?,
+                    mlp.linear("gate_proj", e, m, mlp_bias)?,
+                    mlp.linear("up_proj", e, m, mlp_bias)?,
+                    mlp.linear("down_proj", m, e, mlp_bias)?,
                     activation,
                 ),
             });
@@ -139,7 +150,9 @@ impl Llama {
         let norm = RmsNorm::new(&model.tensor("norm.weight", &[e])?, eps);
         let tied = config.tie_word_embeddings.then_some(&embed_tokens);
         let lm_head = weights.head("lm_head", tied, e, config.vocab_size, false)?;
-        let frequencies = config.rope.frequencies(heads.size, 10_000.0, place, weights.device())?;
+        config.rope.refuse_another_share(1.0, place)?;
+        let of = Positions { rotated: heads.size, default_theta: 10_000.0, most: shape.max_positions, place };
+        let frequencies = config.rope.frequencies(of, weights.device())?;
         let rotary = Rotary::new(frequencies, Style::Halves, weights.kind());
         Ok(Self { embed_tokens, layers, norm, lm_head, rotary })
     }

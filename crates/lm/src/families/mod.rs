@@ -7,6 +7,7 @@ mod gemma3;
 mod gpt2;
 mod gpt_neox;
 mod gptj;
+mod keys;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -73,17 +74,20 @@ pub(crate) fn build(kind: Kind, config: &Value, weights: &Scope, place: &str) ->
 }
 
 fn parse<C: Config>(config: &Value, place: &str) -> Result<C> {
-    serde_json::from_value(config.clone()).map_err(|e| {
-        invalid(
-            place,
-            "the fields of this family's configuration",
-            e.to_string(),
-            "fetch the model's config.json again",
-        )
+    let mut config = config.clone();
+    if let Some(fields) = config.as_object_mut() {
+        for (key, default) in C::DEFAULTS {
+            fields.entry(*key).or_insert_with(|| (*default).into());
+        }
+    }
+    serde_json::from_value(config).map_err(|e| {
+        let expected = "the fields of this family's configuration";
+        invalid(place, expected, e.to_string(), "fetch the model's config.json again")
     })
 }
 
 fn shape_as<C: Config>(config: &Value, place: &str) -> Result<Shape> {
+    keys::refuse_others(config, C::OWN, place)?;
     let shape = parse::<C>(config, place)?.shape(place)?;
     checks::sizes(&shape, place)?;
     Ok(shape)

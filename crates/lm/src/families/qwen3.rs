@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::family::{Config, Family};
 use super::llama::{Llama, LlamaConfig, Variation};
-use super::qwen2::sliding;
+use super::qwen2::{QWEN, sliding};
 use crate::shape::Shape;
 use crate::source::Scope;
 
@@ -14,8 +14,7 @@ use crate::source::Scope;
 pub(super) struct Qwen3Config {
     #[serde(flatten)]
     llama: LlamaConfig,
-    #[serde(default)]
-    use_sliding_window: bool,
+    use_sliding_window: Option<bool>,
     sliding_window: Option<i64>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
@@ -23,17 +22,22 @@ pub(super) struct Qwen3Config {
 
 impl Config for Qwen3Config {
     const BASE_PREFIX: &str = "model";
+    const DEFAULTS: &[(&str, i64)] = &[
+        ("num_key_value_heads", 32),
+        ("sliding_window", 4096),
+        ("max_position_embeddings", 32_768),
+        ("head_dim", 128),
+    ];
+    const OWN: &[&str] = QWEN;
 
     fn shape(&self, place: &str) -> Result<Shape> {
-        let mut shape = self.llama.shape(place)?;
-        shape.heads.size = self.llama.head_dim.unwrap_or(128); // transformers' default
-        Ok(shape)
+        self.llama.shape(place)
     }
 
     fn build(self, weights: &Scope, shape: &Shape, place: &str) -> Result<Box<dyn Family>> {
-        let bias = self.llama.attention_bias;
+        let bias = self.llama.attention_bias.unwrap_or(false);
         let windows = sliding(
-            self.use_sliding_window,
+            self.use_sliding_window.unwrap_or(false),
             self.sliding_window,
             self.max_window_layers,
             self.layer_types.as_deref(),

@@ -16,14 +16,14 @@ pub(crate) enum Activation {
 }
 
 impl Activation {
-    /// From `hidden_act`, `activation_function`, ...
-    pub(crate) fn named(name: &str, place: &str) -> Result<Self> {
+    /// From the value of `field`: `hidden_act`, `activation_function`, ...
+    pub(crate) fn named(name: &str, field: &str, place: &str) -> Result<Self> {
         match name {
             "silu" | "swish" => Ok(Self::Silu),
             "gelu" => Ok(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             other => Err(invalid(
-                format!("{place}, the activation"),
+                format!("{place}, `{field}`"),
                 "`silu`, `gelu`, `gelu_new` or `gelu_pytorch_tanh`",
                 format!("`{other}`"),
                 "this activation is not supported yet",

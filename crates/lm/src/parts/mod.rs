@@ -14,4 +14,4 @@ pub(crate) use linear::Linear;
 pub(crate) use mlp::{Activation, GatedMlp};
 pub(crate) use norm::{LayerNorm, RmsNorm};
 pub(crate) use positive::positive;
-pub(crate) use rope::{Rope, RopeConfig, Rotary, Scaling, Style};
+pub(crate) use rope::{Positions, Rope, RopeConfig, Rotary, Scaling, Style, llama3};

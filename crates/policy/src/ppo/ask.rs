@@ -22,7 +22,12 @@ pub(crate) fn tokenised<'a>(
 ) -> Result<(Questions<'a>, RowCounts)> {
     let mut counts = RowCounts::default();
     let (mut out, mut kept) = (Vec::new(), Vec::new());
-    let room = config.max_row_tokens.saturating_sub(config.max_new_tokens.get() + 1); // and the stop token
+    let room = tokenizer.most_tokens(config.max_row_tokens).saturating_sub(config.max_new_tokens.get() + 1); // and the stop token
+    if room == 0 {
+        let most = tokenizer.most_tokens(config.max_row_tokens);
+        let expected = format!("fewer than {} tokens, so that a prompt has room", most.saturating_sub(1));
+        return Err(wrong("`max_new_tokens`", expected, config.max_new_tokens, &text::context_hint(most)));
+    }
     for prompt in prompts {
         let ids = tokenizer.prompt(prompt)?;
         let row = Row { answer_start: ids.len(), ids, straddles: false };
@@ -36,7 +41,19 @@ pub(crate) fn tokenised<'a>(
                     straddles: false,
                 })
             }
-            policy => row.fit(room, policy)?,
+            policy => {
+                let hint = format!("{} are a response's with its end", config.max_new_tokens.get() + 1);
+                let most = tokenizer.most_tokens(config.max_row_tokens);
+                let limit = format!("; a row has at most {most} tokens, of which {hint}");
+                row.fit(room, policy).map_err(|e| {
+                    let said = e.hint().unwrap_or_default().to_owned();
+                    if most < config.max_row_tokens {
+                        e.with_hint(text::context_hint(most) + &limit)
+                    } else {
+                        e.with_hint(said + &limit)
+                    }
+                })?
+            }
         };
         match fitted {
             Fitted::Whole(row) | Fitted::Truncated(row) => {

@@ -106,7 +106,7 @@ fn eval(args: &EvalArgs) -> Result<()> {
     for (role, path) in by_role.into_iter().filter_map(|(role, path)| Some((role, path?))) {
         identity.inputs.insert(role.to_owned(), run::hash_file(path)?);
     }
-    for path in files_of_a_base(&args.model)? {
+    for path in files_of_a_base(&args.model)?.0.iter().map(|file| args.model.join(file)) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         identity.inputs.insert(format!("base {name}"), run::hash_file(&path)?);
     }
