@@ -31,7 +31,7 @@ pub struct Vote {
     pub rejected_finished: Option<bool>,
     /// Was `chosen` shown first? Unknown in many sources.
     pub chosen_first: Option<bool>,
-    /// How much the vote counts beside the user's others: only the proportions of a user's weights matter, and 0 counts nothing.
+    /// How much the vote counts: in training compared with the mean of the user's weights, for preference weights as so much of a vote. 0 counts nothing.
     pub weight: f32,
     /// By how much `chosen` is better, where the source says so.
     pub margin: Option<f32>,

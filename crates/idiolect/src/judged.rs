@@ -21,16 +21,15 @@ pub(crate) fn differences(reader: &mut reward::Reader, votes: &[&Vote]) -> Resul
     Ok(features.chunks_exact(2).map(difference).collect())
 }
 
-/// One user's votes in features `[d]`, those of weight 0 left out, and how many of the others were left out for their length. Each counts relative to
-/// the mean weight of all.
+/// One user's votes in features `[d]`, those of weight 0 left out, and how many of the others were left out for their length. A vote is evidence
+/// of its own weight: one of 1/2 is half a vote.
 pub(crate) fn judge(reader: &mut reward::Reader, votes: &[&Vote], d: usize) -> Result<(Judgements, usize)> {
     let votes: Vec<&Vote> = votes.iter().copied().filter(|v| v.counts()).collect();
     let known = votes.iter().zip(differences(reader, &votes)?);
     let known: Vec<(&Vote, Vec<f64>)> = known.filter_map(|(vote, difference)| Some((*vote, difference?))).collect();
-    let weights: Vec<f32> = known.iter().map(|(vote, _)| vote.weight).collect();
     let mut judged = Judgements::new(d);
-    for ((vote, difference), weight) in known.iter().zip(stats::relative_weights(&vec![(); known.len()], &weights)) {
-        judged.push(difference, if vote.tie { 0.5 } else { 1.0 }, f64::from(weight));
+    for (vote, difference) in &known {
+        judged.push(difference, if vote.tie { 0.5 } else { 1.0 }, f64::from(vote.weight));
     }
     let dropped = votes.len() - judged.len();
     Ok((judged, dropped))

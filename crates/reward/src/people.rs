@@ -28,8 +28,8 @@ const HEADER: &str = "idiolect.people";
 
 /// Fits tastes on the model's frozen features, of users with votes of split `train` together with how they vary, and then of those
 /// with votes of split `adapt`; the model's head gets them. Features are brought to unit deviation of their differences over training
-/// votes first, which fixes what the votes leave open (`phi -> M phi`, `w -> M^-T w`) up to a rotation. A user's votes count relative to the mean
-/// weight of the user's votes, and those of weight 0 nothing. A user without votes gets the population's mean.
+/// votes first, which fixes what the votes leave open (`phi -> M phi`, `w -> M^-T w`) up to a rotation. A vote is evidence of its own weight: one of 1/2 is
+/// half a vote, and one of 0 none. A user without votes gets the population's mean.
 ///
 /// # Errors
 /// A row over the limit where that is an error.
@@ -68,12 +68,10 @@ pub fn taste_people(
     let deviations: Vec<f64> = squares.into_iter().map(|s| if s > 1e-12 { s.sqrt() } else { 1.0 }).collect();
 
     let mut judged: BTreeMap<(bool, &str), Judgements> = BTreeMap::new();
-    let owners: Vec<&str> = texts.votes.iter().map(|v| v.user_id.as_str()).collect();
-    let weights = stats::relative_weights(&owners, &texts.votes.iter().map(|v| v.weight).collect::<Vec<_>>());
-    for ((vote, pair), weight) in texts.votes.iter().zip(&texts.pairs).zip(weights) {
+    for (vote, pair) in texts.votes.iter().zip(&texts.pairs) {
         let x: Vec<f64> = difference(*pair).iter().zip(&deviations).map(|(x, s)| x / s).collect();
         let own = judged.entry((vote.split == Split::Adapt, &vote.user_id)).or_insert_with(|| Judgements::new(d));
-        own.push(&x, if vote.tie { 0.5 } else { 1.0 }, f64::from(weight));
+        own.push(&x, if vote.tie { 0.5 } else { 1.0 }, f64::from(vote.weight));
     }
     let known: Vec<Judgements> = judged.iter().filter(|((new, _), _)| !new).map(|(_, own)| own.clone()).collect();
     let start: Vec<f64> = UserIndex::all(model.users.len())

@@ -9,7 +9,7 @@ use tokenizers::Encoding;
 use crate::added::add_tokens;
 use crate::chat::noon;
 use crate::turn::{Turn, refuse_without_opening};
-use crate::{ChatTemplate, Ending, Message, NaiveDate, Row};
+use crate::{ChatTemplate, Ending, Fitted, Message, NaiveDate, OverLong, Row};
 
 /// `tokenizer.json`, the chat template and the stop tokens of one model folder.
 #[derive(Debug)]
