@@ -157,8 +157,9 @@ pub(crate) fn infer(file: &Arc<str>, reader: Box<dyn BufRead + Send>) -> Result<
     let mut line = Vec::new();
     let (mut good, mut wrong) = (false, None);
     while objects.next(&mut line)? {
-        let read = clean(&line, &|_| false).map_err(|flaw| flaw.found);
-        match read.and_then(|line| shape.see(&line)) {
+        // Most lines are plain JSON, and only others are looked at once more.
+        let cleaned = |_| clean(&line, &|_| false).map_err(|flaw| flaw.found);
+        match shape.see(&line).or_else(|found| cleaned(found).and_then(|line| shape.see(&line))) {
             Ok(()) => good = true,
             Err(found) => wrong = wrong.or(Some((objects.line - 1, found))),
         }
