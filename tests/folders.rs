@@ -173,12 +173,14 @@ fn no_stage_goes_beyond_the_positions_of_the_base() {
     workspace.run(&["--until", "data"]).assert().success();
     let votes = data::read_votes(&workspace.path("checkpoints/tiny/data/votes.parquet")).unwrap();
     let tokenizer = text::Tokenizer::from_folder(&workspace.path("model")).unwrap();
-    let length = |vote: &data::Vote, answer: &str| {
-        tokenizer.row(&vote.prompt, answer, text::Ending::Finished).unwrap().ids.len()
+    let length = |vote: &data::Vote, answer: &str, ending: text::Ending| {
+        tokenizer.row(&vote.prompt, answer, ending).unwrap().ids.len()
     };
     let rows = |split: data::Split| {
         let of_split = votes.iter().filter(move |v| v.split == split);
-        of_split.flat_map(|v| [length(v, &v.chosen), length(v, &v.rejected)]).max().unwrap()
+        let both =
+            |v: &data::Vote| [length(v, &v.chosen, v.chosen_ending()), length(v, &v.rejected, v.rejected_ending())];
+        of_split.flat_map(both).max().unwrap()
     };
     let longest = rows(data::Split::Train).max(rows(data::Split::Test)).max(rows(data::Split::Dev));
     for (stage, workspace) in [("reward", Workspace::new()), ("sft", Workspace::new().with_sft())] {

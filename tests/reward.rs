@@ -381,14 +381,15 @@ fn dump(bench: &Bench, config: &RewardConfig, folder: &std::path::Path) {
     let run = bench.run("reward", "order");
     let rng = |epoch: usize| run.rng(&["order", &epoch.to_string()]);
     let plan = lm::plan(&all, config.batch_votes, count(3), usize::MAX, |_| 0, rng);
-    let row = |vote: &Vote, answer: &str| {
-        let row = bench.tokenizer.row(&vote.prompt, answer, text::Ending::Finished).unwrap();
+    let row = |vote: &Vote, answer: &str, ending: text::Ending| {
+        let row = bench.tokenizer.row(&vote.prompt, answer, ending).unwrap();
         serde_json::json!({"ids": row.ids, "answer_start": row.answer_start})
     };
     let vote = |v: &usize| {
         let v = &own[*v];
         let user = users().binary_search(&v.user_id).unwrap();
-        serde_json::json!({"user": user, "chosen": row(v, &v.chosen), "rejected": row(v, &v.rejected)})
+        let chosen = row(v, &v.chosen, v.chosen_ending());
+        serde_json::json!({"user": user, "chosen": chosen, "rejected": row(v, &v.rejected, v.rejected_ending())})
     };
     let steps: Vec<Vec<serde_json::Value>> =
         plan.batches.iter().take(20).map(|batch| batch.iter().map(vote).collect()).collect();
