@@ -90,6 +90,11 @@ fn starts_with(file: &Path, beginning: &[u8]) -> bool {
     fs_err::File::open(file).and_then(|mut f| f.read_exact(&mut bytes)).is_ok_and(|()| bytes == beginning)
 }
 
+/// Does a file begin as GGUF files do?
+pub fn is_gguf(file: &Path) -> bool {
+    starts_with(file, b"GGUF")
+}
+
 /// What Git LFS leaves in the place of a file that it has not fetched.
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
@@ -98,8 +103,10 @@ const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// # Errors
 /// Such files, by name.
 pub fn refuse_pointers(folder: &Path) -> Result<()> {
-    let pointers: Vec<String> =
-        names_in(folder)?.iter().filter(|name| starts_with(&folder.join(name), POINTER)).cloned().collect();
+    // Other weights, which nobody reads, may stay pointers.
+    let read = |name: &String| is_companion(name) || name.ends_with(".safetensors");
+    let is_pointer = |name: &String| folder.join(name).is_file() && starts_with(&folder.join(name), POINTER);
+    let pointers: Vec<String> = names_in(folder)?.into_iter().filter(|name| read(name) && is_pointer(name)).collect();
     if pointers.is_empty() {
         return Ok(());
     }
@@ -208,55 +215,9 @@ pub struct Companions {
     pub left: Vec<String>,
 }
 
-/// Endings of what does not travel: weights, archives, code, pictures.
-const LEFT: [&str; 46] = [
-    "safetensors",
-    "bin",
-    "pt",
-    "pth",
-    "ckpt",
-    "h5",
-    "msgpack",
-    "onnx",
-    "onnx_data",
-    "gguf",
-    "ggml",
-    "npz",
-    "npy",
-    "pkl",
-    "pickle",
-    "ot",
-    "tflite",
-    "pb",
-    "mlmodel",
-    "parquet",
-    "arrow",
-    "zip",
-    "tar",
-    "gz",
-    "xz",
-    "zst",
-    "7z",
-    "py",
-    "pyc",
-    "ipynb",
-    "sh",
-    "so",
-    "dll",
-    "dylib",
-    "exe",
-    "js",
-    "cpp",
-    "cu",
-    "png",
-    "jpg",
-    "jpeg",
-    "gif",
-    "svg",
-    "webp",
-    "mp4",
-    "lock",
-];
+/// Endings of what does not travel whatever its name is: weights, archives, code.
+const LEFT: [&str; 14] =
+    ["safetensors", "bin", "pt", "pth", "h5", "onnx", "gguf", "npz", "pkl", "zip", "gz", "py", "ipynb", "bak"];
 
 /// What this program itself writes into the folder of a stage: no part of a model.
 const STAGES: [&str; 7] =
@@ -272,15 +233,24 @@ fn is_template(name: &str) -> bool {
 /// A file that is larger is no companion of a model. Tokenizers of 256,000 tokens take about 35 MB.
 const MOST_BYTES: u64 = 128 << 20;
 
+/// Beginnings of the names of what travels, in lower case: tokenizers, chat templates, licences, notices.
+const BEGIN: [&str; 7] = ["tokenizer", "vocab", "chat_template", "licen", "copying", "notice", "use_policy"];
+
+/// Endings of the names of what travels.
+const END: [&str; 6] = ["_config.json", "tokens.json", "_map.json", ".tiktoken", ".model", ".md"];
+
 /// Does a file of this name, a path below a model's folder, travel with a model: configuration, tokenizer, chat templates, licence,
-/// notices, the model's own page?
+/// notices, the model's own page? What is not known to belong to these, such as somebody's training data, stays.
 pub fn is_companion(name: &str) -> bool {
     if let Some((folder, name)) = name.split_once('/') {
         return folder == TEMPLATES && is_template(name);
     }
-    let ending = Path::new(name).extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let index = name == "model.safetensors.index.json" || name.ends_with(".index.json");
-    !(name.starts_with('.') || index || LEFT.contains(&ending.as_str()) || STAGES.contains(&name))
+    let name = name.to_lowercase();
+    let ending = Path::new(&name).extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+    let known = ["config.json", "merges.txt", "tekken.json"].contains(&name.as_str())
+        || BEGIN.iter().any(|begin| name.starts_with(begin))
+        || END.iter().any(|end| name.ends_with(end));
+    known && name != "adapter_config.json" && !name.starts_with('.') && !LEFT.contains(&ending.as_str())
 }
 
 /// The files of a model folder beside its weights: everything small that is no weight, no code and no picture.
@@ -360,6 +330,14 @@ mod tests {
             "report.json",
             "picture.PNG",
             "consolidated.00.pth",
+            "adapter_config.json",
+            "model.safetensors.bak",
+            "train.jsonl",
+            "data.csv",
+            "secrets.env",
+            "id_rsa",
+            "tokenizer.bin",
+            "trainer_state.json",
         ] {
             assert!(!is_companion(name), "{name}");
         }

@@ -59,7 +59,7 @@ pub use checkpoint::{Checkpoints, Saved};
 pub use config::ModelConfig;
 pub use count::count;
 pub use cpu::packed_product_rate;
-pub use folder::{Companions, companions, copy_companions, is_companion, recognise, refuse_pointers};
+pub use folder::{Companions, companions, copy_companions, is_companion, is_gguf, recognise, refuse_pointers};
 pub use generate::{Hooks, Sample, Stop, StopStrings, generate};
 pub use gguf::{ImportReport, gguf_size, import_gguf};
 pub use model::Lm;

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use device::Checked;
 use problem::{Result, bug, invalid};
@@ -171,7 +171,21 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let map = value["weight_map"].as_object().ok_or_else(|| {
         invalid(index.display(), "an object `weight_map`", value["weight_map"].to_string(), "fetch the file again")
     })?;
-    let names: std::collections::BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+    let plain = |name: &str| matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    let mut names = std::collections::BTreeSet::new();
+    for value in map.values() {
+        let wrong =
+            || invalid(index.display(), "names of files in the same folder", value.to_string(), "fetch the file again");
+        names.insert(value.as_str().filter(|name| plain(name)).ok_or_else(wrong)?);
+    }
+    if names.is_empty() {
+        return Err(invalid(
+            index.display(),
+            "an object `weight_map` that names files",
+            "none",
+            "fetch the file again",
+        ));
+    }
     let missing: Vec<&str> = names.iter().copied().filter(|name| !folder.join(name).exists()).collect();
     if !missing.is_empty() {
         let (expected, found) = ("every file that it names", format!("none named {}", missing.join(", ")));

@@ -87,10 +87,31 @@ fn a_key_that_changes_the_model_is_refused_by_its_name_and_one_that_does_not_pas
             json!({"auto_map": {"AutoTokenizer": "tokenization_x.X"}, "logit_scale": 1.0, "num_local_experts": 0}),
         ),
         ("qwen2", json!({"use_sliding_window": null, "sliding_window": 8, "layer_types": ["full_attention"]})),
+        // As transformers writes a Gemma 3 that it has read.
+        ("gemma3", json!({"sliding_window_pattern": 6, "_sliding_window_pattern": 6})),
         ("gpt2", json!({"rope_scaling": null, "reorder_and_upcast_attn": true, "scale_attn_weights": null})),
     ] {
         assert_eq!(said(&golden, family, &keys), "loaded", "{family}, {keys}");
     }
+}
+
+#[test]
+fn a_table_of_positions_that_names_only_its_base_is_honoured() {
+    let golden: Families = golden("families.json");
+    let logits = |keys: &Value| {
+        let folder = tempfile::tempdir().unwrap();
+        let family = &golden.families["llama"];
+        write_family(folder.path(), family);
+        let mut config = family.config.clone();
+        config.as_object_mut().unwrap().remove("rope_parameters");
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        run::write_json(&folder.path().join("config.json"), &config).unwrap();
+        let lm = lm::Lm::load(folder.path(), &float32()).unwrap();
+        lm::full_logits(&lm, &[1, 2, 3, 4, 5], None)
+    };
+    let plain = logits(&json!({"rope_theta": 5e5}));
+    let table = logits(&json!({"rope_theta": 1e4, "rope_scaling": {"rope_theta": 5e5}}));
+    assert!(plain.equal(&table) && !plain.equal(&logits(&json!({"rope_theta": 1e4}))));
 }
 
 #[test]
@@ -213,6 +234,11 @@ fn folders_are_called_what_they_are() {
             vec![config, ("model.safetensors.index.json", br#"{"weight_map": {"a": "x.safetensors"}}"#)],
             "none named x.safetensors",
         ),
+        (
+            vec![config, ("model.safetensors.index.json", br#"{"weight_map": {"a": "../x.safetensors"}}"#)],
+            "names of files in the same folder",
+        ),
+        (vec![config, ("model.safetensors.index.json", br#"{"weight_map": {"a": 5}}"#)], "names of files"),
     ] {
         let found = of_files(&files);
         assert!(found.contains(said), "{:?}: {found}", files.iter().map(|f| f.0).collect::<Vec<_>>());
@@ -223,12 +249,19 @@ fn folders_are_called_what_they_are() {
 fn what_travels_with_a_model_is_everything_small_but_weights_and_code() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let travel: &[&str] = &["LICENSE", "additional_chat_templates/tools.jinja", "config.json", "tokenizer.model"];
-    let left: &[&str] =
-        &["additional_chat_templates/x.py", ".gitattributes", "pytorch_model.bin", "modeling.py", "report.json"];
+    let left: &[&str] = &[
+        "additional_chat_templates/x.py",
+        ".gitattributes",
+        "pytorch_model.bin",
+        "modeling.py",
+        "report.json",
+        "train.jsonl",
+        "adapter_config.json",
+    ];
     write(from.path(), &[travel, left].concat().iter().map(|name| (*name, b"x".as_slice())).collect::<Vec<_>>());
     let copied = lm::copy_companions(from.path(), to.path()).unwrap();
     assert_eq!(copied.files.iter().map(|f| f.to_str().unwrap()).collect::<Vec<_>>(), travel);
-    assert_eq!(copied.left, ["modeling.py", "pytorch_model.bin"]);
+    assert_eq!(copied.left, ["adapter_config.json", "modeling.py", "pytorch_model.bin", "train.jsonl"]);
     assert!(travel.iter().all(|name| to.path().join(name).exists()));
     assert!(left.iter().all(|name| !to.path().join(name).exists()));
 }

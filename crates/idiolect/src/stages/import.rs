@@ -205,6 +205,9 @@ pub(crate) fn import_any(model: &Path, revision: Option<&str>, folder: &Path) ->
     let compute = Compute::new("cpu", "auto", None)?;
     let name = model.to_string_lossy();
     let said = if model.is_file() {
+        if !model.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")) && !lm::is_gguf(model) {
+            lm::recognise(model)?;
+        }
         import_gguf(model, &compute, folder)?
     } else if model.is_dir() {
         copy_base(model, None, &compute, folder, &name)?

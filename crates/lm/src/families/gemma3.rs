@@ -30,7 +30,7 @@ pub(super) struct Gemma3Config {
     query_pre_attn_scalar: f64,
     sliding_window: i64,
     /// Without `layer_types`: every so-manieth block is full.
-    #[serde(alias = "_sliding_window_pattern")]
+    /// transformers writes `_sliding_window_pattern` beside it, and does not read it.
     sliding_window_pattern: Option<usize>,
     layer_types: Option<Vec<String>>,
     hidden_activation: Option<String>,

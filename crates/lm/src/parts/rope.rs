@@ -28,7 +28,7 @@ pub(crate) struct RopeConfig {
 }
 
 /// The fields of all kinds of scaling.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct Scaling {
     rope_type: Option<String>,
     #[serde(rename = "type")]
@@ -52,7 +52,7 @@ pub(crate) struct Scaling {
 
 impl Scaling {
     fn is_empty(&self) -> bool {
-        self.kind().is_none() && self.factor.is_none() && self.others.is_empty()
+        *self == Self::default()
     }
 
     fn kind(&self) -> Option<&str> {
