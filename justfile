@@ -54,6 +54,7 @@ gpu-check *ARGS: build
 # TRL 1.12.0, the last with PPO, which is fetched into it
 golden PYTHON="python3" TRL_PPO="target/trl-1.12.0" OUT="tests/golden": setup
     {{PYTHON}} tests/golden/make.py --out {{OUT}}
+    {{PYTHON}} tests/golden/rows.py --out {{OUT}}
     {{PYTHON}} tests/golden/dpo_step.py {{OUT}}
     test -e {{TRL_PPO}}/trl || {{PYTHON}} -m pip install --quiet --no-deps --target {{TRL_PPO}} trl==1.12.0
     {{PYTHON}} tests/golden/ppo_round.py {{TRL_PPO}} {{OUT}}
@@ -65,7 +66,7 @@ parity PYTHON="python3" TRL_PPO="target/trl-1.12.0":
     {{PYTHON}} tests/golden/compare.py tests/golden target/parity
     IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity IDIOLECT_PARITY={{justfile_directory()}}/target/parity \
         cargo test --release --quiet --package lm --test references -- equal
-    IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity cargo test --release --quiet --package text templates
+    IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity cargo test --release --quiet --package text -- templates transformers
     IDIOLECT_GOLDEN={{justfile_directory()}}/target/parity cargo test --release --quiet --package policy --lib equals_trl
     cat target/parity/families.md target/parity/smollm2.md
 

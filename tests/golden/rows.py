@@ -122,12 +122,12 @@ FAMILIES = {
                 "PreTrainedTokenizerFast", "<|eot_id|>", "<|eot_id|>"),
     "Mistral": (lambda: bos(sentencepiece(60, ["<s>", "</s>", "[INST]", "[/INST]"], True), "<s>"), MISTRAL,
                 dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>"), "LlamaTokenizer", "</s>", "</s>"),
-    "Gemma": (lambda: bos(sentencepiece(60, ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"], False), "<bos>"), GEMMA,
+    "Gemma": (lambda: bos(sentencepiece(60, ["<pad>", "<eos>", "<bos>", "<mask>", "<start_of_turn>", "<end_of_turn>"], False), "<bos>"), GEMMA,
               dict(bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"), "GemmaTokenizer", "<end_of_turn>\n", "<end_of_turn>"),
     "DeepSeek-R1": (lambda: bos(byte_level(60, R1_MARKS + THINK, split=GPT4), R1_MARKS[0]), R1, dict(bos_token=R1_MARKS[0], eos_token=R1_MARKS[1]),
                     "LlamaTokenizerFast", R1_MARKS[1], R1_MARKS[1]),
     "GPT-2, plain form": (lambda: byte_level(60, MARKS[:1]), PLAIN, dict(bos_token=MARKS[0], eos_token=MARKS[0]), "GPT2Tokenizer", MARKS[0], MARKS[0]),
-    "GPT-NeoX, plain form": (lambda: byte_level(60, MARKS[:1], normalizer=normalizers.NFC()), PLAIN, dict(bos_token=MARKS[0], eos_token=MARKS[0]),
+    "GPT-NeoX, plain form": (lambda: byte_level(60, [MARKS[0], "<|padding|>"], normalizer=normalizers.NFC()), PLAIN, dict(bos_token=MARKS[0], eos_token=MARKS[0]),
                              "GPTNeoXTokenizer", MARKS[0], MARKS[0]),
     "GPT-J, plain form": (lambda: byte_level(60, MARKS[:1] + [AddedToken("<|extratoken_1|>", special=False, normalized=True)]), PLAIN,
                           dict(bos_token=MARKS[0], eos_token=MARKS[0]), "GPT2Tokenizer", MARKS[0], MARKS[0]),
@@ -140,6 +140,10 @@ FAMILIES = {
                               for i, t in enumerate(["<|im_start|>", "<|im_end|>", "<mark>"])}), "PreTrainedTokenizerFast", "<|im_end|>\n", "<|im_end|>"),
     "BOS and EOS that the config asks for": (lambda: byte_level(60, MARKS), CHATML, dict(bos_token=MARKS[1], eos_token=MARKS[2], add_bos_token=True, add_eos_token=True),
                                        "PreTrainedTokenizerFast", "<|im_end|>\n", "<|im_end|>"),
+    "Mistral, legacy": (lambda: bos(sentencepiece(60, ["<s>", "</s>", "[INST]", "[/INST]"], True), "<s>"), MISTRAL,
+                        dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", legacy=True), "LlamaTokenizer", "</s>", "</s>"),
+    "special tokens by name": (lambda: byte_level(60, MARKS), CHATML, dict(bos_token=MARKS[1], eos_token=MARKS[2], extra_special_tokens={"tool_token": "<tool>"}),
+                               "PreTrainedTokenizerFast", "<|im_end|>\n", "<|im_end|>"),
     "special tokens split": (lambda: byte_level(60, MARKS[:1]), PLAIN, dict(eos_token=MARKS[0], split_special_tokens=True), "PreTrainedTokenizerFast", None, None),
 }
 
@@ -158,8 +162,10 @@ CONVERSATIONS = [([USER], "It is done."), ([SYSTEM, USER, SAYS, THEN], "Soup"), 
                  ([SYSTEM, THEN, BEGUN], ".")]
 
 
-def dense(text):
-    return "".join(text.split())
+def holds(body, response):
+    """All of the response; of one with a thought, the thought and what comes after it, each."""
+    thought, _, said = response.rpartition("</think>")
+    return response.strip() in body or bool(thought) and said.strip() in body and thought.strip().removeprefix("<think>").strip() in body
 
 
 def row(tok, messages, response, closing, end):
@@ -173,12 +179,14 @@ def row(tok, messages, response, closing, end):
         if type(e).__name__ != "TemplateError":
             raise
         return None
-    if not text.startswith(prompt) or dense(response) not in dense(text[len(prompt):]):
+    if not text.startswith(prompt) or not holds(text[len(prompt):], response):
         return None
     assert text.endswith(closing) and closing.startswith(end), (text, closing)
-    cut = text[:len(text) - len(closing)]
+    ended = text[:len(text) - len(closing)]
+    # What the template adds before a response is not added before one that was cut.
+    cut = ended if ended[len(prompt):].lstrip().startswith(response.strip()) else prompt + response
     out = {}
-    for name, t in (("finished", cut + end), ("cut", cut)):
+    for name, t in (("finished", ended + end), ("cut", cut)):
         encoded = tok(t, add_special_tokens=False, return_offsets_mapping=True)
         start = sum(e <= len(prompt) for _, e in encoded["offset_mapping"])
         out[name] = dict(ids=encoded["input_ids"], start=start)
@@ -188,7 +196,7 @@ def row(tok, messages, response, closing, end):
 result = []
 for name, (make, template, config, published, closing, end) in FAMILIES.items():
     with tempfile.TemporaryDirectory() as folder:
-        config = dict(config, chat_template=template, model_max_length=512, clean_up_tokenization_spaces=False, tokenizer_class="PreTrainedTokenizerFast")
+        config = dict(config, chat_template=template, model_max_length=512, clean_up_tokenization_spaces=False, tokenizer_class=published)
         files = {"tokenizer.json": json.loads(make().to_str()), "tokenizer_config.json": config}
         for file, value in files.items():
             with open(os.path.join(folder, file), "w") as f:
@@ -197,13 +205,8 @@ for name, (make, template, config, published, closing, end) in FAMILIES.items():
         special = [t for t in tok.get_added_vocab()]
         texts = TEXTS + ODD + [f"a {t} b{t}c  {t}" for t in special]
         ids = [tok(t)["input_ids"] for t in texts]
-        with open(os.path.join(folder, "tokenizer_config.json"), "w") as f:
-            json.dump(dict(config, tokenizer_class=published), f)
-        other = AutoTokenizer.from_pretrained(folder)
-        differ = sum(other(t)["input_ids"] != i for t, i in zip(texts, ids))
-        print(f"{name}: {published} gives other ids for {differ} of {len(texts)} texts")
         rows = [] if closing is None else [dict(messages=m, response=r, row=row(tok, m, r, closing, end)) for m, r in CONVERSATIONS]
-        print("   refused:", [i for i, r in enumerate(rows) if r["row"] is None])
+        print(name, "refused:", [i for i, r in enumerate(rows) if r["row"] is None])
         result.append(dict(name=name, files=files, texts=texts, ids=ids, rows=rows, end=end and tok(end, add_special_tokens=False)["input_ids"][-1]))
 with open(os.path.join(args.out, "rows.json"), "w") as f:
     json.dump(result, f, separators=(",", ":"), ensure_ascii=False)

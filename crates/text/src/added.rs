@@ -9,15 +9,17 @@ use tokenizers::{AddedToken, Tokenizer};
 /// The names under which a folder lists its special tokens.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// Lists of further special tokens, under the name of transformers 5 and that of transformers 4.
-const LISTED: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+/// Further special tokens, as lists or by names of their own: under the names of transformers 5 and of transformers 4.
+const LISTED: [&str; 3] = ["extra_special_tokens", "model_specific_special_tokens", "additional_special_tokens"];
 
 /// Adds to `tokenizer` what transformers adds when it loads the folder, in its order: `added_tokens_decoder` of
-/// `tokenizer_config.json` by id, `added_tokens.json` by id, then the named special tokens that the vocabulary lacks.
+/// `tokenizer_config.json` by id, `added_tokens.json` by id, then the named special tokens that the vocabulary lacks. `older` are `added_tokens.json`
+/// and `special_tokens_map.json`, of which the second counts where the config lists no added tokens.
 ///
 /// # Errors
 /// A token that is no token, or one whose id in the file is not the id that the tokenizer gives it.
-pub(crate) fn add_tokens(tokenizer: &mut Tokenizer, folder: &Path, config: &Value, older: &Value) -> Result<()> {
+pub(crate) fn add_tokens(tokenizer: &mut Tokenizer, folder: &Path, config: &Value, older: [&Value; 2]) -> Result<()> {
+    let [older, map] = older;
     let place = |file: &str, key: &str| format!("{}, `{key}`", folder.join(file).display());
     let hint = "download the tokenizer's files again, all of one version";
     let mut with_ids = Vec::new();
@@ -48,9 +50,19 @@ pub(crate) fn add_tokens(tokenizer: &mut Tokenizer, folder: &Path, config: &Valu
         }
     }
     let added: Vec<String> = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-    let named = NAMED.iter().filter_map(|name| token(&config[name], true));
-    let listed = LISTED.iter().filter_map(|name| config[name].as_array()).flatten().filter_map(|v| token(v, true));
-    for mut token in named.chain(listed).filter(|token| !added.contains(&token.content)) {
+    let of_map = config["added_tokens_decoder"].is_null();
+    let value = |name: &&str| {
+        let own = &config[*name];
+        if own.is_null() && of_map { &map[*name] } else { own }
+    };
+    let several = |value: &Value| -> Vec<Value> {
+        let named = value.as_object().into_iter().flat_map(|m| m.values().cloned());
+        value.as_array().cloned().unwrap_or_default().into_iter().chain(named).collect()
+    };
+    let named = NAMED.iter().filter_map(|name| token(value(name), true));
+    let listed = LISTED.iter().flat_map(|name| several(value(name)));
+    for mut token in named.chain(listed.filter_map(|v| token(&v, true))).filter(|token| !added.contains(&token.content))
+    {
         token.special = true;
         tokenizer.add_tokens(&[token]);
     }

@@ -21,6 +21,7 @@ mod chat_json;
 mod chat_limits;
 mod row;
 mod row_counts;
+mod sentencepiece;
 mod tokenizer;
 mod turn;
 mod vocabulary;

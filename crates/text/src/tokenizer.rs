@@ -8,7 +8,8 @@ use tokenizers::Encoding;
 
 use crate::added::add_tokens;
 use crate::chat::noon;
-use crate::turn::{Turn, refuse_without_opening};
+use crate::sentencepiece::as_its_class_reads;
+use crate::turn::{Between, Turn, refuse_without_opening};
 use crate::{ChatTemplate, Ending, Fitted, Message, NaiveDate, OverLong, Row};
 
 /// `tokenizer.json`, the chat template and the stop tokens of one model folder.
@@ -154,12 +155,13 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         fs_err::metadata(&path)?;
         let bytes = fs_err::read(&path)?;
+        let config_path = folder.join("tokenizer_config.json");
+        let config = read_json(&config_path)?;
+        let bytes = as_its_class_reads(bytes, &config);
         let read = unless_it_panics(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()));
         let mut inner = read
             .unwrap_or_else(|| Err("one that its reader cannot make sense of".into()))
             .map_err(|found| bad(&path, "a tokenizer of the `tokenizers` library", found))?;
-        let config_path = folder.join("tokenizer_config.json");
-        let config = read_json(&config_path)?;
         let optional = |name: &str| -> Result<Value> {
             let path = folder.join(name);
             if path.exists() { read_json(&path) } else { Ok(Value::Null) }
@@ -168,12 +170,12 @@ impl Tokenizer {
         inner.with_padding(None);
         guarded(folder, || inner.with_truncation(None).map(|_| ()))?;
         let older = optional("added_tokens.json")?;
-        match unless_it_panics(|| add_tokens(&mut inner, folder, &config, &older)) {
+        let (map, model) = (optional("special_tokens_map.json")?, optional("config.json")?);
+        match unless_it_panics(|| add_tokens(&mut inner, folder, &config, [&older, &map])) {
             Some(added) => added?,
             None => return Err(bad(&config_path, "tokens that the tokenizer can add", "ones that it cannot")),
         }
         inner.set_encode_special_tokens(config["split_special_tokens"] == true);
-        let (map, model) = (optional("special_tokens_map.json")?, optional("config.json")?);
         let by_id = |key: &str| model[key].as_u64().and_then(|id| inner.id_to_token(u32::try_from(id).ok()?));
         // Old checkpoints name their special tokens elsewhere, or give an id alone.
         let special = |key: &str| {
@@ -205,40 +207,46 @@ impl Tokenizer {
             tokenizer.stop_ids.sort_unstable();
             tokenizer.stop_ids.dedup();
         }
-        tokenizer.identity = tokenizer.identity_of(&bytes, &[&config, &older], [&bos_token, &eos_token]);
+        tokenizer.identity = tokenizer.identity_of([&bos_token, &eos_token])?;
         Ok(tokenizer)
     }
 
-    fn identity_of(&self, bytes: &[u8], added: &[&Value], special: [&str; 2]) -> String {
+    fn identity_of(&self, special: [&str; 2]) -> Result<String> {
+        let whole = guarded(&self.folder, || self.inner.to_string(false))?; // with the tokens that were added
+        let split = if self.inner.get_encode_special_tokens() { "split" } else { "" };
         let template = self.template.as_ref();
         // A probe shows what a template takes from elsewhere. It may not come to where the date is read: that is added.
         let probe = template.and_then(|t| t.render(&[Message::user("probe")]).ok()).unwrap_or_default();
-        let added: Vec<String> = added.iter().map(|v| v["added_tokens_decoder"].to_string()).collect();
         let source = template.map(ChatTemplate::source).unwrap_or_default();
         let end = self.turn.as_ref().and_then(Turn::end).unwrap_or_default();
-        let texts = [source, &probe, special[0], special[1], end].into_iter().chain(added.iter().map(String::as_str));
         let mut identity = xxhash_rust::xxh3::Xxh3::new();
-        for part in texts.map(str::as_bytes).chain([bytes]) {
+        for part in [source, &probe, special[0], special[1], end, split, &whole] {
             identity.update(&(part.len() as u64).to_le_bytes());
-            identity.update(part);
+            identity.update(part.as_bytes());
         }
         if let Some(template) = template.filter(|t| t.reads_the_date()) {
             identity.update(template.now().to_rfc3339().as_bytes());
         }
-        format!("{:032x}", identity.digest128())
+        Ok(format!("{:032x}", identity.digest128()))
     }
 
     fn learn_turn(&self) -> Result<Turn> {
         let template = self.template()?;
         refuse_without_opening(template)?;
-        Turn::learn(template, |closing| self.first_end(closing))
+        Turn::learn(template, |closing, between| self.end_of_turn(closing, between))
     }
 
-    /// Where in a text the first token ends that is special or stops generation.
-    fn first_end(&self, text: &str) -> Result<Option<usize>> {
+    /// Where in the text after a response the token ends that ends the turn: the first that is special or stops generation, or, where special tokens
+    /// alone stand between, a later one that stops generation. Between turns it is one that stops generation.
+    fn end_of_turn(&self, text: &str, between: Between) -> Result<Option<usize>> {
         let encoding = self.encoding(text, false)?;
-        let ends = |id: &u32| self.is_special(*id) || self.stop_ids.contains(&i64::from(*id));
-        let token = encoding.get_ids().iter().position(ends);
+        let ids = encoding.get_ids();
+        let stops = |id: u32| self.stop_ids.contains(&i64::from(id));
+        let ends = |id: &u32| stops(*id) || (between == Between::No && self.is_special(*id));
+        let token = ids.iter().position(ends).map(|first| {
+            let mut run = ids[first..].iter().take_while(|id| self.is_special(**id) || stops(**id)).enumerate();
+            first + run.find(|(_, id)| stops(**id)).map_or(0, |(n, _)| n)
+        });
         Ok(token.map(|at| encoding.get_offsets()[at].1).filter(|end| text.is_char_boundary(*end)))
     }
 
@@ -342,7 +350,11 @@ impl Tokenizer {
         let encoding = self.encoding(whole.text.as_str(), false)?;
         self.refuse_double_bos(encoding.get_ids())?;
         let offsets = encoding.get_offsets(); // bytes of the text, end exclusive
-        let answer_start = offsets.iter().take_while(|(_, end)| *end <= boundary).count();
+        // A special token that takes spaces after it along stays the prompt's.
+        let of_prompt = |(id, (start, end)): (&u32, &(usize, usize))| {
+            *end <= boundary || (*start < boundary && self.is_special(*id))
+        };
+        let answer_start = encoding.get_ids().iter().zip(offsets).take_while(|both| of_prompt(*both)).count();
         if answer.is_empty() || answer_start == offsets.len() {
             let prompt = &whole.text[..boundary];
             let text = format!("an answer is empty after tokenisation (prompt: `{prompt}`)");

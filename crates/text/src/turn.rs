@@ -17,6 +17,13 @@ pub(crate) struct Turn {
     end: Option<String>,
 }
 
+/// Whether a text comes after a response that another turn follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Between {
+    Yes,
+    No,
+}
+
 /// A conversation with its response, as text.
 #[derive(Debug)]
 pub(crate) struct RowText {
@@ -48,10 +55,13 @@ fn tail(text: &str) -> String {
 /// # Errors
 /// Such a template.
 pub(crate) fn refuse_without_opening(template: &ChatTemplate) -> Result<()> {
-    let question = [Message::user(PROBE[0])];
-    let both = [Message::user(PROBE[0]), Message::assistant(PROBE[1])];
-    let rendered = (template.render(&question), template.render_closed(&question), template.render_closed(&both));
-    let (Ok(open), Ok(closed), Ok(whole)) = rendered else { return Ok(()) };
+    let render = |begin: &[Message]| -> Result<[String; 3]> {
+        let question = [begin, &[Message::user(PROBE[0])]].concat();
+        let both = [question.as_slice(), &[Message::assistant(PROBE[1])]].concat();
+        Ok([template.render(&question)?, template.render_closed(&question)?, template.render_closed(&both)?])
+    };
+    let rendered = render(&[]).or_else(|_| render(&[Message::system(PROBE[0])]));
+    let Ok([open, closed, whole]) = rendered else { return Ok(()) };
     let opening = whole.strip_prefix(&open).and_then(|rest| rest.split(PROBE[1]).next()).unwrap_or_default();
     if open == closed && !opening.trim().is_empty() {
         let found = format!("that {} is left to the model to write", tail(opening));
@@ -61,16 +71,31 @@ pub(crate) fn refuse_without_opening(template: &ChatTemplate) -> Result<()> {
 }
 
 impl Turn {
-    /// Learns the closing of a turn from a probe; `end` says of a text where the first token that ends a turn has its end.
+    /// Learns the closing of a turn from a probe; `end` says of a text where the token that ends a turn has its end. A template that writes this token
+    /// between turns only, before the next one, is asked for one turn more.
     ///
     /// # Errors
     /// A template that refuses a question with a response, or does not render the response.
-    pub(crate) fn learn(template: &ChatTemplate, end: impl Fn(&str) -> Result<Option<usize>>) -> Result<Self> {
-        let whole = template.render_closed(&[Message::user(PROBE[0]), Message::assistant(PROBE[1])])?;
+    pub(crate) fn learn(template: &ChatTemplate, end: impl Fn(&str, Between) -> Result<Option<usize>>) -> Result<Self> {
+        let turns = [Message::user(PROBE[0]), Message::assistant(PROBE[1])];
+        // Some templates want a system message.
+        let with_system = [&[Message::system(PROBE[0])], turns.as_slice()].concat();
+        let (turns, whole) = match template.render_closed(&turns) {
+            Ok(whole) => (turns.to_vec(), whole),
+            Err(error) => (with_system.clone(), template.render_closed(&with_system).map_err(|_| error)?),
+        };
         let Some((_, closing)) = whole.rsplit_once(PROBE[1]) else {
             return Err(wrong("to render the assistant's response", tail(&whole)));
         };
-        Ok(Self { closing: closing.to_owned(), end: end(closing)?.map(|at| closing[..at].to_owned()) })
+        let mut ends = end(closing, Between::No)?.map(|at| closing[..at].to_owned());
+        if ends.is_none() && closing.trim().is_empty() {
+            let longer = template.render_closed(&[turns.as_slice(), &[Message::user(PROBE[0])]].concat());
+            let after = longer.ok().and_then(|text| Some(text.rsplit_once(PROBE[1])?.1.to_owned()));
+            if let Some(after) = after {
+                ends = end(&after, Between::Yes)?.map(|at| after[..at].to_owned());
+            }
+        }
+        Ok(Self { closing: closing.to_owned(), end: ends })
     }
 
     /// The text that ends a finished response; none if the template writes no token that ends it.
@@ -94,7 +119,8 @@ impl Turn {
         Ok(text.to_owned())
     }
 
-    /// The conversation with its response. The end of the turn is only there if the response has ended.
+    /// The conversation with its response. The end of the turn is only there if the response has ended. What a template adds before a response, such as an
+    /// empty thought, is not added before one that was cut: its thought may be what was cut.
     ///
     /// # Errors
     /// A template that refuses the conversation, whose rendering does not begin with the rendered prompt, that loses parts of the response, or
@@ -113,18 +139,20 @@ impl Turn {
             None => conversation.push(Message::assistant(response)),
         }
         let whole = template.render_closed(&conversation)?;
+        if ending == Ending::Cut {
+            let body = whole.strip_prefix(&prompt).and_then(|rest| rest.strip_suffix(&self.closing));
+            let body = body.filter(|body| body.trim_start().starts_with(response.trim())).unwrap_or(response);
+            return Ok(RowText { text: format!("{prompt}{body}"), prompt: prompt.len() });
+        }
         let Some(rest) = whole.strip_prefix(&prompt) else { return Err(not_after_the_prompt(&prompt, &whole)) };
         let body = self.without_closing(rest)?;
         if !holds(body, response) {
             let expected = "to render all of a response (it may only change the spaces around it)";
             return Err(wrong(expected, format!("{} for the response {}", tail(body), tail(response))));
         }
-        let end = match ending {
-            Ending::Cut => "",
-            Ending::Finished => self.end().ok_or_else(|| {
-                wrong("a special token, or one of the model's stop tokens, after a response", tail(&self.closing))
-            })?,
-        };
+        let end = self.end().ok_or_else(|| {
+            wrong("a special token, or one of the model's stop tokens, after a response", tail(&self.closing))
+        })?;
         Ok(RowText { text: format!("{prompt}{body}{end}"), prompt: prompt.len() })
     }
 
@@ -153,11 +181,13 @@ fn not_after_the_prompt(prompt: &str, whole: &str) -> Problem {
     problem
 }
 
-/// Does `body` hold the whole response, but for spaces, which templates trim and add?
+/// Does `body` hold the whole response, but for spaces around it? Of one with a thought (`<think>...</think>`), the thought and what comes after it
+/// are looked for apart: templates change the spaces between them, and may have opened the thought before.
 fn holds(body: &str, response: &str) -> bool {
-    if body.contains(response.trim()) {
-        return true;
+    let within = |part: &str| body.contains(part.trim());
+    match response.split_once("</think>") {
+        _ if within(response) => true,
+        Some((thought, said)) => within(said) && within(thought.trim().trim_start_matches("<think>")),
+        None => false,
     }
-    let dense = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
-    dense(body).contains(&dense(response))
 }
