@@ -409,7 +409,7 @@ fn look_for_messages(texts: &Texts, rows: usize, place: &Place, column: &str) {
 /// Are most of a column's first texts messages written as text? None for a column of another type, or without texts.
 pub(crate) fn mostly_messages(array: &ArrayRef, place: &Place) -> Option<bool> {
     const LOOKED_AT: usize = 100;
-    if !matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+    if array.data_type().is_nested() || array.data_type().is_numeric() || array.data_type().is_temporal() {
         return None;
     }
     let texts = Texts::bind(array, place, "").ok()?;

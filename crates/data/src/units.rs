@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
 use arrow::array::RecordBatchReader;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::ipc::reader::{FileReader as IpcReader, StreamReader};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Type;
 use problem::{Result, invalid};
 
 use crate::columns::{Place, is_message_field};
@@ -98,7 +99,8 @@ fn opened(file: SourceFile) -> Result<Opened> {
             }
             let metadata = ArrowReaderMetadata::load(&file.input, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
             // Texts as views of the pages that they were read from: one copy less.
-            let fields = metadata.schema().fields().iter().map(|f| as_views(f)).collect::<Vec<_>>();
+            let nanoseconds = metadata.parquet_schema().columns().iter().any(|c| c.physical_type() == Type::INT96);
+            let fields = metadata.schema().fields().iter().map(|f| as_views(f, nanoseconds)).collect::<Vec<_>>();
             let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(fields)));
             let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).unwrap_or(metadata);
             let schema = metadata.schema().clone();
@@ -134,11 +136,15 @@ fn opened(file: SourceFile) -> Result<Opened> {
     Ok(Opened { file, columns, own_columns, partitions, remark, reader: Reader::default(), kind })
 }
 
-/// A field whose texts, however deep, are views.
-fn as_views(field: &Field) -> Field {
-    let inner = |f: &Arc<Field>| Arc::new(as_views(f));
+/// A field whose texts, however deep, are views. With `int96`, moments of the old type of Spark and Hive are read as microseconds, since in nanoseconds those
+/// far from today would become others.
+fn as_views(field: &Field, int96: bool) -> Field {
+    let inner = |f: &Arc<Field>| Arc::new(as_views(f, int96));
     let data_type = match field.data_type() {
         DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        DataType::Timestamp(TimeUnit::Nanosecond, zone) if int96 => {
+            DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+        }
         DataType::List(item) => DataType::List(inner(item)),
         DataType::LargeList(item) => DataType::LargeList(inner(item)),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),

@@ -60,7 +60,9 @@ pub(super) fn drafts(bound: &Bound, extras: &Extras, emit: &mut Emit) -> Result<
 
 fn booleans(bound: &Bound, name: &str) -> Result<BooleanArray> {
     let array = bound.array(name)?;
-    let found = array.as_boolean_opt().cloned();
+    // A column of nothing but nulls has the type that its writer guessed.
+    let all_null = array.logical_null_count() == array.len();
+    let found = if all_null { Some(BooleanArray::new_null(array.len())) } else { array.as_boolean_opt().cloned() };
     found.ok_or_else(|| {
         invalid(
             &bound.place.file,

@@ -80,8 +80,7 @@ mod tests {
     }
 
     fn rollout(user: usize, sampled: usize, finished: bool) -> Rollout {
-        let tokens = sampled + usize::from(!finished); // the stop token is always there, and was sampled if it is finished
-        let row = TokenRow { ids: vec![0; 3 + tokens], answer_start: 3 };
+        let row = TokenRow { ids: vec![0; 3 + sampled], answer_start: 3 };
         let user = UserIndex(user);
         Rollout { user, prompt: 0, turn: 0, row, sampled, finished, text: String::new(), logp: vec![0.0; sampled] }
     }
@@ -92,7 +91,7 @@ mod tests {
         let rollouts = [rollout(1, 2, true), rollout(1, 1, false)];
         let kl = [vec![0.2, 0.4], vec![-0.2]];
         let (scores, betas) = ([1.0, 2.0], [9.0, 0.5]);
-        let values = [vec![0.0, 0.5], vec![1.0, 7.0]];
+        let values = [vec![0.0, 0.5], vec![1.0]];
         let close = |got: &[Vec<f32>], want: [&[f32]; 2]| {
             for (g, w) in got.iter().zip(want) {
                 assert_eq!(g.len(), w.len(), "{got:?} {want:?}");
@@ -101,28 +100,28 @@ mod tests {
         };
         // Rewards: -.1, -.2 + 1 = .8; .1 + 2 = 2.1. Sums: .7 and 2.1.
         let (found, _) = advantages(&config(Method::Rloo), &rollouts, &kl, &scores, &betas, &values);
-        close(&found, [&[-1.4, -1.4], &[1.4, 0.0]]);
+        close(&found, [&[-1.4, -1.4], &[1.4]]);
         let (found, _) = advantages(&config(Method::Grpo), &rollouts, &kl, &scores, &betas, &values);
         let half = 0.7 / (0.98f32.sqrt() + 1e-4);
-        close(&found, [&[-half, -half], &[half, 0.0]]);
+        close(&found, [&[-half, -half], &[half]]);
         // GAE with lambda 1/2: .8 - .5 = .3; -.1 + .5 - 0 + .15 = .55; 2.1 - 1 = 1.1. Returns add the values.
         let plain = PpoConfig::default();
         let critic = CriticConfig { gamma: 1.0, lambda: 0.5, whiten_rewards: false, ..critic(&plain) };
         let ppo = config(Method::Ppo(critic.clone()));
         let (found, returns) = advantages(&ppo, &rollouts, &kl, &scores, &betas, &values);
-        close(&found, [&[0.55, 0.3], &[1.1, 0.0]]);
-        close(&returns, [&[0.55, 0.8], &[2.1, 0.0]]);
+        close(&found, [&[0.55, 0.3], &[1.1]]);
+        close(&returns, [&[0.55, 0.8], &[2.1]]);
         // Whitened over the user's sampled tokens: mean .65, variance (.01 + .1225 + .2025) / 2 = .1675.
         let whitened = PpoConfig { whiten_advantages: true, ..ppo };
         let (found, _) = advantages(&whitened, &rollouts, &kl, &scores, &betas, &values);
         let s = 0.1675f32.sqrt();
-        close(&found, [&[-0.1 / s, -0.35 / s], &[0.45 / s, 0.0]]);
+        close(&found, [&[-0.1 / s, -0.35 / s], &[0.45 / s]]);
         // Rewards -.1, .8, 2.1 with variance 1 and their mean kept: advantages of lambda 0 without values are they.
         let critic = CriticConfig { lambda: 0.0, whiten_rewards: true, ..critic };
         let (found, _) =
-            advantages(&config(Method::Ppo(critic)), &rollouts, &kl, &scores, &betas, &[vec![0.0; 2], vec![0.0; 2]]);
+            advantages(&config(Method::Ppo(critic)), &rollouts, &kl, &scores, &betas, &[vec![0.0; 2], vec![0.0; 1]]);
         let mean = 2.8 / 3.0;
         let s = (((-0.1f32 - mean).powi(2) + (0.8 - mean).powi(2) + (2.1 - mean).powi(2)) / 2.0).sqrt();
-        close(&found, [&[(-0.1 - mean) / s + mean, (0.8 - mean) / s + mean], &[(2.1 - mean) / s + mean, 0.0]]);
+        close(&found, [&[(-0.1 - mean) / s + mean, (0.8 - mean) / s + mean], &[(2.1 - mean) / s + mean]]);
     }
 }
