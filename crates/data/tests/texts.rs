@@ -30,6 +30,27 @@ fn refusal(name: &str, content: &[u8]) -> String {
 const HEADER: &str = "user_id,prompt,chosen,rejected\n";
 
 #[test]
+fn nothing_after_the_first_array_is_lost() {
+    let row = |i: usize| format!(r#"{{"user_id": "u", "prompt": "p{i}", "chosen": "good", "rejected": "bad"}}"#);
+    let lines: Vec<String> = (0..20).map(|i| format!("[{}]", row(i))).collect();
+    for text in [
+        lines.join("\n"),
+        format!("{}\n\n", lines.concat()),
+        format!("[]{}\n[]", lines.join(" \r\n")),
+        format!("[{}]", (0..20).map(row).collect::<Vec<_>>().join(",")),
+    ] {
+        let (votes, report) = read("x.json", text.as_bytes()).unwrap();
+        assert_eq!((votes.len(), report.rows), (20, 20), "{text}");
+        assert_eq!(votes[19].prompt[0].content, "p19");
+    }
+    for rest in ["and so on".to_owned(), row(2), "]".into(), ",".into()] {
+        let error = refusal("x.json", format!("[{},{}] {rest}", row(0), row(1)).as_bytes());
+        assert!(error.contains("row 3") && error.contains("more text after the end of the array"), "{error}");
+    }
+    assert!(refusal("x.json", format!("[{}][{}", row(0), row(1)).as_bytes()).contains("inside the array"));
+}
+
+#[test]
 fn rows_of_json_that_cannot_be_read_are_dropped_and_counted() {
     let good = |i: usize| {
         format!(r#"{{"user_id": "u", "prompt": "p{i}", "chosen": "good", "rejected": "bad", "extra": {i}}}"#)
