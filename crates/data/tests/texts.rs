@@ -51,6 +51,31 @@ fn nothing_after_the_first_array_is_lost() {
 }
 
 #[test]
+fn a_key_written_with_escapes_is_the_column_that_it_names() {
+    let layout = "kind = 'pairs'\nuser_id = 'user_id'\nprompt = 'prompt'\nchosen = 'r\u{e9}ponse'";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.jsonl");
+    let rows = |first: &str| {
+        let row = |i: usize, value: &str| {
+            format!(r#"{{"user_id": "u", "prompt": "p{i}", "r\u00e9ponse": {value}, "rejected": "bad"}}"#)
+        };
+        let rest: Vec<String> = (1..9).map(|i| row(i, r#""good""#)).collect();
+        format!("{}\n{}", row(0, first), rest.join("\n"))
+    };
+    fs_err::write(&path, rows(r#""fine""#)).unwrap();
+    assert_eq!(ingest(&card(layout), &path, &all()).unwrap().0[0].chosen, "fine");
+    for (value, kind) in
+        [(r#""good \ud83d""#, "half of a character"), ("\"one\", \"r\u{e9}ponse\": \"other\"", "a key twice")]
+    {
+        fs_err::write(&path, rows(value)).unwrap();
+        let error = ingest(&card(layout), &path, &all()).unwrap_err().to_string();
+        assert!(error.contains("row 1, column `r\u{e9}ponse`"), "{error}");
+        let (votes, report) = ingest(&card(layout), &path, &dropping()).unwrap();
+        assert_eq!((votes.len(), report.dropped[kind]), (8, 1));
+    }
+}
+
+#[test]
 fn rows_of_json_that_cannot_be_read_are_dropped_and_counted() {
     let good = |i: usize| {
         format!(r#"{{"user_id": "u", "prompt": "p{i}", "chosen": "good", "rejected": "bad", "extra": {i}}}"#)
