@@ -254,6 +254,27 @@ fn wrong_rows_of_csv_are_dropped_and_counted() {
     assert!(error.contains("header") && error.contains("WINDOWS-1252"), "{error}");
 }
 
+#[test]
+fn quotes_that_would_be_read_as_parts_of_texts_are_told_or_refused() {
+    let table = |odd: &str, odds: usize, plain: usize| {
+        let plain = (0..plain).map(|i| format!("u,why {i}?,\" \"\"good\"\"\",bad\n")).collect::<String>();
+        format!("{HEADER}{}{plain}", format!("{odd}\n").repeat(odds))
+    };
+    for (odd, called) in [
+        ("u, \"what is 0?\", \"it is \"\"0\"\" ok\", \"no 0\"", "double quotes after a space"),
+        ("'u','what is 0?','it is 0','no 0'", "single quotes"),
+    ] {
+        let error = refusal("x.csv", table(odd, 6, 4).as_bytes());
+        assert!(error.contains(called) && error.contains("6 rows") && error.contains("without a space"), "{error}");
+        let (votes, report) = read("x.csv", table(odd, 4, 6).as_bytes()).unwrap();
+        assert_eq!((votes.len(), votes[9].chosen.as_str()), (10, " \"good\""));
+        assert!(report.remarks.concat().contains(&format!("texts are in {called}")), "{:?}", report.remarks);
+    }
+    // Quotes inside a text that is quoted as it should be, or within a text, are the writer's.
+    let (_, report) = read("x.csv", table("u,it's 'so',\"'good'\",say \"yes\"", 6, 6).as_bytes()).unwrap();
+    assert!(!report.remarks.concat().contains("parts of the texts"), "{:?}", report.remarks);
+}
+
 /// A field as Python's `csv.writer` writes it: quotes where they are needed.
 fn field(text: &str, backslash: bool, always: bool) -> String {
     let needed =
