@@ -453,3 +453,17 @@ fn numbers_written_as_text_are_checked_for_sense() {
         }
     }
 }
+
+#[test]
+fn a_value_that_is_neither_true_nor_false_is_a_bad_row() {
+    let row = |i: usize, ended: &str| format!("u,p{i},good,bad,{ended},true\n");
+    let text: String = (0..20).map(|i| row(i, if i == 7 { "maybe" } else { "True" })).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.csv");
+    fs_err::write(&path, format!("{},one,other\n{text}", HEADER.trim())).unwrap();
+    let card = card("kind = 'pairs'\nuser_id = 'user_id'\nprompt = 'prompt'\n[columns]\nfinished = ['one', 'other']");
+    let error = ingest(&card, &path, &all()).unwrap_err().to_string();
+    assert!(error.contains("row 8, column `one`") && error.contains("`maybe`"), "{error}");
+    let (votes, report) = ingest(&card, &path, &dropping()).unwrap();
+    assert_eq!((votes.len(), report.dropped["neither true nor false"]), (19, 1));
+}
