@@ -185,28 +185,38 @@ impl Reals {
 
 /// A column of true and false.
 #[derive(Clone, Debug)]
-pub(crate) struct Flags(BooleanArray);
+pub(crate) struct Flags {
+    column: String,
+    values: BooleanArray,
+    /// Rows whose value is neither, with the value.
+    wrong: HashMap<usize, String>,
+}
 
 impl Flags {
     /// Booleans, the numbers 0 and 1, or the texts that mean one of these, such as `True`.
     pub(crate) fn bind(array: &ArrayRef, place: &Place, column: &str) -> Result<Self> {
-        let wrong = || place.wrong_type(column, "true or false", array.data_type());
-        let flags = cast_with_options(array, &DataType::Boolean, &CastOptions { safe: true, ..CastOptions::default() });
-        let flags = flags.map_err(|_| wrong())?.as_boolean().clone();
-        match (0..array.len()).find(|row| array.is_valid(*row) && flags.is_null(*row)) {
-            Some(row) => Err(invalid(
-                place.row(row, column),
-                "true or false",
-                array_value_to_string(array, row).map_or_else(|e| e.to_string(), |text| format!("`{text}`")),
-                "correct the value, or leave `finished` out of the card",
-            )),
-            None => Ok(Self(flags)),
-        }
+        let safe = CastOptions { safe: true, ..CastOptions::default() };
+        let flags = cast_with_options(array, &DataType::Boolean, &safe);
+        let flags = flags.map_err(|_| place.wrong_type(column, "true or false", array.data_type()))?;
+        let odd = (0..array.len()).filter(|row| array.is_valid(*row) && flags.is_null(*row));
+        let shown =
+            |row| array_value_to_string(array, row).unwrap_or_else(|e| e.to_string()).chars().take(40).collect();
+        let wrong = odd.map(|row| (row, shown(row))).collect();
+        Ok(Self { column: column.to_owned(), values: flags.as_boolean().clone(), wrong })
     }
 
     /// The value at `row`; none if it is null.
-    pub(crate) fn get(&self, row: usize) -> Option<bool> {
-        self.0.is_valid(row).then(|| self.0.value(row))
+    pub(crate) fn get(&self, row: usize) -> Result<Option<bool>, Flaw> {
+        match self.wrong.get(&row) {
+            None => Ok(self.values.is_valid(row).then(|| self.values.value(row))),
+            Some(text) => Err(Flaw {
+                kind: "neither true nor false",
+                column: self.column.clone(),
+                expected: "true or false".into(),
+                found: format!("`{text}`"),
+                hint: "correct the value, leave `finished` out of the card, or set `bad_rows = \"drop\"`",
+            }),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use problem::{Problem, Result, invalid};
 
+use crate::csv_records::{Broken, Dialect, Failed, Records};
 use crate::draft::Flaw;
 use crate::table::arrow_bug;
 
@@ -17,16 +18,6 @@ const BATCH_BYTES: usize = 16 << 20;
 
 /// Separators that are looked for.
 const DELIMITERS: [u8; 4] = *b",;\t|";
-
-/// How a file writes its records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Dialect {
-    delimiter: u8,
-    /// A quote in a quoted text is written `\"` (Spark, MySQL, Python's `escapechar`), not `""`.
-    backslash: bool,
-    /// Excel's line `sep=;` in front of the header.
-    has_sep_line: bool,
-}
 
 /// What a CSV file's beginning and a look at all of its records say.
 #[derive(Debug)]
@@ -37,186 +28,6 @@ pub(crate) struct Shape {
     pub(crate) remark: Option<String>,
 }
 
-/// A violation of CSV's rules, after which no later record is certain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Broken {
-    /// Of the file, from 1; 0 is the header.
-    row: usize,
-    found: String,
-}
-
-/// One record at a time.
-struct Records {
-    reader: Box<dyn BufRead + Send>,
-    dialect: Dialect,
-    /// Records read.
-    count: usize,
-    data: Vec<u8>,
-    ends: Vec<usize>,
-    /// Was a backslash followed by a quote within quotes?
-    backslash_quote: bool,
-    /// In a file that writes `\\"`: a backslash in a text without quotes that may be a sign or half of one.
-    bare_backslash: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    FieldStart,
-    Plain,
-    Quoted,
-    QuoteInQuoted,
-    Escape,
-}
-
-/// Ends the field at the end of `data`. In a file that writes `\\"`: may a backslash in this text without quotes be half of a sign?
-fn end_field(data: &[u8], ends: &mut Vec<usize>, state: State, dialect: Dialect) -> bool {
-    let text = &data[ends.last().copied().unwrap_or(0)..];
-    let holds = |what: &[u8]| memchr::memmem::find(text, what).is_some();
-    let bare = state == State::Plain && dialect.backslash && (text == b"\\N" || holds(b"\\\\") || holds(b"\\\""));
-    ends.push(data.len());
-    bare
-}
-
-enum Failed {
-    Read(std::io::Error),
-    Broken(Broken),
-}
-
-impl Records {
-    fn new(reader: Box<dyn BufRead + Send>, dialect: Dialect) -> std::result::Result<Self, Failed> {
-        let (data, ends) = (Vec::new(), Vec::new());
-        let mut records = Self { reader, dialect, count: 0, data, ends, backslash_quote: false, bare_backslash: false };
-        if dialect.has_sep_line {
-            let mut line = Vec::new();
-            records.reader.read_until(b'\n', &mut line).map_err(Failed::Read)?;
-        }
-        Ok(records)
-    }
-
-    fn fields(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(from, to)| &self.data[from..*to])
-    }
-
-    fn field(&self, index: usize) -> &[u8] {
-        let from = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.data[from..self.ends[index]]
-    }
-
-    fn broken(&self, found: impl Into<String>) -> Failed {
-        Failed::Broken(Broken { row: self.count, found: found.into() })
-    }
-
-    /// Reads the next record into `data` and `ends`; false at the end of the file. Empty lines are no records.
-    fn next(&mut self) -> std::result::Result<bool, Failed> {
-        loop {
-            self.data.clear();
-            self.ends.clear();
-            let Some(quoted) = self.record()? else { return Ok(false) };
-            if self.ends.len() > 1 || quoted || !self.data.is_empty() {
-                self.count += 1;
-                return Ok(true);
-            }
-        }
-    }
-
-    /// One line or quoted lines: was a quote opened? None at the end of the file.
-    fn record(&mut self) -> std::result::Result<Option<bool>, Failed> {
-        let (mut state, mut quoted, mut started, mut quote_at) = (State::FieldStart, false, false, 0);
-        let Dialect { delimiter, backslash, .. } = self.dialect;
-        loop {
-            let bytes = self.reader.fill_buf().map_err(Failed::Read)?;
-            if bytes.is_empty() {
-                return match state {
-                    State::Quoted | State::Escape => {
-                        let from: String = String::from_utf8_lossy(&self.data[quote_at..]).chars().take(40).collect();
-                        Err(self.broken(format!("a quote that is opened in front of `{from}` and never closed")))
-                    }
-                    _ if !started => Ok(None),
-                    _ => {
-                        self.bare_backslash |= end_field(&self.data, &mut self.ends, state, self.dialect);
-                        Ok(Some(quoted))
-                    }
-                };
-            }
-            started = true;
-            let mut used = 0;
-            while used < bytes.len() {
-                let rest = &bytes[used..];
-                let byte = rest[0];
-                match state {
-                    State::FieldStart if byte == b'"' => {
-                        (state, quoted, quote_at) = (State::Quoted, true, self.data.len());
-                        used += 1;
-                    }
-                    State::FieldStart | State::Plain | State::QuoteInQuoted
-                        if byte == delimiter || byte == b'\n' || byte == b'\r' =>
-                    {
-                        let ended = state;
-                        state = State::FieldStart;
-                        used += 1;
-                        if byte == delimiter {
-                            let bare = end_field(&self.data, &mut self.ends, ended, self.dialect);
-                            self.bare_backslash |= bare;
-                        } else {
-                            self.reader.consume(used);
-                            self.bare_backslash |= end_field(&self.data, &mut self.ends, ended, self.dialect);
-                            if byte == b'\r' {
-                                let next = self.reader.fill_buf().map_err(Failed::Read)?;
-                                let pair = usize::from(next.first() == Some(&b'\n'));
-                                self.reader.consume(pair);
-                            }
-                            return Ok(Some(quoted));
-                        }
-                    }
-                    State::FieldStart | State::Plain => {
-                        state = State::Plain;
-                        let end = memchr::memchr3(delimiter, b'\n', b'\r', rest).unwrap_or(rest.len());
-                        self.data.extend_from_slice(&rest[..end]);
-                        used += end;
-                    }
-                    State::Quoted => {
-                        let end =
-                            if backslash { memchr::memchr2(b'"', b'\\', rest) } else { memchr::memchr(b'"', rest) };
-                        self.data.extend_from_slice(&rest[..end.unwrap_or(rest.len())]);
-                        used += end.map_or(rest.len(), |end| end + 1);
-                        match end.map(|end| rest[end]) {
-                            Some(b'"') => {
-                                self.backslash_quote |= self.data.len() > quote_at && self.data.ends_with(b"\\");
-                                state = State::QuoteInQuoted;
-                            }
-                            Some(_) => state = State::Escape,
-                            None => {}
-                        }
-                    }
-                    State::QuoteInQuoted if byte == b'"' && !backslash => {
-                        self.data.push(b'"');
-                        state = State::Quoted;
-                        used += 1;
-                    }
-                    State::QuoteInQuoted => {
-                        let text: String = String::from_utf8_lossy(rest).chars().take(20).collect();
-                        return Err(self.broken(format!("`{text}` after a closing quote")));
-                    }
-                    State::Escape if byte == b'"' || byte == b'\\' => {
-                        self.backslash_quote |= byte == b'"';
-                        self.data.push(byte);
-                        state = State::Quoted;
-                        used += 1;
-                    }
-                    State::Escape => {
-                        let found = format!("a backslash in front of `{}`", char::from(byte));
-                        return Err(
-                            self.broken(format!("{found}, which some writers take for a sign and others for two"))
-                        );
-                    }
-                }
-            }
-            self.reader.consume(used);
-        }
-    }
-}
-
 /// All that a whole file shows under one dialect.
 #[derive(Debug)]
 struct Look {
@@ -225,18 +36,27 @@ struct Look {
     backslash_quote: bool,
     /// In a file with backslashes: one in a text without quotes may be one sign or two.
     bare_backslash: bool,
+    rows: usize,
+    /// Texts in double quotes after a space, and in single quotes, and the rows that show that they are meant as quotes.
+    inner: [(usize, usize); 2],
 }
 
 type Open<'o> = &'o dyn Fn() -> Result<Box<dyn BufRead + Send>>;
 
 /// Looks at all records of a file.
 fn look(file: &str, open: Open, dialect: Dialect, columns: usize) -> Result<Look> {
-    let mut look = Look { broken: None, other_lengths: 0, backslash_quote: false, bare_backslash: false };
+    let (broken, inner) = (None, [(0, 0); 2]);
+    let mut look = Look { broken, other_lengths: 0, backslash_quote: false, bare_backslash: false, rows: 0, inner };
     let mut records = Records::new(open()?, dialect).map_err(|f| failed(file, f))?;
     loop {
         match records.next() {
             Ok(true) => {
                 look.other_lengths += usize::from(records.ends.len() != columns);
+                look.rows += 1;
+                // One text in single quotes may have them for its own sake; two in one row are a writer's habit.
+                for ((all, seen), least) in look.inner.iter_mut().zip(records.seen.inner).zip([1, 2]) {
+                    *all = (all.0 + seen, all.1 + usize::from(seen >= least));
+                }
             }
             Ok(false) => break,
             Err(Failed::Broken(broken)) => {
@@ -246,7 +66,7 @@ fn look(file: &str, open: Open, dialect: Dialect, columns: usize) -> Result<Look
             Err(read) => return Err(failed(file, read)),
         }
     }
-    (look.backslash_quote, look.bare_backslash) = (records.backslash_quote, records.bare_backslash);
+    (look.backslash_quote, look.bare_backslash) = (records.backslash_quote, records.seen.bare_backslash);
     Ok(look)
 }
 
@@ -308,8 +128,9 @@ pub(crate) fn shape(file: &str, open: Open, usual: u8) -> Result<Shape> {
         .map(|f| std::str::from_utf8(f).map(str::to_owned))
         .collect::<std::result::Result<Vec<String>, _>>()
         .map_err(|_| invalid(format!("{file}, header"), "UTF-8 text", "other bytes", crate::decode::REENCODE))?;
-    dialect = with_quotes(file, open, dialect, names.len())?;
-    let mut notes = Vec::new();
+    let look;
+    (dialect, look) = with_quotes(file, open, dialect, names.len())?;
+    let mut notes = inner_quotes(file, &look)?;
     if dialect.delimiter != usual {
         notes.push(format!("columns are separated by {}", called(dialect.delimiter)));
     }
@@ -322,13 +143,35 @@ pub(crate) fn shape(file: &str, open: Open, usual: u8) -> Result<Shape> {
     Ok(Shape { schema: Arc::new(Schema::new(fields)), dialect, remark })
 }
 
+/// What is to be said of quotes that are read as parts of texts; an error if most rows have them, since they are not meant so.
+fn inner_quotes(file: &str, look: &Look) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for (called, (texts, rows)) in ["double quotes after a space", "single quotes"].into_iter().zip(look.inner) {
+        // The header is one of the records.
+        if rows * 2 > look.rows.saturating_sub(1) {
+            let hint =
+                "write the file again with `\"` around texts and without a space between a separator and the quote";
+            return Err(invalid(
+                file,
+                "texts in `\"` that begin right after a separator",
+                format!("texts in {called} in {rows} rows"),
+                hint,
+            ));
+        }
+        if texts > 0 {
+            notes.push(format!("{texts} texts are in {called}, which are read as parts of the texts"));
+        }
+    }
+    Ok(notes)
+}
+
 /// The dialect with its way to write quotes, told from the whole file. Two ways that both make sense are refused.
-fn with_quotes(file: &str, open: Open, dialect: Dialect, columns: usize) -> Result<Dialect> {
+fn with_quotes(file: &str, open: Open, dialect: Dialect, columns: usize) -> Result<(Dialect, Look)> {
     let doubled = look(file, open, dialect, columns)?;
     if !doubled.backslash_quote {
         return match doubled.broken {
             Some(broken) => Err(failed(file, Failed::Broken(broken))),
-            None => Ok(dialect),
+            None => Ok((dialect, doubled)),
         };
     }
     let other = Dialect { backslash: true, ..dialect };
@@ -337,18 +180,18 @@ fn with_quotes(file: &str, open: Open, dialect: Dialect, columns: usize) -> Resu
         let hint = "write the file again with each quote in a quoted text doubled (Spark: `.option(\"escape\", \"\\\"\")`; pandas does so), or as Parquet";
         Err(invalid(file, "one way to write a quote in a quoted text: `\"\"` or `\\\"`", found, hint))
     };
-    match (doubled.broken, escaped.broken) {
-        (None, Some(_)) => Ok(dialect),
+    match (&doubled.broken, &escaped.broken) {
+        (None, Some(_)) => Ok((dialect, doubled)),
         (None, None) => match (doubled.other_lengths, escaped.other_lengths) {
-            (0, 1..) => Ok(dialect),
-            (1.., 0) if !escaped.bare_backslash => Ok(other),
+            (0, 1..) => Ok((dialect, doubled)),
+            (1.., 0) if !escaped.bare_backslash => Ok((other, escaped)),
             _ => unclear("texts with a backslash in front of a quote, which could be either"),
         },
-        (Some(_), None) if !escaped.bare_backslash => Ok(other),
+        (Some(_), None) if !escaped.bare_backslash => Ok((other, escaped)),
         (Some(_), None) => unclear(
             "`\\\"` in some texts, and in others backslashes that writers of it mean differently (`\\\\`, `\\N`)",
         ),
-        (Some(broken), Some(_)) => Err(failed(file, Failed::Broken(broken))),
+        (Some(broken), Some(_)) => Err(failed(file, Failed::Broken(broken.clone()))),
     }
 }
 

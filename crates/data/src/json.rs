@@ -1,4 +1,4 @@
-//! JSON lines (or one array of objects) as record batches; a wrong line is a flaw in its place.
+//! JSON lines (or arrays of objects) as record batches; a wrong line is a flaw in its place.
 
 use std::collections::VecDeque;
 use std::io::BufRead;
@@ -26,7 +26,7 @@ fn unreadable(file: &str, rows: usize, error: &std::io::Error) -> Problem {
 struct Objects {
     file: Arc<str>,
     reader: Box<dyn BufRead + Send>,
-    /// One array rather than lines?
+    /// Arrays, nearly always one, rather than lines?
     array: bool,
     started: bool,
     /// Objects read.
@@ -48,22 +48,37 @@ impl Objects {
     fn next(&mut self, out: &mut Vec<u8>) -> Result<bool> {
         if !self.started {
             self.started = true;
-            let bracket = loop {
-                let head = self.reader.fill_buf().map_err(|e| unreadable(&self.file, self.line, &e))?;
-                match head.iter().position(|b| !b.is_ascii_whitespace()) {
-                    Some(at) => break head[at] == b'[',
-                    None if head.is_empty() => break false,
-                    None => {
-                        let blank = head.len();
-                        self.reader.consume(blank);
-                    }
-                }
-            };
+            let bracket = self.peek()? == Some(b'[');
             if bracket {
                 self.array = self.begin_array()?;
             }
         }
         if self.array { self.next_of_array(out) } else { self.next_line(out) }
+    }
+
+    /// The next byte that is no white space, which is not taken; none at the end of the file.
+    fn peek(&mut self) -> Result<Option<u8>> {
+        loop {
+            let head = self.reader.fill_buf().map_err(|e| unreadable(&self.file, self.line, &e))?;
+            let blank = head.iter().take_while(|b| b.is_ascii_whitespace()).count();
+            let (found, ended) = (head.get(blank).copied(), head.is_empty());
+            self.reader.consume(blank);
+            if found.is_some() || ended {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// An array has ended: does another one follow, whose bracket is taken? Anything else is refused, so that no object is lost.
+    fn another_array(&mut self) -> Result<bool> {
+        match self.peek()? {
+            None => Ok(false),
+            Some(b'[') => {
+                self.reader.consume(1);
+                Ok(true)
+            }
+            Some(_) => Err(self.broken("more text after the end of the array")),
+        }
     }
 
     /// The first line begins with `[`: does an array of objects begin there, and not a line with a list? Its bracket is taken.
@@ -141,9 +156,13 @@ impl Objects {
             if let Some(strange) = strange {
                 return Err(self.broken(format!("`{strange}` between objects")));
             }
-            if let Some(object) = end {
-                self.line += usize::from(object);
-                return Ok(object);
+            match end {
+                Some(true) => {
+                    self.line += 1;
+                    return Ok(true);
+                }
+                Some(false) if !self.another_array()? => return Ok(false),
+                _ => {}
             }
         }
     }

@@ -55,6 +55,17 @@ fn no_object(found: impl Into<String>) -> Flaw {
     }
 }
 
+/// The name that a key in its quotes means: `"\u0061"` and `"a"` are the same.
+fn name(quoted: &[u8]) -> Cow<'_, str> {
+    let raw = &quoted[1..quoted.len() - 1];
+    let escaped = memchr::memchr(b'\\', raw).is_some();
+    match escaped.then(|| serde_json::from_slice::<String>(quoted)) {
+        Some(Ok(name)) => Cow::Owned(name),
+        // A key with half of a character is no column's name.
+        Some(Err(_)) | None => String::from_utf8_lossy(raw),
+    }
+}
+
 struct Look<'a, 'n> {
     bytes: &'a [u8],
     at: usize,
@@ -98,7 +109,7 @@ impl<'a> Look<'a, '_> {
 
     fn object(&mut self, depth: usize) -> Result<(), Flaw> {
         self.at += 1;
-        let mut keys: Vec<&'a [u8]> = Vec::new();
+        let mut keys: Vec<Cow<'a, str>> = Vec::new();
         self.space();
         if self.take(b'}') {
             return Ok(());
@@ -110,13 +121,12 @@ impl<'a> Look<'a, '_> {
                 return Err(self.broken());
             }
             self.text()?;
-            let key = &self.bytes[start..self.at - 1];
+            let key = name(&self.bytes[start - 1..self.at]);
             if depth == 0 {
-                let name = String::from_utf8_lossy(key);
-                self.column = if (self.needed)(&name) { name.into_owned() } else { String::new() };
+                self.column = if (self.needed)(&key) { key.clone().into_owned() } else { String::new() };
             }
             if !self.column.is_empty() && keys.contains(&key) {
-                let found = format!("two of `{}`", String::from_utf8_lossy(key));
+                let found = format!("two of `{key}`");
                 let hint = "keep one of the two, or set `bad_rows = \"drop\"`";
                 return Err(self.in_column("a key twice", "each key once", found, hint));
             }

@@ -21,6 +21,7 @@ mod card;
 mod check;
 mod columns;
 mod csv;
+mod csv_records;
 mod decode;
 mod draft;
 mod hub;

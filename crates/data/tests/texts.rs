@@ -30,6 +30,52 @@ fn refusal(name: &str, content: &[u8]) -> String {
 const HEADER: &str = "user_id,prompt,chosen,rejected\n";
 
 #[test]
+fn nothing_after_the_first_array_is_lost() {
+    let row = |i: usize| format!(r#"{{"user_id": "u", "prompt": "p{i}", "chosen": "good", "rejected": "bad"}}"#);
+    let lines: Vec<String> = (0..20).map(|i| format!("[{}]", row(i))).collect();
+    for text in [
+        lines.join("\n"),
+        format!("{}\n\n", lines.concat()),
+        format!("[]{}\n[]", lines.join(" \r\n")),
+        format!("[{}]", (0..20).map(row).collect::<Vec<_>>().join(",")),
+    ] {
+        let (votes, report) = read("x.json", text.as_bytes()).unwrap();
+        assert_eq!((votes.len(), report.rows), (20, 20), "{text}");
+        assert_eq!(votes[19].prompt[0].content, "p19");
+    }
+    for rest in ["and so on".to_owned(), row(2), "]".into(), ",".into()] {
+        let error = refusal("x.json", format!("[{},{}] {rest}", row(0), row(1)).as_bytes());
+        assert!(error.contains("row 3") && error.contains("more text after the end of the array"), "{error}");
+    }
+    assert!(refusal("x.json", format!("[{}][{}", row(0), row(1)).as_bytes()).contains("inside the array"));
+}
+
+#[test]
+fn a_key_written_with_escapes_is_the_column_that_it_names() {
+    let layout = "kind = 'pairs'\nuser_id = 'user_id'\nprompt = 'prompt'\nchosen = 'r\u{e9}ponse'";
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.jsonl");
+    let rows = |first: &str| {
+        let row = |i: usize, value: &str| {
+            format!(r#"{{"user_id": "u", "prompt": "p{i}", "r\u00e9ponse": {value}, "rejected": "bad"}}"#)
+        };
+        let rest: Vec<String> = (1..9).map(|i| row(i, r#""good""#)).collect();
+        format!("{}\n{}", row(0, first), rest.join("\n"))
+    };
+    fs_err::write(&path, rows(r#""fine""#)).unwrap();
+    assert_eq!(ingest(&card(layout), &path, &all()).unwrap().0[0].chosen, "fine");
+    for (value, kind) in
+        [(r#""good \ud83d""#, "half of a character"), ("\"one\", \"r\u{e9}ponse\": \"other\"", "a key twice")]
+    {
+        fs_err::write(&path, rows(value)).unwrap();
+        let error = ingest(&card(layout), &path, &all()).unwrap_err().to_string();
+        assert!(error.contains("row 1, column `r\u{e9}ponse`"), "{error}");
+        let (votes, report) = ingest(&card(layout), &path, &dropping()).unwrap();
+        assert_eq!((votes.len(), report.dropped[kind]), (8, 1));
+    }
+}
+
+#[test]
 fn rows_of_json_that_cannot_be_read_are_dropped_and_counted() {
     let good = |i: usize| {
         format!(r#"{{"user_id": "u", "prompt": "p{i}", "chosen": "good", "rejected": "bad", "extra": {i}}}"#)
@@ -206,6 +252,27 @@ fn wrong_rows_of_csv_are_dropped_and_counted() {
     assert!(refusal("x.csv", b"user_id,prompt,chosen,chosen,rejected\nu,p,a,b,c\n").contains("one column `chosen`"));
     let error = refusal("x.csv", b"user_id,pr\xe9mpt,chosen,rejected\nu,p,a,b\n");
     assert!(error.contains("header") && error.contains("WINDOWS-1252"), "{error}");
+}
+
+#[test]
+fn quotes_that_would_be_read_as_parts_of_texts_are_told_or_refused() {
+    let table = |odd: &str, odds: usize, plain: usize| {
+        let plain = (0..plain).map(|i| format!("u,why {i}?,\" \"\"good\"\"\",bad\n")).collect::<String>();
+        format!("{HEADER}{}{plain}", format!("{odd}\n").repeat(odds))
+    };
+    for (odd, called) in [
+        ("u, \"what is 0?\", \"it is \"\"0\"\" ok\", \"no 0\"", "double quotes after a space"),
+        ("'u','what is 0?','it is 0','no 0'", "single quotes"),
+    ] {
+        let error = refusal("x.csv", table(odd, 6, 4).as_bytes());
+        assert!(error.contains(called) && error.contains("6 rows") && error.contains("without a space"), "{error}");
+        let (votes, report) = read("x.csv", table(odd, 4, 6).as_bytes()).unwrap();
+        assert_eq!((votes.len(), votes[9].chosen.as_str()), (10, " \"good\""));
+        assert!(report.remarks.concat().contains(&format!("texts are in {called}")), "{:?}", report.remarks);
+    }
+    // Quotes inside a text that is quoted as it should be, or within a text, are the writer's.
+    let (_, report) = read("x.csv", table("u,it's 'so',\"'good'\",say \"yes\"", 6, 6).as_bytes()).unwrap();
+    assert!(!report.remarks.concat().contains("parts of the texts"), "{:?}", report.remarks);
 }
 
 /// A field as Python's `csv.writer` writes it: quotes where they are needed.
@@ -385,4 +452,18 @@ fn numbers_written_as_text_are_checked_for_sense() {
             assert!(error.contains("row 2, column `w`"), "{wrong}: {error}");
         }
     }
+}
+
+#[test]
+fn a_value_that_is_neither_true_nor_false_is_a_bad_row() {
+    let row = |i: usize, ended: &str| format!("u,p{i},good,bad,{ended},true\n");
+    let text: String = (0..20).map(|i| row(i, if i == 7 { "maybe" } else { "True" })).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.csv");
+    fs_err::write(&path, format!("{},one,other\n{text}", HEADER.trim())).unwrap();
+    let card = card("kind = 'pairs'\nuser_id = 'user_id'\nprompt = 'prompt'\n[columns]\nfinished = ['one', 'other']");
+    let error = ingest(&card, &path, &all()).unwrap_err().to_string();
+    assert!(error.contains("row 8, column `one`") && error.contains("`maybe`"), "{error}");
+    let (votes, report) = ingest(&card, &path, &dropping()).unwrap();
+    assert_eq!((votes.len(), report.dropped["neither true nor false"]), (19, 1));
 }

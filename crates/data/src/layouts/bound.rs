@@ -186,7 +186,10 @@ impl Extras {
             first,
             second,
             choice,
-            finished: self.finished.as_ref().map_or(own.finished, |both| both.each_ref().map(|flags| flags.get(row))),
+            finished: match &self.finished {
+                Some([one, other]) => [one.get(row)?, other.get(row)?],
+                None => own.finished,
+            },
             weight: number(&self.weight, &self.names.weight, MOST_WEIGHT)?.unwrap_or(1.0) * own.weight,
             margin: if choice == Choice::Tie { None } else { margin },
             timestamp: self.timestamp.as_ref().map(|t| t.get(row)).transpose()?.flatten().or(own.timestamp),
