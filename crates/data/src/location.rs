@@ -85,9 +85,20 @@ fn encoding(name: &str) -> Option<(Format, Packing)> {
 pub fn local_files(sources: &[String]) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for source in sources.iter().filter(|s| !is_remote(s)) {
-        files.extend(local(source)?.files);
+        files.extend(local(source)?.files.into_iter().map(|(path, name)| {
+            let name = with_partitions(&path, name);
+            (path, name)
+        }));
     }
     Ok(files)
+}
+
+/// The name, after the folders `column=value` above it: they give the file's rows a column.
+fn with_partitions(path: &Path, name: String) -> String {
+    let folders: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+    let above = folders.len().saturating_sub(Path::new(&name).components().count());
+    let partitions = folders[..above].iter().filter(|folder| folder.contains('='));
+    partitions.map(|folder| format!("{folder}/")).collect::<String>() + &name
 }
 
 /// Is a source an address, and not a path?
@@ -115,48 +126,47 @@ pub(crate) fn local(source: &str) -> Result<Local> {
     }
     let wrong = |found: String| invalid(source, "files that match", found, "quote the pattern, and look at its folder");
     let matches = glob::glob(source).map_err(|e| wrong(e.to_string()))?;
-    let mut found: Vec<PathBuf> = matches.filter_map(std::result::Result::ok).filter(|p| p.is_file()).collect();
+    let mut found = matches.collect::<Result<Vec<PathBuf>, _>>().map_err(|e| wrong(e.to_string()))?;
     found.sort();
     let root: PathBuf =
         path.components().take_while(|c| !c.as_os_str().to_string_lossy().contains(['*', '?', '['])).collect();
-    let mut left_out = Vec::new();
-    found.retain(|path| {
-        let metadata = is_metadata(&name_of(path));
-        if metadata {
-            left_out.push(below(path, &root));
+    let mut all = Shards { top: root.strip_prefix(".").unwrap_or(&root).to_owned(), ..Shards::default() };
+    let mut folders: Vec<PathBuf> = Vec::new();
+    for path in found {
+        // What is below a folder that matches comes with the folder.
+        if folders.iter().any(|folder| path.starts_with(folder)) {
+            continue;
         }
-        !metadata
-    });
-    if found.is_empty() {
+        if path.is_dir() {
+            if !is_hidden(&name_of(&path)) {
+                all.add(&path)?;
+                folders.push(path);
+            }
+        } else if is_metadata(&name_of(&path)) || all.is_in_a_loop(&path)? {
+            all.left_out.push(path);
+        } else {
+            all.files.push(path);
+        }
+    }
+    if all.files.is_empty() {
         return Err(wrong("none".into()));
     }
-    let files: Vec<(PathBuf, String)> = found.into_iter().map(|p| (p.clone(), below(&p, &root))).collect();
-    let remarks = remarks_of(source, &files, &left_out);
-    Ok(Local { files, remarks })
+    Ok(all.told(source, &root))
 }
 
 fn folder(source: &str, path: &Path) -> Result<Local> {
-    let mut all = Shards::default();
+    let mut all = Shards { top: path.to_owned(), ..Shards::default() };
     all.add(path)?;
-    let short = |paths: Vec<PathBuf>| -> Vec<(PathBuf, String)> {
-        paths.into_iter().map(|p| (p.clone(), below(&p, path))).collect()
-    };
-    let (files, left_out) = (short(all.files), short(all.left_out));
-    let left_out: Vec<String> = left_out.into_iter().map(|(_, name)| name).collect();
-    if files.is_empty() {
+    if all.files.is_empty() {
+        let left_out = short(&all.left_out, path);
         let found = if left_out.is_empty() { "none".to_owned() } else { format!("none beside {}", some(&left_out)) };
         return Err(invalid(source, format!("a folder with files ending in {KNOWN}"), found, "name another folder"));
     }
-    let mut remarks = remarks_of(source, &files, &left_out);
-    if all.parts.len() > 1 {
-        let parts = all.parts.join(", ");
-        let last = all.parts.last().map_or("", String::as_str);
-        remarks.push(format!(
-            "{source}: one saved data set of the parts {parts}, which are read as one; the card's `split_files`, such as \
-             {{ \"{last}/*\" = \"test\" }}, says which split a part is"
-        ));
-    }
-    Ok(Local { files, remarks })
+    Ok(all.told(source, path))
+}
+
+fn short(paths: &[PathBuf], root: &Path) -> Vec<String> {
+    paths.iter().map(|path| below(path, root)).collect()
 }
 
 fn name_of(path: &Path) -> String {
@@ -209,11 +219,18 @@ fn remarks_of(source: &str, files: &[(PathBuf, String)], left_out: &[String]) ->
 
 /// A name of what writers and repositories keep beside data.
 pub(crate) fn is_metadata(name: &str) -> bool {
-    name.starts_with(['.', '_'])
+    is_hidden(name)
+        // What `idiolect data ingest` writes beside a table.
+        || name.ends_with(".report.json")
         || matches!(
             name,
             "dataset_info.json" | "dataset_infos.json" | "dataset_dict.json" | "state.json" | "croissant.json"
         )
+}
+
+/// A name, of a file or a folder, that readers of data sets pass over.
+fn is_hidden(name: &str) -> bool {
+    name.starts_with(['.', '_'])
 }
 
 /// Does a file of this name hold rows, as far as its name says?
@@ -224,10 +241,12 @@ pub(crate) fn is_data(name: &str) -> bool {
 /// What is found below a folder.
 #[derive(Default)]
 struct Shards {
+    /// The folder that everything is below.
+    top: PathBuf,
     files: Vec<PathBuf>,
     left_out: Vec<PathBuf>,
     /// Folders of a saved data set's parts.
-    parts: Vec<String>,
+    parts: Vec<PathBuf>,
 }
 
 /// What `Dataset.save_to_disk` (datasets 2 to 4) writes beside shards.
@@ -254,28 +273,33 @@ struct Parts {
 impl Shards {
     /// Adds the files below a folder, sorted by name; those of a saved data set as its own list has them.
     fn add(&mut self, folder: &Path) -> Result<()> {
-        let mut entries =
-            fs_err::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
-        entries.sort();
-        let read = |name: &str| fs_err::read(folder.join(name)).ok();
-        if let Some(state) = read("state.json").and_then(|text| serde_json::from_slice::<State>(&text).ok()) {
+        if self.is_loop(folder)? {
+            self.left_out.push(folder.to_owned());
+            return Ok(());
+        }
+        let entries = entries(folder)?;
+        if let Some(state) = list::<State>(&folder.join("state.json"), "_data_files")? {
             return self.add_saved(folder, &state, entries);
         }
-        if let Some(parts) = read("dataset_dict.json").and_then(|text| serde_json::from_slice::<Parts>(&text).ok()) {
-            self.left_out.push(folder.join("dataset_dict.json"));
-            for part in &parts.splits {
-                self.add(&folder.join(plain_name(folder, part)?))?;
+        if let Some(parts) = list::<Parts>(&folder.join("dataset_dict.json"), "splits")? {
+            let parts = parts.splits.iter().map(|part| Ok(folder.join(plain_name(folder, part)?)));
+            let parts = parts.collect::<Result<Vec<PathBuf>>>()?;
+            for part in &parts {
+                self.add(part)?;
             }
-            self.parts.extend(parts.splits);
+            for path in entries.into_iter().filter(|path| !parts.contains(path)) {
+                self.leave_out(path)?;
+            }
+            self.parts.extend(parts);
             return Ok(());
         }
         for path in entries {
             let name = name_of(&path);
             if path.is_dir() {
-                if !name.starts_with(['.', '_']) {
+                if !is_hidden(&name) {
                     self.add(&path)?;
                 }
-            } else if is_data(&name) || name == "state.json" {
+            } else if is_data(&name) {
                 self.files.push(path);
             } else {
                 self.left_out.push(path);
@@ -297,9 +321,85 @@ impl Shards {
             return Err(invalid(place(), "the files that it lists", found, "copy or save the data set again"));
         }
         // Beside them `map` and `filter` leave what they computed once.
-        self.left_out.extend(entries.into_iter().filter(|path| path.is_file() && !listed.contains(path)));
+        for path in entries.into_iter().filter(|path| !listed.contains(path)) {
+            self.leave_out(path)?;
+        }
         self.files.extend(listed);
         Ok(())
+    }
+
+    /// Leaves out a file, or all files below a folder.
+    fn leave_out(&mut self, path: PathBuf) -> Result<()> {
+        if !path.is_dir() || self.is_loop(&path)? {
+            self.left_out.push(path);
+        } else if !is_hidden(&name_of(&path)) {
+            for path in entries(&path)? {
+                self.leave_out(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does a symbolic link make this folder one of those that it is in? Its files would be read again and again.
+    fn is_loop(&self, folder: &Path) -> Result<bool> {
+        let real = |path: &Path| fs_err::canonicalize(if path.as_os_str().is_empty() { Path::new(".") } else { path });
+        let own = real(folder)?;
+        for outer in folder.ancestors().skip(1).take_while(|outer| outer.starts_with(&self.top)) {
+            if real(outer)? == own {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Is a file below such a folder?
+    fn is_in_a_loop(&self, file: &Path) -> Result<bool> {
+        for folder in file.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.top)) {
+            if self.is_loop(folder)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The files with their paths below `root`, and what a reader should know of the others.
+    fn told(self, source: &str, root: &Path) -> Local {
+        let names = short(&self.files, root);
+        let files: Vec<(PathBuf, String)> = self.files.into_iter().zip(names).collect();
+        let mut remarks = remarks_of(source, &files, &short(&self.left_out, root));
+        let parts = short(&self.parts, root);
+        if let [_, .., last] = parts.as_slice() {
+            remarks.push(format!(
+                "{source}: one saved data set of the parts {}, which are read as one; the card's `split_files`, such as \
+                 {{ \"{last}/*\" = \"test\" }}, says which split a part is",
+                parts.join(", ")
+            ));
+        }
+        Local { files, remarks }
+    }
+}
+
+/// What is directly in a folder, sorted by name.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut entries =
+        fs_err::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<std::io::Result<Vec<PathBuf>>>()?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// A saved data set's list in `file`; none if there is no such file, or it is another program's, without `key`.
+fn list<T: serde::de::DeserializeOwned>(file: &Path, key: &str) -> Result<Option<T>> {
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let text = fs_err::read(file)?;
+    match serde_json::from_slice(&text) {
+        Ok(list) => Ok(Some(list)),
+        Err(error) if String::from_utf8_lossy(&text).contains(&format!("\"{key}\"")) => {
+            let expected = format!("the list `{key}` of a saved data set");
+            Err(invalid(file.display(), expected, error.to_string(), "copy or save the data set again"))
+        }
+        Err(_) => Ok(None),
     }
 }
 

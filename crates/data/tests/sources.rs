@@ -156,3 +156,78 @@ fn columns_that_the_card_does_not_name_are_never_decoded() {
         "the column is damaged"
     );
 }
+
+/// The votes read from a source, and what the report remarks.
+fn read(source: &Path) -> (usize, String) {
+    let (votes, report) = ingest(&votes_card(), source, &all()).unwrap_or_else(|e| panic!("{e}"));
+    (votes.len(), report.remarks.join("\n"))
+}
+
+#[test]
+fn a_pattern_reads_the_folders_that_match() {
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::create_dir_all(dir.path().join("region=north")).unwrap();
+    write_rows(&dir.path().join("a.parquet"), &rows(3));
+    write_rows(&dir.path().join("region=north/b.parquet"), &rows(10));
+    fs_err::write(dir.path().join("region=north/notes.txt"), "x").unwrap();
+    // The folder's own files match `**/*` too, and are read once.
+    for pattern in ["*", "**/*"] {
+        let (n, remarks) = read(&dir.path().join(pattern));
+        assert!(n == 13 && remarks.contains("region=north/notes.txt"), "{pattern}: {n} votes; {remarks}");
+    }
+}
+
+#[test]
+fn files_beside_the_parts_of_a_saved_data_set_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::create_dir_all(dir.path().join("train/old")).unwrap();
+    fs_err::create_dir_all(dir.path().join("extra")).unwrap();
+    for name in ["train/a.parquet", "train/old/b.parquet", "extra/c.parquet", "more.parquet"] {
+        write_rows(&dir.path().join(name), &rows(5));
+    }
+    fs_err::write(dir.path().join("dataset_dict.json"), r#"{"splits": ["train"]}"#).unwrap();
+    fs_err::write(dir.path().join("train/state.json"), r#"{"_data_files": [{"filename": "a.parquet"}]}"#).unwrap();
+    let (n, remarks) = read(dir.path());
+    assert_eq!(n, 5);
+    for name in ["train/old/b.parquet", "extra/c.parquet", "more.parquet"] {
+        assert!(remarks.contains(name), "{name}: {remarks}");
+    }
+}
+
+#[test]
+fn reports_and_states_of_other_programs_are_no_votes() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(&dir.path().join("x.parquet"), &rows(4));
+    fs_err::write(dir.path().join("x.report.json"), "{\n  \"kept\": 4\n}").unwrap();
+    fs_err::write(dir.path().join("state.json"), r#"{"epoch": 3}"#).unwrap();
+    let (n, remarks) = read(dir.path());
+    assert!(n == 4 && remarks.contains("state.json, x.report.json"), "{n} votes; {remarks}");
+    fs_err::write(dir.path().join("state.json"), r#"{"_data_files": [{"filename": "x.par"#).unwrap();
+    let error = ingest(&votes_card(), dir.path(), &all()).unwrap_err().to_string();
+    assert!(error.contains("state.json") && error.contains("`_data_files`"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_folder_around_it_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(&dir.path().join("a.parquet"), &rows(6));
+    std::os::unix::fs::symlink(".", dir.path().join("l")).unwrap();
+    for source in ["", "*", "**/*", "**/*.parquet"] {
+        let (n, remarks) = read(&dir.path().join(source));
+        assert_eq!(n, 6, "{source}: {remarks}");
+        assert!(source.ends_with("parquet") || remarks.contains("no votes: l"), "{source}: {remarks}");
+    }
+}
+
+#[test]
+fn a_file_in_a_folder_of_a_user_is_named_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("user_id=ann");
+    fs_err::create_dir(&folder).unwrap();
+    write_rows(&folder.join("part.parquet"), &rows(1));
+    for source in [folder.join("part.parquet"), folder, dir.path().to_owned()] {
+        let files = data::local_files(&[source.display().to_string()]).unwrap();
+        assert_eq!(files[0].1, "user_id=ann/part.parquet", "{}", source.display());
+    }
+}
