@@ -347,6 +347,15 @@ pub fn check(card: &Card, sources: &[String], options: &CheckOptions, folder: &P
         });
     }
     check.remarks = source.remarks();
+    if check.rows == 0 {
+        check.findings.push(Finding {
+            kind: "no rows in the source".into(),
+            level: Level::Error,
+            count: source.files.len(),
+            users: 0,
+            first: source.files.iter().take(NAMED).map(|f| f.file.short.to_string()).collect(),
+        });
+    }
     let few: Vec<&String> =
         check.users.iter().filter(|(_, u)| u.votes - u.ties < options.min_votes).map(|(name, _)| name).collect();
     if !few.is_empty() {

@@ -86,7 +86,7 @@ pub fn local_files(sources: &[String]) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for source in sources.iter().filter(|s| !is_remote(s)) {
         files.extend(local(source)?.files.into_iter().map(|(path, name)| {
-            let name = with_partitions(&path, name);
+            let name = with_partitions(&path, &name);
             (path, name)
         }));
     }
@@ -94,11 +94,11 @@ pub fn local_files(sources: &[String]) -> Result<Vec<(PathBuf, String)>> {
 }
 
 /// The name, after the folders `column=value` above it: they give the file's rows a column.
-fn with_partitions(path: &Path, name: String) -> String {
+fn with_partitions(path: &Path, name: &str) -> String {
     let folders: Vec<_> = path.components().map(|c| c.as_os_str().to_string_lossy()).collect();
-    let above = folders.len().saturating_sub(Path::new(&name).components().count());
+    let above = folders.len().saturating_sub(Path::new(name).components().count());
     let partitions = folders[..above].iter().filter(|folder| folder.contains('='));
-    partitions.map(|folder| format!("{folder}/")).collect::<String>() + &name
+    partitions.map(|folder| format!("{folder}/")).collect::<String>() + name
 }
 
 /// Is a source an address, and not a path?

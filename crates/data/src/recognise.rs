@@ -36,6 +36,10 @@ pub fn recognise(sources: &[String]) -> Result<(Card, String)> {
         return Err(invalid(name, "users, or columns that stand for users", found, hint));
     }
     let split = (layout == Layout::Canonical).then(|| "split".to_owned());
+    // The names that the canonical table gives them.
+    let names = ["chosen_finished", "rejected_finished"];
+    let pairs = matches!(layout, Layout::Pairs { .. }) && has(&columns, &names);
+    let finished = pairs.then(|| names.map(str::to_owned));
     let why = format!("the columns of {name} are taken as: {}", text(&layout)?.trim().replace('\n', ", "));
     let card = Card {
         name: name.rsplit('/').next().unwrap_or(&name).to_owned(),
@@ -45,7 +49,7 @@ pub fn recognise(sources: &[String]) -> Result<(Card, String)> {
         sha256: BTreeMap::new(),
         one_user: None,
         layout,
-        columns: Columns { split, ..Columns::default() },
+        columns: Columns { split, finished, ..Columns::default() },
         users: None,
     };
     Ok((card, why))

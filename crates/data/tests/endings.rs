@@ -77,3 +77,48 @@ fn whether_a_response_ended_is_read_from_texts_and_unknown_where_nothing_says_so
     let error = card("kind = 'prism'", "finished = ['x', 'y']").unwrap_err().to_string();
     assert!(error.contains("`finished` in [columns] only with the layouts `votes` and `pairs`"), "{error}");
 }
+
+#[test]
+fn pairs_with_the_columns_of_the_canonical_table_need_no_card_for_their_endings() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("v.jsonl");
+    let row =
+        r#"{"user_id":"u","prompt":"q","chosen":"a","rejected":"b","chosen_finished":true,"rejected_finished":false}"#;
+    fs_err::write(&source, format!("{row}\n")).unwrap();
+    let (card, _) = data::recognise(&[source.display().to_string()]).unwrap();
+    let (votes, _) = ingest(&card, &source, &all()).unwrap();
+    assert_eq!(told(&votes), [("a", Some(true), Some(false))]);
+}
+
+#[test]
+fn moments_of_the_old_type_of_spark_do_not_become_others() {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int96, Int96Type};
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("v.parquet");
+    let columns = ["rater", "q", "one", "two", "pick"].map(|name| format!("required binary {name} (UTF8);")).concat();
+    let schema = parquet::schema::parser::parse_message_type(&format!("message m {{ {columns} required int96 at; }}"));
+    let file = fs_err::File::create(&source).unwrap().into_parts().0;
+    let mut writer =
+        parquet::file::writer::SerializedFileWriter::new(file, schema.unwrap().into(), std::sync::Arc::default())
+            .unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for value in ["u", "q", "a", "b", "1"] {
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&[ByteArray::from(value)], None, None).unwrap();
+        column.close().unwrap();
+    }
+    let mut column = group.next_column().unwrap().unwrap();
+    // 1 January 2500, by its Julian day: in nanoseconds since 1970 it does not fit into 64 bits.
+    let mut moment = Int96::new();
+    moment.set_data(0, 0, 2_634_167);
+    column.typed::<Int96Type>().write_batch(&[moment], None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let ingested = ingest(&card(LAYOUT, "timestamp = 'at'").unwrap(), &source, &all());
+    let seconds = (2_634_167 - 2_440_588) * 86_400i64;
+    match ingested {
+        Ok((votes, _)) => assert_eq!(votes[0].timestamp, Some(seconds * 1_000_000)),
+        Err(error) => assert!(error.to_string().contains("2500"), "{error}"),
+    }
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use device::Compute;
 use lm::Lm;
-use problem::{Result, invalid, mistake};
+use problem::{Result, invalid};
 use text::Tokenizer;
 
 /// The file that keeps the date which a folder's chat template reads: the same whenever the folder is used.
@@ -42,17 +42,7 @@ pub(crate) fn load(folder: &Path, compute: &Compute) -> Result<(Lm, Tokenizer)> 
     lm::recognise(folder)?;
     let tokenizer = tokenizer(folder)?;
     let config = lm::ModelConfig::read(folder)?.shape;
-    if tokenizer.largest_id() >= config.vocab_size {
-        return Err(mistake(
-            format!(
-                "{}: expected token ids below `vocab_size` {}, found a tokenizer that yields {}",
-                folder.display(),
-                config.vocab_size,
-                tokenizer.largest_id()
-            ),
-            "tokenizer.json and config.json must belong to the same model",
-        ));
-    }
+    let tokenizer = tokenizer.with_embeddings(config.vocab_size)?;
     let lm = Lm::load(folder, compute)?;
     let tokenizer = tokenizer.with_context(Some(lm.context()));
     Ok((lm, tokenizer))

@@ -26,6 +26,8 @@ pub struct Tokenizer {
     identity: String,
     known: Option<Box<dyn KnownRows>>,
     context: Option<usize>,
+    /// The model has embeddings for ids below this.
+    embeddings: Option<i64>,
 }
 
 /// What to do about a row that is longer than the model has positions for.
@@ -117,7 +119,26 @@ impl Tokenizer {
         if dated.is_none_or(|t| *t.now() == noon(date)) {
             return Ok(self);
         }
-        Ok(Self::on(&self.folder, Some(date))?.with_context(self.context))
+        let dated = Self::on(&self.folder, Some(date))?.with_context(self.context);
+        Ok(Self { embeddings: self.embeddings, ..dated })
+    }
+
+    /// The same tokenizer for a model that has embeddings for so many ids: a text that has a token without one is an error. Gemma 3's tokenizer, for
+    /// example, has a token for images beyond the embeddings of the models that read text alone.
+    ///
+    /// # Errors
+    /// A token of the vocabulary itself, and not an added one, without an embedding: the two are of different models.
+    pub fn with_embeddings(self, embeddings: i64) -> Result<Self> {
+        let largest = self.inner.get_vocab(false).values().max().map_or(0, |id| i64::from(*id));
+        if largest >= embeddings {
+            return Err(invalid(
+                self.folder.display(),
+                format!("token ids below `vocab_size` {embeddings}"),
+                format!("a tokenizer that yields {largest}"),
+                "tokenizer.json and config.json must belong to the same model",
+            ));
+        }
+        Ok(Self { embeddings: Some(embeddings), ..self })
     }
 
     /// The same tokenizer for a model that has positions for so many tokens: [`Self::fit`] lets no longer row pass.
@@ -193,6 +214,7 @@ impl Tokenizer {
             identity: String::new(),
             known: None,
             context: None,
+            embeddings: None,
             bos_id: inner.token_to_id(&bos_token),
             template,
             folder: folder.to_owned(),
@@ -294,7 +316,17 @@ impl Tokenizer {
     }
 
     fn encoding<'t>(&self, text: impl Into<tokenizers::EncodeInput<'t>>, special: bool) -> Result<Encoding> {
-        guarded(&self.folder, || self.inner.encode(text, special))
+        let encoding = guarded(&self.folder, || self.inner.encode(text, special))?;
+        let without = |id: &&u32| self.embeddings.is_some_and(|all| i64::from(**id) >= all);
+        match encoding.get_ids().iter().find(without) {
+            None => Ok(encoding),
+            Some(id) => Err(invalid(
+                "a text",
+                "tokens that the model has embeddings for",
+                format!("`{}`, whose id {id} has none", self.inner.id_to_token(*id).unwrap_or_default()),
+                "the token is of another model, such as one that sees images: take it out of the text",
+            )),
+        }
     }
 
     /// Ids of a plain text as transformers' `tokenizer(text)` gives them: the special tokens of the post-processor are around it, and

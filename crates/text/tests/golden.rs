@@ -90,3 +90,18 @@ fn rows_are_what_transformers_renders_up_to_the_end_of_the_turn() {
     }
     assert!(refused >= 4, "some templates refuse some conversations");
 }
+
+#[test]
+fn a_token_without_an_embedding_is_refused_where_a_text_has_it() {
+    let families = families();
+    let family = families.iter().find(|f| f.name == "SmolLM2").unwrap();
+    let largest = tokenizer(family).largest_id(); // the last of the special tokens, which come after the vocabulary
+    let whole = tokenizer(family).with_embeddings(largest + 1).unwrap();
+    assert_eq!(whole.encode("a <|im_end|>").unwrap().last(), Some(&largest));
+    let short = tokenizer(family).with_embeddings(largest).unwrap();
+    assert_eq!(short.encode("plain").unwrap(), whole.encode("plain").unwrap());
+    let error = short.encode("a <|im_end|>").unwrap_err().to_string();
+    assert!(error.contains("tokens that the model has embeddings for, found `<|im_end|>`"), "{error}");
+    let error = tokenizer(family).with_embeddings(200).unwrap_err().to_string();
+    assert!(error.contains("token ids below `vocab_size` 200"), "{error}");
+}

@@ -86,7 +86,9 @@ fn planned(golden: &Golden, case: &Case) -> Planned {
     let (mut pairs, mut plans) = (Vec::new(), Vec::new());
     for user in &golden.users {
         let first = pairs.len();
-        for pair in user.pairs.iter().map(|n| &golden.pairs[*n]) {
+        let weights: Vec<f32> = user.pairs.iter().map(|n| golden.pairs[*n].weight).collect();
+        let weights = stats::relative_weights(&vec![(); weights.len()], &weights);
+        for (pair, relative) in user.pairs.iter().map(|n| &golden.pairs[*n]).zip(weights) {
             let [chosen, rejected] = [&pair.chosen, &pair.rejected].map(|response| {
                 let prompt = &golden.prompts[pair.prompt];
                 let row = TokenRow { ids: [prompt.as_slice(), response].concat(), answer_start: prompt.len() };
@@ -95,7 +97,7 @@ fn planned(golden: &Golden, case: &Case) -> Planned {
                     rows.len() - 1
                 })
             });
-            let weight = if case.weighted { pair.weight } else { 1.0 };
+            let weight = if case.weighted { relative } else { 1.0 };
             pairs.push(RowPair { rows: (chosen, rejected), weight });
         }
         plans.push(Plan { batches: vec![(first..pairs.len()).collect(); golden.adamw.steps], tokens: 0 });
