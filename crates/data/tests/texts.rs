@@ -467,3 +467,21 @@ fn a_value_that_is_neither_true_nor_false_is_a_bad_row() {
     let (votes, report) = ingest(&card, &path, &dropping()).unwrap();
     assert_eq!((votes.len(), report.dropped["neither true nor false"]), (19, 1));
 }
+
+#[test]
+fn labels_may_be_true_and_false_or_real_numbers() {
+    let layout = |a: &str, b: &str| {
+        card(&format!(
+            "kind = 'votes'\nuser_id = 'u'\nprompt = 'q'\nresponse_a = 'a'\nresponse_b = 'b'\nlabel = 'l'\n\
+             label_a = '{a}'\nlabel_b = '{b}'\nlabel_tie = 'tie'"
+        ))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.jsonl");
+    for (labels, a, b) in [(["true", "false"], "true", "false"), (["1.5", "2.0"], "1.5", "2")] {
+        let row = |(i, l): (usize, &&str)| format!(r#"{{"u":"u","q":"q{i}","a":"left","b":"right","l":{l}}}"#) + "\n";
+        fs_err::write(&path, labels.iter().enumerate().map(row).collect::<String>()).unwrap();
+        let (votes, _) = ingest(&layout(a, b), &path, &all()).unwrap();
+        assert_eq!(votes.iter().map(|v| v.chosen.as_str()).collect::<Vec<_>>(), ["left", "right"]);
+    }
+}

@@ -1,7 +1,10 @@
 //! Two answers as shown and a label.
 
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
 use problem::Result;
 
+use crate::columns::Texts;
 use crate::draft::{Choice, Emit, Flaw, Turns};
 use crate::layouts::bound::{Bound, Extras, Own, RowUsers};
 use crate::{Card, Layout};
@@ -12,7 +15,7 @@ pub(super) fn drafts(card: &Card, bound: &Bound, extras: &Extras, emit: &mut Emi
         unreachable!("the dispatch looked")
     };
     let (users, prompts) = (RowUsers::bind(card, bound)?, bound.talks(prompt)?);
-    let (first, second, labels) = (bound.talks(response_a)?, bound.talks(response_b)?, bound.texts(label)?);
+    let (first, second, labels) = (bound.talks(response_a)?, bound.talks(response_b)?, labels(bound, label)?);
     let ties = label_tie.all();
     for row in 0..bound.batch.num_rows() {
         let draft = (|| {
@@ -69,6 +72,16 @@ fn same_value(label: &str, of_card: &str) -> bool {
         (Ok(label), Ok(of_card)) => label == of_card,
         _ => truth(label) && label.eq_ignore_ascii_case(of_card),
     }
+}
+
+/// A column of labels: texts, whole numbers, or true, false and real numbers as they are written.
+fn labels(bound: &Bound, label: &str) -> Result<Texts> {
+    let array = bound.array(label)?;
+    let written = match array.data_type() {
+        DataType::Boolean | DataType::Float32 | DataType::Float64 => cast(&array, &DataType::Utf8).unwrap_or(array),
+        _ => array,
+    };
+    Texts::bind(&written, bound.place, label)
 }
 
 #[cfg(test)]
