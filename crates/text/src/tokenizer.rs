@@ -372,7 +372,7 @@ impl Tokenizer {
     /// ended. The text is tokenised once, as a whole; the boundary is found by offsets.
     ///
     /// # Errors
-    /// A template that rows cannot be made of (see [`Turn`]), an answer without tokens, a BOS that is there twice.
+    /// A template that rows cannot be made of, an answer without tokens, a BOS that is there twice.
     pub fn row(&self, messages: &[Message], answer: &str, ending: Ending) -> Result<Row> {
         if let Some(row) = self.known.as_ref().and_then(|known| known.row(messages, answer, ending)) {
             return Ok(row);
