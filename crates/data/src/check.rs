@@ -6,7 +6,7 @@ use std::path::Path;
 
 use problem::Result;
 use serde::{Deserialize, Serialize};
-use text::{Ending, Message, Tokenizer};
+use text::{Message, Tokenizer};
 
 use crate::Card;
 use crate::draft::{Choice, Draft};
@@ -223,9 +223,8 @@ impl Own {
                 .iter()
                 .map(|(role, content)| Message { role: (*role).into(), content: (*content).into() })
                 .collect();
-            let ending = |told: Option<bool>| if told == Some(false) { Ending::Cut } else { Ending::Finished };
             let both = [(draft.first, draft.finished[0]), (draft.second, draft.finished[1])];
-            let rows = both.map(|(answer, told)| tokenizer.row(&messages, answer, ending(told)));
+            let rows = both.map(|(answer, told)| tokenizer.row(&messages, answer, crate::votes::ending(told)));
             if rows.iter().any(Result::is_err) {
                 self.find(Level::Error, "a prompt that the chat template refuses", at, Some(name));
             } else if rows.iter().flatten().any(|row| row.ids.len() > most) {

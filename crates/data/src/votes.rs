@@ -60,7 +60,8 @@ impl Vote {
     }
 }
 
-fn ending(finished: Option<bool>) -> Ending {
+/// How the row of an answer ends that is said to have ended by itself or not.
+pub(crate) fn ending(finished: Option<bool>) -> Ending {
     if finished == Some(false) { Ending::Cut } else { Ending::Finished }
 }
 
